@@ -1,0 +1,132 @@
+"""What travels through the pipeline: a frame, and what is known of the video it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from types import TracebackType
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+_UNSPECIFIED = 2
+_PQ, _HLG = 16, 18
+
+
+@dataclass(frozen=True, slots=True)
+class Colour:
+    """How a stream's samples mean colour: ITU-T H.273 code points, exactly as tagged.
+
+    ``2`` is H.273's "unspecified"; ``range`` is 0 unspecified, 1 limited (16..235), 2 full (0..255).
+    """
+
+    primaries: int = _UNSPECIFIED
+    transfer: int = _UNSPECIFIED
+    matrix: int = _UNSPECIFIED
+    range: int = 0
+    bit_depth: int = 8
+
+    @property
+    def is_hdr(self) -> bool:
+        """True for PQ (SMPTE ST 2084) and HLG (ARIB STD-B67) transfer functions."""
+        return self.transfer in (_PQ, _HLG)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture and its time.
+
+    Attributes:
+        pixels: [H, W, 3] gamma-encoded R'G'B', uint8 0..255, or uint16 0..65535 for sources deeper than 8 bits.
+        pts: presentation time in ticks of ``time_base``.
+        time_base: seconds per tick.
+        duration: in ticks of ``time_base``; None where the source does not say.
+
+    Raises:
+        ValueError: if ``pixels`` has another shape or dtype.
+    """
+
+    pixels: Tensor
+    pts: int
+    time_base: Fraction
+    duration: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
+            raise ValueError(f"pixels must be [H, W, 3], got {tuple(self.pixels.shape)}")
+        if self.pixels.dtype not in (torch.uint8, torch.uint16):
+            raise ValueError(f"pixels must be uint8 or uint16, got {self.pixels.dtype}")
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        """Presentation time in seconds, for people; arithmetic is done on ``pts`` and ``time_base``."""
+        return float(self.pts * self.time_base)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a sink must know of the video it is to write.
+
+    Attributes:
+        width, height: pixels as displayed, that is after ``rotation`` is applied; ``Frame.pixels`` has this size.
+        time_base: seconds per tick of the frames' pts.
+        frame_rate: nominal frames/s; None when unknown or when there is no such thing.
+        frame_count: only ever a hint; None when live or unknown.
+        colour: the source's tags.
+        sample_aspect_ratio: of a displayed pixel, width to height.
+        rotation: degrees counter-clockwise that a player turns the stored picture by: 0, 90, 180 or 270.
+        chroma: subsampling of the source, "420", "422" or "444".
+        live: frames arrive by the clock and cannot be had again.
+    """
+
+    width: int
+    height: int
+    time_base: Fraction
+    frame_rate: Fraction | None = None
+    frame_count: int | None = None
+    colour: Colour = Colour()
+    sample_aspect_ratio: Fraction = Fraction(1)
+    rotation: int = 0
+    chroma: str = "420"
+    live: bool = False
+
+
+class FrameSource(Protocol):
+    """Yields frames in presentation order. A context manager.
+
+    Opened, iterated and closed by one thread at a time: the pipeline hands it to its decode thread whole.
+    """
+
+    @property
+    def info(self) -> VideoInfo: ...
+    def __iter__(self) -> Iterator[Frame]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+class FrameSink(Protocol):
+    """Takes frames in presentation order. A context manager.
+
+    Leaving it without an error calls ``close()``, which flushes, finishes the file and may raise;
+    leaving it with one calls ``abort()``, which keeps what was written under a temporary name.
+    """
+
+    def write(self, frame: Frame, /) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
