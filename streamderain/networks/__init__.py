@@ -1,0 +1,31 @@
+"""The networks and their weights. Every network is ``forward(rainy, *state) -> (clean, *state)``."""
+
+from __future__ import annotations
+
+from streamderain.networks.checkpoint import (
+    ModelCard,
+    Provenance,
+    describe,
+    list_models,
+    load_checkpoint,
+    load_model,
+    model_names,
+    save_checkpoint,
+)
+from streamderain.networks.spec import Network, NetworkSpec, State, count_macs, count_parameters
+
+__all__ = [
+    "ModelCard",
+    "Network",
+    "NetworkSpec",
+    "Provenance",
+    "State",
+    "count_macs",
+    "count_parameters",
+    "describe",
+    "list_models",
+    "load_checkpoint",
+    "load_model",
+    "model_names",
+    "save_checkpoint",
+]

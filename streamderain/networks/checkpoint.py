@@ -1,0 +1,176 @@
+"""Weights on disk: safetensors whose header says which network they are for and where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from streamderain.errors import ModelError
+from streamderain.networks.spec import NetworkSpec, count_macs, count_parameters
+
+_HEIGHT_720, _WIDTH_720 = 720, 1280
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where weights come from; travels in the file's header.
+
+    ``scores`` maps a protocol to its figures, for example {"held-out stills": {"psnr_in": 23.2, "psnr_out": 28.1}}.
+    """
+
+    summary: str = ""
+    licence: str = ""
+    trained_on: str = ""
+    steps: int = 0
+    seed: int = 0
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What ``streamderain models show`` tells."""
+
+    name: str
+    summary: str
+    architecture: str
+    parameters: int
+    macs_720p: int
+    sha256: str | None
+    licence: str
+    trained_on: str
+    steps: int
+    seed: int
+    scores: Mapping[str, Any]
+
+
+def save_checkpoint(path: Path, module: nn.Module, spec: NetworkSpec, provenance: Provenance, *, half: bool) -> None:
+    """Write weights and header; ``half`` stores float16, which is what ships (half the bytes, no measurable loss)."""
+    tensors = {
+        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
+        for name, t in module.state_dict().items()
+    }
+    metadata = {"spec": spec.to_json(), "provenance": json.dumps(asdict(provenance), sort_keys=True)}
+    save_file(tensors, path, metadata=metadata)
+
+
+def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
+    """The module with its weights in float32, in eval mode.
+
+    Raises:
+        ModelError: if the file is missing, damaged, not ours, or its tensors are not those of its network; all
+            missing and unexpected names are listed.
+    """
+    spec, _ = _read_header(path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"cannot read weights {path}: {error}") from error
+    module = spec.build()
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - expected.keys())
+    shapes = [
+        f"{k}: {tuple(tensors[k].shape)} for {tuple(expected[k].shape)}"
+        for k in sorted(expected.keys() & tensors.keys())
+        if tensors[k].shape != expected[k].shape
+    ]
+    if missing or unexpected or shapes:
+        raise ModelError(
+            f"{path} does not fit its network {spec.architecture!r} "
+            f"(missing: {missing}; unexpected: {unexpected}; other shapes: {shapes})"
+        )
+    broken = [k for k, t in tensors.items() if not bool(torch.isfinite(t.float()).all())]
+    if broken:
+        raise ModelError(f"{path} holds values that are not finite in {broken}", hint="get the file again")
+    module.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()})
+    return module.eval(), spec
+
+
+def _read_header(path: Path) -> tuple[NetworkSpec, Provenance]:
+    if not path.is_file():
+        raise ModelError(f"no weights file {path}", hint="`streamderain models list` shows what is installed")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from error
+    if "spec" not in metadata:
+        raise ModelError(f"{path} was not written by streamderain: its header names no network")
+    try:
+        return NetworkSpec.from_json(metadata["spec"]), Provenance(**json.loads(metadata.get("provenance", "{}")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"the header of {path} is damaged: {error}") from error
+
+
+def _shelf() -> Path:
+    return Path(str(resources.files("streamderain.networks") / "weights"))
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that ``--model`` takes, shipped weights first."""
+    return (*sorted(p.stem for p in _shelf().glob("*.safetensors")), "identity")
+
+
+def model_path(model: str | Path) -> Path | None:
+    """The weights file of a shipped name or of a path; None for a model without weights.
+
+    Raises:
+        ModelError: for a name that is not shipped and no file either.
+    """
+    if str(model) == "identity":
+        return None
+    shipped = _shelf() / f"{model}.safetensors"
+    if shipped.is_file() and "/" not in str(model):
+        return shipped
+    path = Path(model)
+    if path.suffix == ".safetensors" or path.exists():
+        return path
+    raise ModelError(f"no model {str(model)!r}", hint=f"known: {', '.join(model_names())}, or a .safetensors file")
+
+
+def load_model(model: str | Path) -> tuple[nn.Module, NetworkSpec]:
+    """The network of a shipped name or a weights file, in float32 and eval mode. Raises ModelError."""
+    path = model_path(model)
+    if path is None:
+        spec = NetworkSpec("identity")
+        return spec.build().eval(), spec
+    return load_checkpoint(path)
+
+
+def describe(model: str | Path) -> ModelCard:
+    """The card of a shipped name or a weights file; parameters and MACs are counted, not quoted. Raises ModelError."""
+    path = model_path(model)
+    if path is None:
+        spec, origin = NetworkSpec("identity"), Provenance(summary="changes nothing; for tests and for measuring I/O")
+        digest = None
+    else:
+        spec, origin = _read_header(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ModelCard(
+        name=path.stem if path else str(model),
+        summary=origin.summary,
+        architecture=spec.architecture,
+        parameters=count_parameters(spec.build()),
+        macs_720p=count_macs(spec, height=_HEIGHT_720, width=_WIDTH_720),
+        sha256=digest,
+        licence=origin.licence,
+        trained_on=origin.trained_on,
+        steps=origin.steps,
+        seed=origin.seed,
+        scores=origin.scores,
+    )
+
+
+def list_models() -> tuple[ModelCard, ...]:
+    """Cards of everything that is installed."""
+    return tuple(describe(name) for name in model_names())

@@ -1,0 +1,78 @@
+"""Which network, with which options: the part of a checkpoint that says how to build the module for its tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from streamderain.errors import ModelError
+from streamderain.networks.identity import Identity
+from streamderain.networks.streaming import StreamingNet
+
+State = tuple[Tensor, ...]
+
+
+class Network(Protocol):
+    """What a session and an engine ask of a network: ``module(rainy, *state) -> (clean, *state)``."""
+
+    stride: int
+
+    def zero_state(self, batch: int, height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> State: ...
+    def align(self, rainy: Tensor, state: State) -> State: ...
+    def __call__(self, rainy: Tensor, *state: Tensor) -> tuple[Tensor, ...]: ...
+
+
+_ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {"identity": Identity, "streaming": StreamingNet}
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """An architecture's name and the keyword arguments of its class; JSON values only."""
+
+    architecture: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """The module, randomly initialised.
+
+        Raises:
+            ModelError: for an unknown architecture or options that it does not take.
+        """
+        try:
+            factory = _ARCHITECTURES[self.architecture]
+        except KeyError:
+            known = ", ".join(_ARCHITECTURES)
+            raise ModelError(f"unknown network architecture {self.architecture!r}", hint=f"known: {known}") from None
+        try:
+            return factory(**self.options)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"network {self.architecture!r} does not take the options {dict(self.options)}") from error
+
+    def to_json(self) -> str:
+        return json.dumps({"architecture": self.architecture, "options": dict(self.options)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> NetworkSpec:
+        data = json.loads(text)
+        return cls(architecture=data["architecture"], options=data.get("options", {}))
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def count_macs(spec: NetworkSpec, *, height: int, width: int) -> int:
+    """Multiply-accumulates of one ``forward`` at ``height`` x ``width``, counted on the meta device."""
+    module = spec.build().to("meta").eval()
+    meta = torch.device("meta")
+    rainy = torch.empty(1, 3, height, width, device=meta)
+    state = module.zero_state(1, height, width, device=meta, dtype=torch.float32)  # type: ignore[operator]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(rainy, *state)
+    return int(counter.get_total_flops() // 2)

@@ -1,0 +1,32 @@
+"""The one protocol that every backend speaks: a pure function at a fixed size, precision and device."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+State = tuple[Tensor, ...]
+
+
+class Engine(Protocol):
+    """A network made ready for one size. It holds no state: who calls it keeps the state and passes it back.
+
+    Attributes:
+        height, width: px, multiples of the network's stride.
+        device, dtype: where and in what the tensors of ``step`` are.
+    """
+
+    height: int
+    width: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def zero_state(self) -> State:
+        """The state before the first frame."""
+        ...
+
+    def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        """One frame [1, 3, H, W], 0..1, and the state aligned to it -> the clean frame and the new state."""
+        ...
