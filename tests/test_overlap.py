@@ -1,0 +1,429 @@
+"""The two threads beside the caller: order, errors at every place, back-pressure, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from streamderain.overlap import RunAhead, WriteBehind, run_ahead
+
+pytestmark = pytest.mark.timeout(30)  # a deadlock is a failure, not a wait
+
+
+class BrokenError(Exception):
+    """Raised by the stages of these tests."""
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = set(threading.enumerate()) - before
+    assert not left, f"threads left behind: {left}"
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.002)
+    return condition()
+
+
+class Sink:
+    """Keeps what it is given; can be made to fail anywhere, or to hold still."""
+
+    def __init__(self, *, fail_at: int | None = None, fail_close: bool = False, fail_abort: bool = False) -> None:
+        self.written: list[int] = []
+        self.calls: list[str] = []
+        self.threads: set[int] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self._fail_at, self._fail_close, self._fail_abort = fail_at, fail_close, fail_abort
+
+    def write(self, item: int) -> None:
+        self.threads.add(threading.get_ident())
+        self.gate.wait(20)
+        if item == self._fail_at:
+            raise BrokenError(f"write {item}")
+        self.written.append(item)
+
+    def close(self) -> None:
+        self.threads.add(threading.get_ident())
+        self.calls.append("close")
+        if self._fail_close:
+            raise BrokenError("close")
+
+    def abort(self) -> None:
+        self.threads.add(threading.get_ident())
+        self.calls.append("abort")
+        if self._fail_abort:
+            raise BrokenError("abort")
+
+    def behind(self, depth: int = 2) -> WriteBehind[int]:
+        return WriteBehind(self.write, self.close, self.abort, depth)
+
+
+# ------------------------------------------------------------------ run_ahead
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7, 1000])
+@pytest.mark.parametrize("count", [0, 1, 2, 500])
+def test_items_arrive_once_and_in_order(depth: int, count: int) -> None:
+    with run_ahead(range(count), depth) as ahead:
+        assert list(ahead) == list(range(count))
+        assert list(ahead) == []  # exhausted stays exhausted
+
+
+def failing(at: int, *, then: int = 0) -> Iterator[int]:
+    yield from range(at)
+    raise BrokenError(f"item {at}")
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 100])
+def test_source_error_is_raised_at_its_item(at: int) -> None:
+    with run_ahead(failing(at), 3) as ahead:
+        assert list(itertools.islice(ahead, at)) == list(range(at))
+        with pytest.raises(BrokenError, match=f"item {at}"):
+            next(ahead)
+        assert list(ahead) == []  # told once, then exhausted as a generator would be
+
+
+def test_source_that_cannot_be_iterated_tells_so() -> None:
+    class NotReally:
+        def __iter__(self) -> Iterator[int]:
+            raise BrokenError("iter")
+
+    with run_ahead(NotReally(), 2) as ahead, pytest.raises(BrokenError, match="iter"):
+        next(ahead)
+
+
+def test_source_runs_and_is_finalised_on_one_other_thread() -> None:
+    seen: list[int] = []
+
+    def source() -> Iterator[int]:
+        seen.append(threading.get_ident())
+        try:
+            for item in itertools.count():
+                seen.append(threading.get_ident())
+                yield item
+        finally:
+            seen.append(threading.get_ident())
+
+    with run_ahead(source(), 2) as ahead:
+        assert next(ahead) == 0
+    assert len(set(seen)) == 1
+    assert seen[0] != threading.get_ident()
+
+
+@pytest.mark.parametrize("take", [0, 1, 10])
+def test_infinite_source_can_be_left(take: int) -> None:
+    finalised = threading.Event()
+
+    def forever() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            finalised.set()
+
+    with run_ahead(forever(), 3) as ahead:
+        assert [next(ahead) for _ in range(take)] == list(range(take))
+        if take == 0:  # a generator never started has no finally to run: let the worker start it
+            assert until(lambda: len(ahead._shared.items) == 3)
+    assert finalised.is_set()
+
+
+def test_never_more_than_depth_ahead() -> None:
+    produced = 0
+
+    def source() -> Iterator[int]:
+        nonlocal produced
+        for item in range(40):
+            produced += 1
+            yield item
+
+    with run_ahead(source(), 4) as ahead:
+        for taken in range(40):
+            assert until(lambda taken=taken: produced >= min(taken + 4, 40))  # it does run ahead …
+            time.sleep(0.002)
+            assert produced <= taken + 4  # … and no further, the one in its hand included
+            next(ahead)
+
+
+def test_worker_overlaps_with_the_consumer() -> None:
+    def source() -> Iterator[int]:
+        for item in range(10):
+            time.sleep(0.02)
+            yield item
+
+    start = time.monotonic()
+    with run_ahead(source(), 2) as ahead:
+        for _ in ahead:
+            time.sleep(0.02)
+    assert time.monotonic() - start < 0.36  # 0.22 when overlapped, 0.40 in turn
+
+
+def test_leaving_with_an_error_keeps_that_error_and_notes_the_second() -> None:
+    def source() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            raise BrokenError("finalise")
+
+    with pytest.raises(ZeroDivisionError) as caught, run_ahead(source(), 2) as ahead:  # noqa: PT012
+        next(ahead)
+        raise ZeroDivisionError
+    assert any("finalise" in note for note in caught.value.__notes__)
+
+
+def test_failure_to_finalise_is_raised_at_close() -> None:
+    def source() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            raise BrokenError("finalise")
+
+    ahead = run_ahead(source(), 2)
+    next(ahead)
+    with pytest.raises(BrokenError, match="finalise"):
+        ahead.close()
+    ahead.close()  # told once
+
+
+def test_error_beyond_what_was_taken_is_dropped_when_left() -> None:
+    ahead = run_ahead(failing(2), 5)
+    assert next(ahead) == 0
+    assert until(lambda: ahead._shared.finished)
+    ahead.close()
+    assert list(ahead) == []
+
+
+def test_forgotten_iterator_ends_its_worker() -> None:
+    ahead = run_ahead(itertools.count(), 2)
+    thread = ahead._thread
+    next(ahead)
+    del ahead
+    gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("depth", [0, -1])
+def test_depth_must_be_positive(depth: int) -> None:
+    with pytest.raises(ValueError, match=str(depth)):
+        run_ahead([], depth)
+    with pytest.raises(ValueError, match=str(depth)):
+        WriteBehind(print, print, print, depth)
+
+
+def test_keyboard_interrupt_while_waiting_for_an_item_leaves_cleanly() -> None:
+    release = threading.Event()
+    finalised = threading.Event()
+
+    def slow() -> Iterator[int]:
+        try:
+            yield 0
+            release.wait(20)
+            yield 1
+        finally:
+            finalised.set()
+
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        time.sleep(0.1)
+        signal.pthread_kill(main, signal.SIGINT)
+        release.set()
+
+    presser = threading.Thread(target=press)
+    with pytest.raises(KeyboardInterrupt), run_ahead(slow(), 2) as ahead:  # noqa: PT012
+        next(ahead)
+        presser.start()
+        next(ahead)
+        next(ahead)
+        time.sleep(5)
+    presser.join()
+    assert finalised.is_set()
+
+
+# ---------------------------------------------------------------- WriteBehind
+
+
+@pytest.mark.parametrize("depth", [1, 3, 1000])
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_everything_is_written_in_order_then_closed(depth: int, count: int) -> None:
+    sink = Sink()
+    with sink.behind(depth) as behind:
+        for item in range(count):
+            behind.write(item)
+    assert sink.written == list(range(count))
+    assert sink.calls == ["close"]
+    assert len(sink.threads) == 1
+    assert threading.get_ident() not in sink.threads
+
+
+@pytest.mark.parametrize("at", [0, 3, 9])
+def test_sink_error_reaches_producer(at: int) -> None:
+    sink = Sink(fail_at=at)
+    with pytest.raises(BrokenError, match=f"write {at}"), sink.behind(2) as behind:  # noqa: PT012
+        for item in range(1000):
+            behind.write(item)
+    assert sink.written == list(range(at))
+    assert sink.calls == ["abort"]
+
+
+def test_error_of_the_last_write_is_raised_at_close() -> None:
+    sink = Sink(fail_at=2)
+    behind = sink.behind(8)
+    for item in range(3):
+        behind.write(item)
+    with pytest.raises(BrokenError, match="write 2"):
+        behind.close()
+    behind.close()
+    assert sink.calls == ["abort"]
+
+
+def test_error_wakes_a_producer_that_waits_for_room() -> None:
+    sink = Sink(fail_at=0)
+    sink.gate.clear()
+    behind = sink.behind(1)
+    behind.write(0)
+    threading.Timer(0.05, sink.gate.set).start()
+    with pytest.raises(BrokenError, match="write 0"):
+        behind.write(1)  # waits for room, which never comes
+    assert sink.calls == ["abort"]  # done by the time the error is told
+    behind.abort()
+    assert until(lambda: threading.active_count() <= 2)
+
+
+def test_failing_close_is_raised() -> None:
+    sink = Sink(fail_close=True)
+    with pytest.raises(BrokenError, match="close"), sink.behind() as behind:
+        behind.write(0)
+    assert sink.calls == ["close"]
+
+
+def test_leaving_with_an_error_aborts_and_drops_the_queue() -> None:
+    sink = Sink()
+    sink.gate.clear()
+    with pytest.raises(ZeroDivisionError), sink.behind(5) as behind:  # noqa: PT012
+        for item in range(5):
+            behind.write(item)
+        threading.Timer(0.05, sink.gate.set).start()
+        raise ZeroDivisionError
+    assert sink.written in ([], [0])  # only what was in hand
+    assert sink.calls == ["abort"]
+
+
+def test_failing_abort_does_not_hide_the_first_error() -> None:
+    sink = Sink(fail_at=0, fail_abort=True)
+    behind = sink.behind()
+    behind.write(0)
+    with pytest.raises(BrokenError, match="write 0") as caught:
+        behind.close()
+    assert any("abort" in note for note in caught.value.__notes__)
+
+    other = Sink(fail_abort=True)
+    with pytest.raises(ZeroDivisionError) as left, other.behind():
+        raise ZeroDivisionError
+    assert any("abort" in note for note in left.value.__notes__)
+
+    third = Sink(fail_abort=True).behind()
+    with pytest.raises(BrokenError, match="abort"):
+        third.abort()
+
+
+def test_never_more_than_depth_unfinished() -> None:
+    sink = Sink()
+    sink.gate.clear()
+    behind = sink.behind(3)
+    handed = 0
+
+    def produce() -> None:
+        nonlocal handed
+        for item in range(10):
+            behind.write(item)
+            handed += 1
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    assert until(lambda: handed == 3)
+    time.sleep(0.05)
+    assert handed == 3  # the one in hand included
+    sink.gate.set()
+    producer.join(5)
+    behind.close()
+    assert sink.written == list(range(10))
+
+
+def test_write_after_close_is_refused() -> None:
+    behind = Sink().behind()
+    behind.close()
+    with pytest.raises(ValueError, match="closed"):
+        behind.write(1)
+
+
+def test_abort_after_close_does_nothing() -> None:
+    sink = Sink()
+    behind = sink.behind()
+    behind.write(1)
+    behind.close()
+    behind.abort()
+    assert sink.calls == ["close"]
+
+
+def test_keyboard_interrupt_while_closing_aborts() -> None:
+    sink = Sink()
+    sink.gate.clear()
+    behind = sink.behind(4)
+    behind.write(0)
+    behind.write(1)
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.1)
+        sink.gate.set()
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    with pytest.raises(KeyboardInterrupt):
+        behind.close()
+    presser.join()
+    assert sink.calls == ["abort"]
+    assert sink.written == [0]
+
+
+def test_chain_of_three_stages_survives_failures_anywhere() -> None:
+    """Many short runs with a failure at a random place: each ends, with the right error and no thread."""
+    for seed in range(60):
+        place, at = ("source", "stage", "sink", "none")[seed % 4], seed % 7
+        sink = Sink(fail_at=at if place == "sink" else None)
+        source: Any = failing(at) if place == "source" else range(20)
+
+        def chain(source: Any = source, sink: Sink = sink, place: str = place, at: int = at, depth: int = 1 + seed % 3):
+            ahead: RunAhead[int]
+            with run_ahead(source, depth) as ahead, sink.behind(depth) as behind:
+                for item in ahead:
+                    if place == "stage" and item == at:
+                        raise BrokenError(f"stage {at}")
+                    behind.write(item)
+
+        if place == "none":
+            chain()
+            assert sink.written == list(range(20))
+            assert sink.calls == ["close"]
+        else:
+            with pytest.raises(BrokenError, match=str(at)):
+                chain()
+            assert sink.calls == ["abort"]
+            assert sink.written == list(range(len(sink.written)))
