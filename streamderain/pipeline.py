@@ -1,0 +1,211 @@
+"""The pipeline: frames through a network, lazily in a loop, or from a source to a sink on three threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from streamderain.errors import UnsupportedInputError
+from streamderain.frame import Frame, FrameSink, FrameSource, VideoInfo
+from streamderain.overlap import WriteBehind, run_ahead
+from streamderain.session import Derainer, Session
+
+#: Composes the rainy and the clean picture of one moment into the frame that is written.
+View = Callable[[Frame, Frame], Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStats:
+    """What a run did.
+
+    Attributes:
+        frames: frames handed to the sink, all of them written when `run` returned.
+        seconds: wall time from the first frame asked for to the file finished.
+        decode_seconds, derain_seconds, encode_seconds: time each stage was at work, waiting for its neighbours not
+            included. The stages overlap, so their sum may exceed ``seconds``; the largest is the bottleneck.
+        interrupted: ``stop`` was set before the source had ended.
+    """
+
+    frames: int
+    seconds: float
+    decode_seconds: float
+    derain_seconds: float
+    encode_seconds: float
+    interrupted: bool
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of wall time; 0 when nothing was done."""
+        return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+
+class _Stage:
+    """Seconds at work; written by the one thread that runs the stage, read when that thread has ended."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, call: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        try:
+            call()
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+class _Steps:
+    """One session, made at the first frame because only then the size is sure."""
+
+    def __init__(self, derainer: Derainer) -> None:
+        self._derainer = derainer
+        self._session: Session | None = None
+        self._size = (0, 0)
+
+    def step(self, frame: Frame) -> Frame:
+        size = (frame.height, frame.width)
+        if self._session is None:
+            self._session, self._size = self._derainer.session(*size), size
+        elif size != self._size:
+            before, after = f"{self._size[1]}x{self._size[0]}", f"{size[1]}x{size[0]}"
+            raise UnsupportedInputError(
+                f"the picture changes from {before} to {after} at {frame.seconds:.3f} s", hint="derain the parts apart"
+            )
+        return self._session.step(frame)
+
+
+def derain(frames: Iterable[Frame], derainer: Derainer | None = None) -> Iterator[Frame]:
+    """Derain frames one by one, as they are asked for; no threads, nothing stored but the network's own state.
+
+    Args:
+        frames: in presentation order, all of one size.
+        derainer: the model; ``Derainer()`` when None.
+
+    Yields:
+        One clean frame for each, with its pts, time base, duration and dtype.
+
+    Raises:
+        UnsupportedInputError: when the size changes on the way.
+        ModelError, DeviceError, EngineError: when the model cannot be had.
+    """
+    steps = _Steps(Derainer() if derainer is None else derainer)
+    for frame in frames:
+        yield steps.step(frame)
+
+
+def run(
+    source: FrameSource,
+    sink: FrameSink,
+    derainer: Derainer,
+    *,
+    depth: int = 4,
+    view: View | None = None,
+    on_frame: Callable[[Frame], object] | None = None,
+    stop: threading.Event | None = None,
+) -> RunStats:
+    """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
+
+    Both are finished here, each on its own thread: the source is closed; the sink is closed when all went well and
+    aborted when anything raised.
+
+    Args:
+        depth: frames that may wait before and after the network.
+        view: what is written instead of the clean frame; see `comparison`. The sink must be of its size.
+        on_frame: called in this thread with each clean frame handed on.
+        stop: when it gets set, the input ends there; what was handed on is written and the file is finished.
+            Stopped before the first frame, the sink is aborted, for a file without frames is none.
+
+    Raises:
+        StreamderainError: of whichever stage failed, the source's and the network's at the frame where it happened.
+        ValueError: if ``depth`` is less than 1.
+    """
+    decoding, deraining, encoding = _Stage(), _Stage(), _Stage()
+    stopped = stop if stop is not None else threading.Event()
+    steps = _Steps(derainer)
+    frames = 0
+    interrupted = False
+    start = time.perf_counter()
+    behind: WriteBehind[Frame] = WriteBehind(
+        lambda frame: encoding.timed(lambda: sink.write(frame)),
+        lambda: encoding.timed(sink.close),
+        sink.abort,
+        depth,
+        name="streamderain-encode",
+    )
+    with behind, run_ahead(_decode(source, decoding), depth, name="streamderain-decode") as ahead:
+        for rainy in ahead:
+            if stopped.is_set():
+                interrupted = True
+                break
+            begin = time.perf_counter()
+            clean = steps.step(rainy)
+            shown = clean if view is None else view(rainy, clean)
+            deraining.seconds += time.perf_counter() - begin
+            behind.write(shown)
+            frames += 1
+            if on_frame is not None:
+                on_frame(clean)
+        ahead.close()  # the source is closed before the sink: its last packets of sound are there by then
+        if frames == 0 and (interrupted or stopped.is_set()):
+            interrupted = True
+            behind.abort()
+    return RunStats(
+        frames=frames,
+        seconds=time.perf_counter() - start,
+        decode_seconds=decoding.seconds,
+        derain_seconds=deraining.seconds,
+        encode_seconds=encoding.seconds,
+        interrupted=interrupted,
+    )
+
+
+def _decode(source: FrameSource, stage: _Stage) -> Iterator[Frame]:
+    """The source's frames, its own time measured; closes it on the thread that iterated it."""
+    with source:
+        iterator = iter(source)
+        while True:
+            begin = time.perf_counter()
+            try:
+                frame = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                stage.seconds += time.perf_counter() - begin
+            yield frame
+            del frame  # not kept while the next one is decoded
+
+
+def comparison(kind: Literal["side", "wipe"], info: VideoInfo) -> tuple[View, VideoInfo]:
+    """The view that shows before and after, and what the sink must know of it.
+
+    Args:
+        kind: "side": the rainy picture to the left of the clean one, twice as wide. "wipe": one picture, rainy left
+            of a thin line, clean right of it.
+        info: of the source.
+
+    Raises:
+        ValueError: if ``kind`` is another.
+    """
+    if kind == "side":
+        return side_by_side, replace(info, width=2 * info.width)
+    if kind == "wipe":
+        return wipe, info
+    raise ValueError(f"a comparison is 'side' or 'wipe', got {kind!r}")
+
+
+def side_by_side(rainy: Frame, clean: Frame) -> Frame:
+    """[H, 2 W, 3]: rainy left, clean right."""
+    return replace(clean, pixels=torch.cat((rainy.pixels, clean.pixels), dim=1))
+
+
+def wipe(rainy: Frame, clean: Frame) -> Frame:
+    """[H, W, 3]: the left half rainy, the right half clean, a white line of 1/400 of the width between."""
+    middle, half_line = clean.width // 2, max(clean.width // 800, 1)
+    pixels = clean.pixels.clone()
+    pixels[:, :middle] = rainy.pixels[:, :middle]
+    pixels[:, max(middle - half_line, 0) : middle + half_line] = torch.iinfo(pixels.dtype).max
+    return replace(clean, pixels=pixels)

@@ -1,0 +1,362 @@
+"""The pipeline: order and times kept, every failure at its place, Ctrl-C finishes the file, memory stays flat."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+
+from streamderain.errors import InputError, OutputError, UnsupportedInputError
+from streamderain.frame import Frame, VideoInfo
+from streamderain.pipeline import comparison, derain, run
+from streamderain.session import Derainer
+
+pytestmark = pytest.mark.timeout(60)
+
+HEIGHT, WIDTH = 48, 64
+INFO = VideoInfo(width=WIDTH, height=HEIGHT, time_base=Fraction(1, 90000))
+
+
+def picture(index: int, *, height: int = HEIGHT, width: int = WIDTH, dtype: torch.dtype = torch.uint8) -> Frame:
+    generator = torch.Generator().manual_seed(index)
+    top = torch.iinfo(dtype).max + 1
+    pixels = torch.randint(top, (height, width, 3), generator=generator, dtype=torch.int32).to(dtype)
+    # Irregular times that do not start at zero: nothing may renumber them.
+    return Frame(pixels=pixels, pts=1234 + 3003 * index + index % 3, time_base=INFO.time_base, duration=3003 + index)
+
+
+class Source:
+    info = INFO
+
+    def __init__(self, count: int | None = 12, *, fail_at: int | None = None, pause: float = 0.0) -> None:
+        self._count, self._fail_at, self._pause = count, fail_at, pause
+        self.produced = 0
+        self.closed_on: list[int] = []
+        self.iterated_on: list[int] = []
+
+    def __iter__(self) -> Iterator[Frame]:
+        while self._count is None or self.produced < self._count:
+            if self.produced == self._fail_at:
+                raise InputError(f"damaged at {self.produced}")
+            self.iterated_on.append(threading.get_ident())
+            time.sleep(self._pause)
+            self.produced += 1
+            yield picture(self.produced - 1)
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed_on.append(threading.get_ident())
+
+
+class Sink:
+    def __init__(self, *, fail_at: int | None = None, fail_close: bool = False, pause: float = 0.0) -> None:
+        self.frames: list[Frame] = []
+        self.calls: list[str] = []
+        self.threads: set[int] = set()
+        self._fail_at, self._fail_close, self._pause = fail_at, fail_close, pause
+
+    def write(self, frame: Frame) -> None:
+        if len(self.frames) == self._fail_at:
+            raise OutputError(f"disk full at {len(self.frames)}")
+        time.sleep(self._pause)
+        self.threads.add(threading.get_ident())
+        self.frames.append(frame)
+
+    def close(self) -> None:
+        self.calls.append("close")
+        if self._fail_close:
+            raise OutputError("disk full at the end")
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        raise AssertionError("run() finishes the sink itself")
+
+
+class Darker:
+    """Stands in for a Derainer: pixels halved, so that a frame passed by is seen."""
+
+    def __init__(self, *, fail_at: int | None = None, pause: float = 0.0) -> None:
+        self.sizes: list[tuple[int, int]] = []
+        self.steps = 0
+        self._fail_at, self._pause = fail_at, pause
+
+    def session(self, height: int, width: int) -> Darker:
+        self.sizes.append((height, width))
+        return self
+
+    def step(self, frame: Frame) -> Frame:
+        if self.steps == self._fail_at:
+            raise RuntimeError(f"engine at {self.steps}")
+        time.sleep(self._pause)
+        self.steps += 1
+        return replace(frame, pixels=frame.pixels // 2)
+
+
+def assert_darker(frames: list[Frame], count: int) -> None:
+    assert len(frames) == count
+    for index, frame in enumerate(frames):
+        rainy = picture(index)
+        assert (frame.pts, frame.time_base, frame.duration) == (rainy.pts, rainy.time_base, rainy.duration)
+        assert torch.equal(frame.pixels, rainy.pixels // 2)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert not set(threading.enumerate()) - before
+
+
+# --------------------------------------------------------------------- derain
+
+
+def test_derain_is_lazy_and_keeps_times() -> None:
+    taken = 0
+
+    def camera() -> Iterator[Frame]:
+        nonlocal taken
+        for index in range(12):
+            taken += 1
+            yield picture(index)
+
+    clean = derain(camera(), Darker())
+    assert taken == 0
+    first = next(clean)
+    assert taken == 1
+    assert_darker([first, *clean], 12)
+
+
+def test_derain_makes_one_session_of_the_first_frames_size() -> None:
+    darker = Darker()
+    assert len(list(derain((picture(i, height=30, width=17) for i in range(5)), darker))) == 5
+    assert darker.sizes == [(30, 17)]
+
+
+def test_derain_with_the_identity_model_changes_nothing() -> None:
+    for dtype in (torch.uint8, torch.uint16):
+        rainy = [picture(i, dtype=dtype) for i in range(3)]
+        for before, after in zip(rainy, derain(rainy, Derainer("identity", device="cpu")), strict=True):
+            assert after.pts == before.pts
+            assert after.pixels.dtype == dtype
+            assert torch.equal(after.pixels.int(), before.pixels.int())
+
+
+def test_change_of_size_is_an_error_that_names_time_and_sizes() -> None:
+    frames = [picture(0), picture(1), picture(2, height=32)]
+    clean = derain(frames, Darker())
+    assert next(clean).pts == 1234
+    next(clean)
+    with pytest.raises(UnsupportedInputError, match=r"64x48 to 64x32 at 0\.080 s"):
+        next(clean)
+
+
+# ------------------------------------------------------------------------ run
+
+
+@pytest.mark.parametrize("depth", [1, 4, 100])
+@pytest.mark.parametrize("count", [1, 12])
+def test_every_frame_in_order_with_its_time(depth: int, count: int) -> None:
+    source, sink, seen = Source(count), Sink(), []
+    stats = run(source, sink, Darker(), depth=depth, on_frame=lambda frame: seen.append(frame.pts))
+    assert_darker(sink.frames, count)
+    assert sink.calls == ["close"]
+    assert seen == [frame.pts for frame in sink.frames]
+    assert (stats.frames, stats.interrupted) == (count, False)
+
+
+def test_three_threads_and_each_end_closed_on_its_own() -> None:
+    source, sink = Source(), Sink()
+    run(source, sink, Darker())
+    assert len(set(source.iterated_on)) == 1
+    assert source.closed_on == source.iterated_on[:1]
+    assert len(sink.threads) == 1
+    assert len({*source.iterated_on, *sink.threads, threading.get_ident()}) == 3
+
+
+def test_stages_overlap_and_their_time_is_told() -> None:
+    stats = run(Source(20, pause=0.01), Sink(pause=0.01), Darker(pause=0.01))
+    for stage in (stats.decode_seconds, stats.derain_seconds, stats.encode_seconds):
+        assert 0.2 <= stage < 0.5
+    assert stats.seconds < 0.75 * (stats.decode_seconds + stats.derain_seconds + stats.encode_seconds)
+    assert stats.fps == pytest.approx(20 / stats.seconds)
+
+
+@pytest.mark.parametrize("at", [0, 1, 11])
+def test_source_error_is_raised_and_the_sink_aborts(at: int) -> None:
+    source, sink = Source(12, fail_at=at), Sink()
+    with pytest.raises(InputError, match=f"damaged at {at}"):
+        run(source, sink, Darker())
+    assert sink.calls == ["abort"]
+    assert len(source.closed_on) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 11])
+def test_engine_error_is_raised_and_the_sink_aborts(at: int) -> None:
+    source, sink = Source(None), Sink()
+    with pytest.raises(RuntimeError, match=f"engine at {at}"):
+        run(source, sink, Darker(fail_at=at))
+    assert sink.calls == ["abort"]
+    assert len(source.closed_on) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 11])
+def test_sink_error_is_raised_and_ends_an_endless_source(at: int) -> None:
+    source, sink = Source(None if at < 11 else 12), Sink(fail_at=at)
+    with pytest.raises(OutputError, match=f"disk full at {at}"):
+        run(source, sink, Darker())
+    assert sink.calls == ["abort"]
+    assert len(source.closed_on) == 1
+
+
+def test_error_of_closing_the_sink_is_raised() -> None:
+    sink = Sink(fail_close=True)
+    with pytest.raises(OutputError, match="at the end"):
+        run(Source(), sink, Darker())
+    assert sink.calls == ["close"]
+
+
+def test_error_in_on_frame_aborts() -> None:
+    def fail(_: Frame) -> None:
+        raise ZeroDivisionError
+
+    sink = Sink()
+    with pytest.raises(ZeroDivisionError):
+        run(Source(None), sink, Darker(), on_frame=fail)
+    assert sink.calls == ["abort"]
+
+
+def test_stop_ends_an_endless_source_and_finishes_the_file() -> None:
+    stop, sink, source = threading.Event(), Sink(), Source(None)
+    seen = 0
+
+    def count(_: Frame) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 7:
+            stop.set()
+
+    stats = run(source, sink, Darker(), on_frame=count, stop=stop)
+    assert_darker(sink.frames, 7)
+    assert sink.calls == ["close"]
+    assert (stats.frames, stats.interrupted) == (7, True)
+    assert len(source.closed_on) == 1
+
+
+def test_stopped_before_the_first_frame_leaves_no_file() -> None:
+    stop, sink = threading.Event(), Sink()
+    stop.set()
+    stats = run(Source(), sink, Darker(), stop=stop)
+    assert sink.calls == ["abort"]
+    assert (stats.frames, stats.interrupted) == (0, True)
+
+
+def test_source_is_never_far_ahead_of_the_sink() -> None:
+    """With depth d, at most d decoded, one in the network and d before the sink."""
+    gate = threading.Event()
+
+    class Stuck(Sink):
+        def write(self, frame: Frame) -> None:
+            gate.wait(10)
+            super().write(frame)
+
+    source, sink = Source(50), Stuck()
+    threading.Timer(0.3, gate.set).start()
+    most = 0
+
+    def watch() -> None:
+        nonlocal most
+        while not gate.is_set():
+            most = max(most, source.produced)
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run(source, sink, Darker(), depth=3)
+    watcher.join()
+    assert most == 3 + 1 + 3
+    assert len(sink.frames) == 50
+
+
+def test_no_more_pictures_alive_than_the_queues_hold() -> None:
+    alive, most = 0, 0
+    lock = threading.Lock()
+
+    class Counted(torch.Tensor):
+        """A picture that tells when it goes."""
+
+        def __del__(self) -> None:
+            nonlocal alive
+            with lock:
+                alive -= 1
+
+    class Counting(Source):
+        def __iter__(self) -> Iterator[Frame]:
+            nonlocal alive, most
+            for frame in super().__iter__():
+                with lock:
+                    alive += 1
+                    most = max(most, alive)
+                yield replace(frame, pixels=frame.pixels.as_subclass(Counted))
+                del frame
+
+    class Null(Sink):
+        def write(self, frame: Frame) -> None:
+            pass
+
+    class Copy(Darker):
+        def step(self, frame: Frame) -> Frame:
+            return replace(frame, pixels=frame.pixels.as_subclass(torch.Tensor) // 2)
+
+    run(Counting(400), Null(), Copy(), depth=4)
+    assert most <= 4 + 2  # depth, the one in the making included; the one in the network; the one the loop lets go of
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_side_by_side_is_twice_as_wide(dtype: torch.dtype) -> None:
+    view, info = comparison("side", INFO)
+    rainy, clean = picture(1, dtype=dtype), picture(2, dtype=dtype)
+    shown = view(rainy, clean)
+    assert (info.width, info.height) == (2 * WIDTH, HEIGHT) == (shown.width, shown.height)
+    assert torch.equal(shown.pixels[:, :WIDTH].int(), rainy.pixels.int())
+    assert torch.equal(shown.pixels[:, WIDTH:].int(), clean.pixels.int())
+    assert shown.pts == clean.pts
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_wipe_is_rainy_left_and_clean_right_of_a_line(dtype: torch.dtype) -> None:
+    view, info = comparison("wipe", INFO)
+    rainy, clean = picture(1, dtype=dtype), picture(2, dtype=dtype)
+    untouched = clean.pixels.clone()
+    shown = view(rainy, clean).pixels.int()
+    assert info == INFO
+    assert torch.equal(shown[:, : WIDTH // 2 - 1], rainy.pixels[:, : WIDTH // 2 - 1].int())
+    assert torch.equal(shown[:, WIDTH // 2 + 1 :], clean.pixels[:, WIDTH // 2 + 1 :].int())
+    assert (shown[:, WIDTH // 2 - 1 : WIDTH // 2 + 1] == torch.iinfo(dtype).max).all()
+    assert torch.equal(clean.pixels.int(), untouched.int())
+
+
+def test_unknown_comparison_is_refused() -> None:
+    with pytest.raises(ValueError, match="'diagonal'"):
+        comparison("diagonal", INFO)  # type: ignore[arg-type]
+
+
+def test_run_with_a_comparison_writes_what_the_sink_expects() -> None:
+    view, info = comparison("side", INFO)
+    sink = Sink()
+    run(Source(3), sink, Darker(), view=view)
+    assert {(frame.width, frame.height) for frame in sink.frames} == {(info.width, info.height)}
