@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import av
@@ -76,7 +77,7 @@ def compress(clip: Tensor, *, crf: int) -> Tensor:
     encoder = av.CodecContext.create("libx264", "w")
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.width, encoder.height, encoder.pix_fmt = padded.shape[3], padded.shape[2], "yuv420p"
-    encoder.framerate, encoder.thread_count = 25, 1
+    encoder.framerate, encoder.thread_count = Fraction(25), 1
     encoder.options = {"crf": str(crf), "preset": "veryfast"}
     decoder = av.CodecContext.create("h264", "r")
     assert isinstance(decoder, av.VideoCodecContext)

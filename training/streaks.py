@@ -115,7 +115,8 @@ def _blur(grid: Tensor, sigma: float) -> Tensor:
     for dim, pad in ((3, (radius, radius, 0, 0)), (2, (0, 0, radius, radius))):
         size = grid.shape[dim]
         padded = F.pad(grid, pad)
-        grid = padded.narrow(dim, 0, size) * (taps[0] / sum(taps))
+        blurred: Tensor = padded.narrow(dim, 0, size) * (taps[0] / sum(taps))
         for offset, tap in enumerate(taps[1:], start=1):
-            grid.add_(padded.narrow(dim, offset, size), alpha=tap / sum(taps))
+            blurred.add_(padded.narrow(dim, offset, size), alpha=tap / sum(taps))
+        grid = blurred
     return grid
