@@ -60,7 +60,9 @@ def simulate_camera(
 
     rows = torch.arange(height, dtype=torch.float32).view(1, height, 1) - (height - 1) / 2
     columns = torch.arange(width, dtype=torch.float32).view(1, 1, width) - (width - 1) / 2
-    place = torch.stack(torch.broadcast_tensors(columns, rows), dim=-1)  # [1, h, w, 2], x and y from the middle, px
+    place = torch.stack(
+        [columns.expand(1, height, width), rows.expand(1, height, width)], dim=-1
+    )  # [1, h, w, 2], x and y from the middle, px
     moved = torch.zeros(frames, 1, 1, 2)
     if "pan" in chosen:
         moved = moved + _pan(frames, lot[1:5])
@@ -116,14 +118,15 @@ def _drive(place: Tensor, frames: int, lot: list[float]) -> Tensor:
     seen = place - centre
     corner = float(seen.norm(dim=-1).amax())
     end, ground, wall = 0.15 + 0.5 * lot[2], 0.4 + 0.6 * lot[3], 0.2 + 0.8 * lot[4]
-    inverse = torch.sqrt(end**2 + (ground * seen[..., 1] / corner) ** 2 + (wall * seen[..., 0] / corner) ** 2)
+    inverse: Tensor = torch.sqrt(end**2 + (ground * seen[..., 1] / corner) ** 2 + (wall * seen[..., 0] / corner) ** 2)
     fastest = float((seen.norm(dim=-1) * inverse).amax())
     speed = (1.0 + (_TOP_SPEED - 1.0) * lot[5] ** 1.5) / fastest
     speed = min(speed, _STRETCH / (frames * float(inverse.amax())))
     way = torch.arange(frames, dtype=torch.float32).view(frames, 1, 1) * speed
     if lot[6] < 0.15:  # reversing, or looking out of the rear window
         way = way.flip(0)
-    return seen * (1 / (1 + way * inverse) - 1).unsqueeze(-1)
+    moved: Tensor = seen * (1 / (1 + way * inverse) - 1).unsqueeze(-1)
+    return moved
 
 
 def _shake(place: Tensor, hand: Tensor, lot: list[float]) -> Tensor:

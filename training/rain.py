@@ -157,8 +157,8 @@ def sample_style(generator: torch.Generator, *, family: str | None = None) -> Ra
 
 def _physical_style(dice: _Dice) -> RainStyle:
     driving = dice.chance(0.3)
-    # Exposures shorter than 1/500 s look like snow; they exist, but they are not what rain footage looks like.
-    exposure = dice.log_uniform(1 / 1000, 1 / 500) if dice.chance(0.12) else dice.log_uniform(1 / 500, 1 / 45)
+    # Exposures shorter than 1/400 s look like snow; they exist, but they are not what rain footage looks like.
+    exposure = dice.log_uniform(1 / 1000, 1 / 400) if dice.chance(0.12) else dice.log_uniform(1 / 400, 1 / 45)
     return RainStyle(
         family="physical",
         taper=dice.uniform(0.05, 0.4),
@@ -170,13 +170,13 @@ def _physical_style(dice: _Dice) -> RainStyle:
         # Beyond a few metres streaks shrink below a pixel and are part of the veil; near rain is what one sees.
         far=dice.log_uniform(1.5, 14.0),
         depth_power=2.0 if driving else dice.uniform(0.8, 2.0),
-        wind=dice.normal(2.0),
+        wind=dice.normal(1.4),
         wind_depth=dice.normal(1.0),
         turbulence=dice.uniform(0.05, 0.5),
         ego_speed=dice.uniform(1.0, 20.0) if driving else 0.0,
         aperture=dice.uniform(0.0, 0.003),
         focus=dice.log_uniform(3.0, 30.0),
-        coverage=dice.log_uniform(0.008, 0.12),
+        coverage=dice.log_uniform(0.01, 0.15),
         opacity=dice.log_uniform(0.15, 0.7),
         radiance=dice.uniform(0.6, 1.8),
         tint=(1 + dice.uniform(-0.06, 0.06), 1.0, 1 + dice.uniform(-0.06, 0.06)),

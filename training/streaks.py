@@ -89,14 +89,14 @@ def _splat(streaks: Streaks, chosen: Tensor, *, planes: int, rows: int, columns:
     fade = (torch.minimum(along, 1 - along) / streaks.taper[source].clamp(min=1e-3)).clamp(max=1)
     ripple = 1 + streaks.wobble[source] * torch.sin(2 * math.pi * (streaks.phase[source] + 2.5 * along))
     inside = (x >= 0) & (y >= 0) & (x < columns - 1) & (y < rows - 1)
-    weight = share[owner] * fade * fade * (3 - 2 * fade) * ripple * inside
+    weight: Tensor = share[owner] * fade * fade * (3 - 2 * fade) * ripple * inside
     value = streaks.value[source]
 
     left = x.floor().clamp(0, columns - 2)
     top = y.floor().clamp(0, rows - 2)
     right_part, bottom_part = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
     cell = (streaks.plane[source] * rows + top.long()) * columns + left.long()
-    grid = weight.new_zeros((2, planes * rows * columns))
+    grid: Tensor = weight.new_zeros((2, planes * rows * columns))
     for down, across in ((0, 0), (0, 1), (1, 0), (1, 1)):
         tap = weight * (right_part if across else 1 - right_part) * (bottom_part if down else 1 - bottom_part)
         target = cell + (down * columns + across)
