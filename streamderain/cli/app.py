@@ -1,0 +1,96 @@
+"""The group of commands: loads each when it is called, and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from streamderain import __version__
+from streamderain.cli.report import Reporter
+from streamderain.errors import StreamderainError
+
+# name -> (module, attribute); the help lines of `streamderain --help` import them all, which is cheap: none of them
+# imports torch or PyAV before it runs.
+_COMMANDS = {
+    "run": ("streamderain.cli.run", "run_command"),
+    "probe": ("streamderain.cli.probe", "probe_command"),
+    "models": ("streamderain.cli.models", "models_group"),
+    "doctor": ("streamderain.cli.doctor", "doctor_command"),
+    "completion": ("streamderain.cli.completion", "completion_command"),
+}
+_INTERRUPTED = 130
+
+
+class _Cli(click.Group):
+    """Commands return None (done, exit 0) or their exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with warnings.catch_warnings():
+            # What torch and others warn of is for developers; it would run into the progress bar.
+            warnings.simplefilter("ignore")
+            logging.getLogger().addHandler(logging.NullHandler())
+            try:
+                return super().invoke(ctx)
+            except StreamderainError as error:
+                return _fail(ctx, error, str(error), error.exit_code)
+            except KeyboardInterrupt:
+                Reporter.of(ctx).error("interrupted", code=_INTERRUPTED)
+                return _INTERRUPTED
+            except BrokenPipeError:
+                return 1  # who reads our output has gone: nobody is left to be told
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except Exception as error:  # noqa: BLE001 - the last line of defence: one line, not a traceback
+                text = f"internal error: {type(error).__name__}: {error} (--debug shows where; please report it)"
+                return _fail(ctx, error, text, 1)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:  # wrong usage: click's own words
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            code = _INTERRUPTED
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(ctx: click.Context, error: Exception, text: str, code: int) -> int:
+    if Reporter.debugging(ctx):
+        raise error
+    Reporter.of(ctx).error(text, code=code)
+    return code
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="streamderain", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Remove rain from videos and pictures.
+
+    \b
+    Start with:
+      streamderain run rainy.mp4 clear.mp4
+    """

@@ -1,0 +1,155 @@
+"""``streamderain doctor``: what this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from streamderain import __version__
+
+State = Literal["ok", "missing", "broken"]
+_MARKS = {"ok": "✓", "missing": "–", "broken": "✗"}
+
+# Optional backends: the module that is looked for (not imported: that can take seconds, or print), and how to get it.
+_OPTIONAL = (
+    ("TensorRT", "torch_tensorrt", "pip install 'streamderain[tensorrt]', on a machine with an NVIDIA GPU"),
+    ("TensorRT-RTX", "tensorrt_rtx", "pip install 'streamderain[tensorrt-rtx]', for GeForce RTX and RTX PRO"),
+    ("OpenVINO", "openvino", "pip install 'streamderain[openvino]', for Intel CPUs and GPUs"),
+    ("OpenCV", "cv2", "pip install opencv-python-headless; only the tests and examples use it"),
+)
+_ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "h264_nvenc", "hevc_nvenc", "av1_nvenc")
+_DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "mjpeg", "h264_cuvid", "hevc_cuvid")
+_NEEDS_GPU = ("_nvenc", "_cuvid")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. ``hint`` says how to get what is missing."""
+
+    name: str
+    state: State
+    detail: str
+    hint: str = ""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Show what is installed here and what is missing. Always exits with 0."""
+    findings = [
+        Finding("streamderain", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    ]
+    for name, look in (("PyTorch", _torch), ("PyAV", _av), ("optional backends", _optional), ("cache folder", _cache)):
+        try:
+            findings += look()
+        except Exception as error:  # noqa: BLE001 - a doctor reports what is broken and looks on
+            findings.append(Finding(name, "broken", f"{type(error).__name__}: {error}"))
+    if as_json:
+        click.echo(json.dumps({"version": __version__, "findings": [asdict(f) for f in findings]}, indent=2))
+        return
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        hint = f"\n{'':{width + 4}}→ {finding.hint}" if finding.hint else ""
+        click.echo(f"{_MARKS[finding.state]} {finding.name:<{width}}  {finding.detail}{hint}")
+
+
+def _torch() -> list[Finding]:
+    import torch
+
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads"
+    findings = [Finding("PyTorch", "ok", f"{torch.__version__}, {threads}")]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = (
+            "this PyTorch is built without CUDA"
+            if built is None
+            else f"PyTorch is built for CUDA {built}, no GPU or driver found"
+        )
+        return [*findings, Finding("CUDA", "missing", f"{why}; the CPU is used")]
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        memory = f"{gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
+        findings.append(Finding(f"cuda:{index}", "ok", f"{gpu.name}, {memory}, CUDA {torch.version.cuda}{_driver()}"))
+    return findings
+
+
+def _driver() -> str:
+    """The NVIDIA driver's version, from the file that the driver itself keeps."""
+    try:
+        first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return ""
+    version = next((word for word in first.split() if word[:1].isdigit() and "." in word), "")
+    return f", driver {version}" if version else ""
+
+
+def _av() -> list[Finding]:
+    import av
+    from av.codec import Codec
+    from av.codec.codec import UnknownCodecError
+
+    ffmpeg = getattr(av, "ffmpeg_version_info", "") or "of unknown version"
+    findings = [Finding("PyAV", "ok", f"{av.__version__}, FFmpeg {ffmpeg}")]
+    modes: tuple[tuple[str, tuple[str, ...], Literal["r", "w"]], ...] = (
+        ("encoders", _ENCODERS, "w"),
+        ("decoders", _DECODERS, "r"),
+    )
+    for kind, names, mode in modes:
+        there, absent = [], []
+        for name in names:
+            try:
+                Codec(name, mode)
+            except UnknownCodecError:
+                absent.append(name)
+            else:
+                there.append(name)
+        gpu = [name for name in there if name.endswith(_NEEDS_GPU)]
+        detail = ", ".join(name for name in there if name not in gpu)
+        if gpu:
+            detail += f"; with an NVIDIA GPU also {', '.join(gpu)}"
+        findings.append(Finding(kind, "ok", detail + (f"; absent: {', '.join(absent)}" if absent else "")))
+    return findings
+
+
+def _optional() -> list[Finding]:
+    findings = []
+    for name, module, hint in _OPTIONAL:
+        if importlib.util.find_spec(module) is None:
+            findings.append(Finding(name, "missing", "not installed", hint))
+        else:
+            findings.append(Finding(name, "ok", _version(module)))
+    return findings
+
+
+def _version(module: str) -> str:
+    for distribution in importlib.metadata.packages_distributions().get(module, []):
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    return "installed"
+
+
+def _cache() -> list[Finding]:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        hint = "set STREAMDERAIN_CACHE to a folder that can be written"
+        return [Finding("cache folder", "broken", f"{folder}: {error.strerror}", hint)]
+    return [Finding("cache folder", "ok", f"{folder} can be written")]
+
+
+def cache_folder() -> Path:
+    """``$STREAMDERAIN_CACHE``, else ``streamderain`` in the user's cache folder."""
+    if chosen := os.environ.get("STREAMDERAIN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamderain"

@@ -1,0 +1,83 @@
+"""``streamderain models``: what weights there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamderain.cli.options import talk_options
+from streamderain.cli.report import Reporter
+
+if TYPE_CHECKING:
+    from streamderain.networks import ModelCard
+
+
+@click.group("models")
+def models_group() -> None:
+    """Show the networks that are installed."""
+
+
+@models_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+@click.pass_context
+def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
+    """One line for each model."""
+    Reporter(verbose=verbose, debug=debug).attach(ctx)
+    from streamderain.networks import list_models
+
+    cards = list_models()
+    if as_json:
+        click.echo(json.dumps([asdict(card) for card in cards], indent=2))
+        return
+    rows = [("NAME", "PARAMETERS", "GMAC at 720p", "")]
+    rows += [(c.name, f"{c.parameters:,}", f"{c.macs_720p / 1e9:.1f}", c.summary) for c in cards]
+    name, parameters, macs = (max(len(row[i]) for row in rows) for i in range(3))
+    for row in rows:
+        click.echo(f"{row[0]:<{name}}  {row[1]:>{parameters}}  {row[2]:>{macs}}  {row[3]}".rstrip())
+
+
+@models_group.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+@click.pass_context
+def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, debug: bool) -> None:
+    """Everything known of one model: its size, its training, its scores, its licence."""
+    Reporter(verbose=verbose, debug=debug).attach(ctx)
+    from streamderain.networks import describe
+
+    card = describe(name)
+    if as_json:
+        click.echo(json.dumps(asdict(card), indent=2))
+        return
+    for key, value in _lines(card):
+        click.echo(f"{key:>14}  {value}".rstrip())
+
+
+def _lines(card: ModelCard) -> list[tuple[str, str]]:
+    lines = [
+        ("name", card.name),
+        ("summary", card.summary),
+        ("architecture", card.architecture),
+        ("parameters", f"{card.parameters:,}"),
+        ("at 1280x720", f"{card.macs_720p / 1e9:.1f} GMAC a frame"),
+        ("sha256", card.sha256 or "no weights"),
+        ("licence", card.licence),
+        ("trained on", card.trained_on),
+        ("steps", str(card.steps)),
+        ("seed", str(card.seed)),
+    ]
+    for protocol, figures in card.scores.items():
+        lines.append(("score", f"{protocol}: {_figures(figures)}"))
+    return lines
+
+
+def _figures(figures: Any) -> str:
+    if isinstance(figures, Mapping):
+        return ", ".join(f"{name} {_figures(value)}" for name, value in figures.items())
+    return f"{figures:.4g}" if isinstance(figures, float) else str(figures)

@@ -1,0 +1,101 @@
+"""Kinds of values and the options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import click
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """12.5, 1:30 or 01:02:03.5, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float | int):
+            return float(value)
+        match = _CLOCK.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a time; write seconds (12.5) or a clock (1:30, 01:02:03.5)", param, ctx)
+        hours, minutes, seconds = match.groups()
+        return 3600.0 * int(hours or 0) + 60.0 * int(minutes or 0) + float(seconds)
+
+
+class Rate(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """25, 29.97 or 30000/1001 frames per second; exact."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
+        try:
+            rate = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a frame rate; write 25 or 30000/1001", param, ctx)
+        if rate <= 0:
+            self.fail(f"{value!r} is not above zero", param, ctx)
+        return rate
+
+
+class KeyValue(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """key=value, for the encoder."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is not of the form key=value", param, ctx)
+        return key, text
+
+
+def model_options(command: Decorated) -> Decorated:
+    """-m, --device, --precision, --backend, --allow-fallback."""
+    for option in reversed(
+        (
+            click.option(
+                "-m",
+                "--model",
+                default="fast",
+                show_default=True,
+                help="A name of `models list`, or a file of weights.",
+            ),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+            click.option("--precision", default="auto", show_default=True, help="auto, fp32 or fp16."),
+            click.option("--backend", default="auto", show_default=True, help="What runs the network: auto or eager."),
+            click.option("--allow-fallback", is_flag=True, help="Run on what there is where the above cannot be had."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def talk_options(command: Decorated) -> Decorated:
+    """-v and --debug."""
+    for option in reversed(
+        (
+            click.option("-v", "--verbose", is_flag=True, help="Tell more."),
+            click.option("--debug", is_flag=True, help="Tell everything, with tracebacks."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """A ValueError in here is about a value that the user typed."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error), ctx=click.get_current_context(silent=True)) from error

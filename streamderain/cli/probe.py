@@ -1,0 +1,104 @@
+"""``streamderain probe``: what an input is, and what ``run`` would make of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamderain.cli.options import model_options, talk_options, usage_errors
+from streamderain.cli.report import Reporter
+from streamderain.errors import StreamderainError
+
+if TYPE_CHECKING:
+    from streamderain.frame import Colour, VideoInfo
+
+# Names of H.273's code points that videos really carry; others are shown as their number.
+_PRIMARIES = {1: "BT.709", 4: "BT.470M", 5: "BT.601-625", 6: "BT.601-525", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
+_TRANSFERS = {1: "BT.709", 4: "gamma 2.2", 5: "gamma 2.8", 6: "BT.601", 8: "linear", 13: "sRGB"}
+_TRANSFERS |= {14: "BT.2020", 15: "BT.2020", 16: "PQ", 18: "HLG"}
+_MATRICES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 8: "YCgCo", 9: "BT.2020"}
+_RANGES = {1: "limited", 2: "full"}
+
+
+@click.command("probe")
+@click.argument("source", metavar="INPUT")
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+@click.pass_context
+def probe_command(ctx: click.Context, /, source: str, as_json: bool, verbose: bool, debug: bool, **model: Any) -> None:
+    """Show what INPUT is and what `run` would do with it."""
+    Reporter(verbose=verbose, debug=debug).attach(ctx)
+    from streamderain.video import list_stills, open_source
+
+    stills = list_stills(source)
+    if stills is not None:
+        found: dict[str, Any] = {"input": source, "kind": "pictures", "pictures": len(stills)}
+    else:
+        with usage_errors():
+            opened = open_source(source)
+        with opened:
+            found = {"input": source, "kind": "video", "description": opened.description, **_facts(opened.info)}
+            found["streams"] = [str(stream) for stream in opened.side.streams]
+            found["notes"] = list(opened.notes)
+    found["plan"] = _plan(model, found)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, default=str))
+        return
+    for key, value in found.items():
+        for line in value if isinstance(value, list) else [_plain(value)]:
+            click.echo(f"{key.replace('_', ' '):>20}  {line}")
+
+
+def _facts(info: VideoInfo) -> dict[str, Any]:
+    return {
+        "width": info.width,
+        "height": info.height,
+        "sample_aspect_ratio": str(info.sample_aspect_ratio),
+        "frame_rate": None if info.frame_rate is None else str(info.frame_rate),
+        "frames": info.frame_count,
+        "time_base": str(info.time_base),
+        "rotation": info.rotation,
+        "bit_depth": info.colour.bit_depth,
+        "chroma": info.chroma,
+        "colour": {**asdict(info.colour), "meaning": _colour(info.colour)},
+        "live": info.live,
+    }
+
+
+def _colour(colour: Colour) -> str:
+    def name(names: dict[int, str], code: int) -> str:
+        return "untagged" if code == 2 else names.get(code, str(code))
+
+    primaries, transfer = name(_PRIMARIES, colour.primaries), name(_TRANSFERS, colour.transfer)
+    matrix, span = name(_MATRICES, colour.matrix), _RANGES.get(colour.range, "untagged")
+    return f"primaries {primaries}, transfer {transfer}, matrix {matrix}, range {span}"
+
+
+def _plan(model: dict[str, Any], found: dict[str, Any]) -> str:
+    from streamderain.session import Derainer
+
+    try:
+        with usage_errors():
+            description = Derainer(**model).description
+    except StreamderainError as error:
+        return f"cannot run: {error}"
+    if found["kind"] == "pictures":
+        return f"{description}, each picture by itself"
+    return f"{description}, {found['width']}x{found['height']}"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return str(value.get("meaning", value))
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Fraction):
+        return f"{float(value):g}"
+    return str(value)

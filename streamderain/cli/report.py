@@ -1,0 +1,182 @@
+"""What the user is told while work goes on: lines or JSON on stderr, and a progress bar where there is a terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_KEY = "streamderain.reporter"
+_DEBUG_KEY = "streamderain.debug"
+_LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
+_JSON_EVERY = 5.0
+_BAR_EVERY = 0.1
+
+
+class Reporter:
+    """Says things on stderr; stdout may be carrying video.
+
+    Text lines start with "streamderain: "; in JSON every line is an object with "time", "event" and "message".
+    """
+
+    def __init__(
+        self,
+        *,
+        style: Literal["text", "json"] = "text",
+        progress: bool = True,
+        verbose: bool = False,
+        debug: bool = False,
+    ) -> None:
+        self.style = style
+        self.verbose = verbose
+        self.debug = debug
+        self._progress_wanted = progress
+        self._bar: tuple[Progress, TaskID] | None = None
+        self._said: set[str] = set()
+        self._total: int | None = None
+        self._began = self._last = 0.0
+        self._handler: logging.Handler | None = None
+
+    # ---- where a command and the error handling above it find the same one
+
+    @classmethod
+    def of(cls, ctx: click.Context) -> Reporter:
+        """The reporter of this invocation; a plain one where no command has set one."""
+        reporter = ctx.meta.get(_KEY)
+        return reporter if isinstance(reporter, Reporter) else cls()
+
+    @staticmethod
+    def debugging(ctx: click.Context) -> bool:
+        return bool(ctx.meta.get(_DEBUG_KEY, False))
+
+    def attach(self, ctx: click.Context) -> None:
+        """Be the reporter of this invocation, and take what the package logs."""
+        ctx.meta[_KEY] = self
+        ctx.meta[_DEBUG_KEY] = self.debug
+        level = logging.DEBUG if self.debug else logging.INFO if self.verbose else logging.WARNING
+        logger = logging.getLogger("streamderain")
+        self._handler = _Forward(self)
+        before = (logger.level, logger.propagate)
+        logger.addHandler(self._handler)
+        logger.setLevel(level)
+        logger.propagate = False
+
+        def detach() -> None:
+            logger.removeHandler(self._handler)  # type: ignore[arg-type]
+            logger.level, logger.propagate = before
+
+        ctx.call_on_close(detach)
+
+    # ---- lines
+
+    def say(self, event: str, message: str, **fields: Any) -> None:
+        """One line; ``fields`` are seen in JSON only."""
+        if self.style == "json":
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"time": now, "event": event, "message": message, **fields}, default=str)
+        else:
+            line = f"streamderain: {message}"
+        if self._bar is not None:
+            self._bar[0].console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(line, err=True)
+
+    def note(self, message: str) -> None:
+        """Something worth knowing that is no error; each is said once."""
+        if message not in self._said:
+            self._said.add(message)
+            self.say("note", message)
+
+    def error(self, message: str, *, code: int, **fields: Any) -> None:
+        self.say("error", " ".join(message.split()), exit_code=code, **fields)
+
+    # ---- progress
+
+    def start_progress(self, total: int | None) -> None:
+        """``total`` frames are expected; only ever a hint."""
+        self._total = total
+        self._began = self._last = time.monotonic()
+        if self._progress_wanted and self.style == "text" and sys.stderr.isatty():
+            self._bar = _make_bar(total)
+
+    def advance(self, frames: int) -> None:
+        """``frames`` are done in all."""
+        now = time.monotonic()
+        every = _BAR_EVERY if self._bar is not None else _JSON_EVERY if self.style == "json" else _LINE_EVERY
+        if now - self._last < every or not self._progress_wanted:
+            return
+        self._last = now
+        if self._total is not None and frames > self._total:
+            self._total = None  # the hint was wrong
+        fps = frames / max(now - self._began, 1e-9)
+        eta = None if self._total is None else (self._total - frames) / max(fps, 1e-9)
+        if self._bar is not None:
+            progress, task = self._bar
+            progress.update(task, completed=frames, total=self._total, detail=_detail(frames, self._total, fps, eta))
+            return
+        self.say("progress", _detail(frames, self._total, fps, eta), frames=frames, total=self._total, fps=fps, eta=eta)
+
+    def end_progress(self) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+            self._bar = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end_progress()
+
+
+class _Forward(logging.Handler):
+    """The package's log, into the reporter."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.say(record.levelname.lower(), record.getMessage())
+
+
+def _detail(frames: int, total: int | None, fps: float, eta: float | None) -> str:
+    count = f"{frames}" if total is None else f"{frames}/{total}"
+    rate = f"{fps:.1f}" if fps >= 1 else f"{fps:.2f}"
+    left = "" if eta is None else f", {_clock(eta)} left"
+    return f"{count} frames, {rate} frames/s{left}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _make_bar(total: int | None) -> tuple[Progress, TaskID]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    progress = Progress(
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[detail]}"),
+        console=Console(stderr=True),
+        refresh_per_second=5,
+        expand=True,
+        # Else rich takes stdout over as well, which may be carrying video.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    task = progress.add_task("", total=total, detail="starting")
+    progress.start()
+    return progress, task

@@ -1,0 +1,287 @@
+"""``streamderain run``: a video, a stream or pictures in; the same without rain out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from streamderain.cli.interrupt import Interruptible
+from streamderain.cli.options import KeyValue, Rate, Seconds, model_options, talk_options, usage_errors
+from streamderain.cli.report import Reporter
+
+if TYPE_CHECKING:
+    from streamderain.pipeline import RunStats
+    from streamderain.session import Derainer
+
+DEGRADED = 3  # exit code: finished, but not every frame or every input was good
+
+_VIDEO_ONLY = (
+    *("codec", "crf", "preset", "encoder_options", "audio", "subs", "start", "duration", "frames"),
+    *("container", "frame_rate", "on_error"),
+)
+_EXAMPLES = """\b
+Examples:
+  streamderain run rainy.mp4 clear.mp4
+  streamderain run rainy.mkv clear.mkv --start 1:30 --duration 20
+  streamderain run rainy.mp4 compare.mp4 --compare side
+  streamderain run rainy.mp4 clear.mp4 --codec libx265 --crf 22 -e tune=grain
+  streamderain run 'photos/*.jpg' clear_photos/
+  streamderain run frames/f%05d.png clear.mp4 --frame-rate 30000/1001
+  ffmpeg -i rainy.mov -f nut -c:v rawvideo - | streamderain run - clear.mp4
+  streamderain run rainy.mp4 - --format nut | ffplay -
+  streamderain run rainy.mp4 null:            (writes nothing: how fast is it here?)
+
+\b
+Exit codes:
+  0  every frame done                  4  the input cannot be read, or has no video
+  1  failed                            5  the device, engine or model is not to be had
+  2  wrong usage                       6  the stream was lost
+  3  done, but with frames concealed or some inputs failed
+  130, 143  interrupted; the file is finished and plays (a second Ctrl-C stops at once)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options of ``run``, one field each."""
+
+    model: str
+    device: str
+    precision: str
+    backend: str
+    allow_fallback: bool
+    codec: str | None
+    crf: int | None
+    preset: str | None
+    encoder_options: tuple[tuple[str, str], ...]
+    audio: Literal["copy", "none"]
+    subs: Literal["copy", "none"]
+    start: float | None
+    duration: float | None
+    frames: int | None
+    compare: Literal["off", "side", "wipe"]
+    container: str | None
+    frame_rate: Fraction | None
+    overwrite: bool
+    on_error: Literal["fail", "conceal"]
+    no_progress: bool
+    log_format: Literal["text", "json"]
+    verbose: bool
+    debug: bool
+
+    def derainer(self) -> Derainer:
+        """Raises: ModelError, DeviceError, EngineError; click.UsageError for words that mean nothing."""
+        from streamderain.session import Derainer
+
+        with usage_errors():
+            return Derainer(
+                self.model,
+                device=self.device,
+                precision=self.precision,
+                backend=self.backend,
+                allow_fallback=self.allow_fallback,
+            )
+
+
+@click.command("run", epilog=_EXAMPLES, context_settings={"max_content_width": 100})
+@click.argument("source", metavar="INPUT")
+@click.argument("target", metavar="OUTPUT")
+@model_options
+@click.option("--codec", help="FFmpeg's name of the video encoder.  [default: libx264]")
+@click.option("--crf", type=int, help="Quality, lower is better.  [default: 18]")
+@click.option("--preset", help="The encoder's own: ultrafast … veryslow.")
+@click.option(
+    "-e",
+    "encoder_options",
+    type=KeyValue(),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other option of the encoder.",
+)
+@click.option("--audio", type=click.Choice(["copy", "none"]), default="copy", show_default=True, help="Sound.")
+@click.option("--subs", type=click.Choice(["copy", "none"]), default="copy", show_default=True, help="Subtitles.")
+@click.option("--start", type=Seconds(), help="Begin here: seconds, or 1:30.")
+@click.option("--duration", type=Seconds(), help="Stop after this long.")
+@click.option("--frames", type=click.IntRange(min=1), help="Stop after this many frames.")
+@click.option(
+    "--compare",
+    type=click.Choice(["off", "side", "wipe"]),
+    default="off",
+    show_default=True,
+    help="Show before and after: side by side, or left and right of a line.",
+)
+@click.option("--format", "container", help="Container of OUTPUT '-': nut, mpegts, y4m or matroska.  [default: nut]")
+@click.option("--frame-rate", type=Rate(), help="Of an image sequence such as f%05d.png.  [default: 25]")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "conceal"]),
+    default="fail",
+    show_default=True,
+    help="At a frame that cannot be decoded: stop, or repeat the last good one (exit code 3).",
+)
+@click.option("--no-progress", is_flag=True, help="No progress bar and no lines of progress.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of the lines on stderr.",
+)
+@talk_options
+@click.pass_context
+def run_command(ctx: click.Context, /, source: str, target: str, **values: Any) -> int:
+    """Derain INPUT into OUTPUT.
+
+    INPUT is a video file, a URL that FFmpeg reads, an image sequence (f%05d.png), - for stdin, or pictures: a folder,
+    a glob or a single one, each derained by itself. OUTPUT is a file, an image sequence, a folder for pictures, - for
+    stdout, or null:.
+
+    Frame times, colours, sound, subtitles, chapters and rotation are kept. The video is written as OUT.part and gets
+    its name when it is whole.
+    """
+    options = RunOptions(**values)
+    reporter = Reporter(
+        style=options.log_format,
+        progress=not options.no_progress,
+        verbose=options.verbose or options.debug,
+        debug=options.debug,
+    )
+    reporter.attach(ctx)
+    from streamderain.video import list_stills
+
+    with reporter:
+        stills = list_stills(source)
+        if stills is None:
+            return _run_video(source, target, options, reporter)
+        _refuse_video_options(ctx)
+        from streamderain.cli.stills import run_stills
+
+        return run_stills(stills, target, options, reporter)
+
+
+def _refuse_video_options(ctx: click.Context) -> None:
+    for name in _VIDEO_ONLY:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
+            raise click.UsageError(f"{flag} is for videos, and INPUT is pictures", ctx=ctx)
+
+
+def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter) -> int:
+    from streamderain.pipeline import comparison, run
+    from streamderain.video import open_sink, open_source
+
+    with usage_errors():
+        source = open_source(
+            uri,
+            start=options.start,
+            duration=options.duration,
+            frames=options.frames,
+            on_error=options.on_error,
+            frame_rate=options.frame_rate,
+            audio=options.audio == "copy",
+            subtitles=options.subs == "copy",
+        )
+    with source:  # closed by the run itself; this is for what may fail before it
+        derainer = options.derainer()
+        view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
+        # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
+        asked = {"codec": options.codec, "crf": options.crf, "preset": options.preset, "format": options.container}
+        message = None
+        if options.log_format == "text":
+            message = "streamderain: finishing the file; interrupt again to stop at once"
+        with Interruptible(message) as interruptible:
+            with usage_errors():
+                sink = open_sink(
+                    target,
+                    info,
+                    side=source.side,
+                    options=dict(options.encoder_options),
+                    audio=options.audio,
+                    subtitles=options.subs,
+                    overwrite=options.overwrite,
+                    **{key: value for key, value in asked.items() if value is not None},
+                )
+            _say_start(reporter, uri, target, derainer, sink.description)
+
+            def notes() -> None:
+                for note in (*source.notes, *getattr(sink, "notes", ())):
+                    reporter.note(note)
+
+            done = 0
+
+            def on_frame(_: object) -> None:
+                nonlocal done
+                done += 1
+                notes()
+                reporter.advance(done)
+
+            notes()
+            reporter.start_progress(_expected_frames(source.info.frame_count, source.info.frame_rate, options))
+            stats = run(source, sink, derainer, view=view, on_frame=on_frame, stop=interruptible.stop)
+            reporter.end_progress()
+        notes()
+        return _say_end(reporter, target, stats, source.concealed, interruptible.exit_code)
+
+
+def _expected_frames(count: int | None, rate: Fraction | None, options: RunOptions) -> int | None:
+    """A hint for the progress bar: the least of what the container, --duration and --frames promise."""
+    if count is not None and options.start is not None and rate is not None:
+        count = max(count - round(options.start * rate), 0)
+    timed = None if options.duration is None or rate is None else round(options.duration * rate)
+    return min((n for n in (count, timed, options.frames) if n is not None), default=None) or None
+
+
+def _say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sink: str) -> None:
+    plan = derainer.plan
+    reporter.say(
+        "start",
+        f"{derainer.description} → {sink}",
+        input=_shown(uri),
+        output=_shown(target),
+        model=derainer.model,
+        device=str(plan.device),
+        backend=plan.backend,
+        precision=plan.precision,
+        encoder=sink,
+    )
+
+
+def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, signal_code: int) -> int:
+    interrupted = stats.interrupted and signal_code != 0
+    degraded = DEGRADED if concealed else 0
+    code = signal_code if interrupted else degraded
+    line = f"{stats.frames} frames in {stats.seconds:.1f} s, {stats.fps:.1f} frames/s → {_shown(target)}"
+    if interrupted:
+        line = f"interrupted: {line}" if stats.frames else "interrupted before the first frame: nothing is written"
+    reporter.say(
+        "done",
+        line,
+        frames=stats.frames,
+        seconds=round(stats.seconds, 3),
+        fps=round(stats.fps, 3),
+        decode_seconds=round(stats.decode_seconds, 3),
+        derain_seconds=round(stats.derain_seconds, 3),
+        encode_seconds=round(stats.encode_seconds, 3),
+        interrupted=interrupted,
+        concealed=concealed,
+        output=_shown(target),
+        exit_code=code,
+    )
+    if concealed:
+        reporter.say("concealed", f"{concealed} frames could not be decoded; the last good one stands in for each")
+    if reporter.verbose and reporter.style == "text":
+        busy = (stats.decode_seconds, stats.derain_seconds, stats.encode_seconds)
+        reporter.say("stages", "at work: decode {:.1f} s, network {:.1f} s, encode {:.1f} s".format(*busy))
+    return code
+
+
+def _shown(uri: str) -> str:
+    """As typed, less the password of a URL."""
+    scheme, separator, rest = uri.partition("://")
+    authority, slash, path = rest.partition("/")
+    if not separator or "@" not in authority:
+        return uri
+    return f"{scheme}://***@{authority.rpartition('@')[2]}{slash}{path}"

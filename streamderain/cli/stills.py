@@ -1,0 +1,140 @@
+"""Pictures for ``streamderain run``: each derained by itself, one that fails not stopping the others."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamderain.cli.interrupt import Interruptible
+from streamderain.cli.report import Reporter
+from streamderain.errors import InputError, OutputError, OutputExistsError, StreamderainError
+
+if TYPE_CHECKING:
+    from streamderain.cli.run import RunOptions
+    from streamderain.frame import Frame
+    from streamderain.pipeline import View
+    from streamderain.session import Derainer, Session
+
+_DEGRADED = 3
+_NULL = "null:"
+
+
+def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: Reporter) -> int:
+    """Derain each of ``stills`` into the file or folder ``target``; returns the exit code.
+
+    Raises:
+        InputError: if there are none.
+        OutputExistsError: if one of the outputs is there and may not be overwritten; before any work.
+        ModelError, DeviceError, EngineError: if the model cannot be had.
+    """
+    from streamderain.pipeline import side_by_side, wipe
+
+    if not stills:
+        raise InputError("there is no picture in the input", hint="png, jpg, tiff, webp and bmp are read")
+    views: dict[str, View | None] = {"off": None, "side": side_by_side, "wipe": wipe}
+    pairs = list(zip(stills, _targets(stills, target, overwrite=options.overwrite), strict=True))
+    steps = _Stills(options.derainer(), views[options.compare], overwrite=options.overwrite)
+    count = len(pairs)
+    reporter.say(
+        "start",
+        f"{steps.derainer.description} → {count} picture{'s' if count > 1 else ''} → {target}",
+        output=target,
+        pictures=count,
+    )
+    reporter.start_progress(count)
+    failed: list[StreamderainError] = []
+    done = 0
+    began = time.monotonic()
+    message = "streamderain: stopping after this picture" if options.log_format == "text" else None
+    with Interruptible(message) as interruptible:
+        for path, out in pairs:
+            if interruptible.stop.is_set():
+                break
+            try:
+                steps.derain(path, out)
+            except StreamderainError as error:
+                if count == 1 or error.exit_code == 5:  # the device is gone: for the others as well
+                    raise
+                failed.append(error)
+                reporter.error(str(error), code=error.exit_code, input=str(path))
+            else:
+                done += 1
+            reporter.advance(done + len(failed))
+    reporter.end_progress()
+    interrupted = interruptible.exit_code != 0 and done + len(failed) < count
+    code = interruptible.exit_code if interrupted else _code(done, failed)
+    seconds = time.monotonic() - began
+    line = f"{done} of {count} pictures in {seconds:.1f} s → {target}"
+    reporter.say(
+        "done",
+        f"interrupted: {line}" if interrupted else line,
+        pictures=done,
+        failed=len(failed),
+        seconds=round(seconds, 3),
+        interrupted=interrupted,
+        output=target,
+        exit_code=code,
+    )
+    return code
+
+
+def _code(done: int, failed: list[StreamderainError]) -> int:
+    if not failed:
+        return 0
+    return _DEGRADED if done else failed[0].exit_code
+
+
+class _Stills:
+    """The network, and one session as long as the size stays the same."""
+
+    def __init__(self, derainer: Derainer, view: View | None, *, overwrite: bool) -> None:
+        self.derainer = derainer
+        self._overwrite = overwrite
+        self._view = view
+        self._session: Session | None = None
+        self._size = (0, 0)
+
+    def derain(self, path: Path, out: Path | None) -> None:
+        from streamderain.video import read_still, write_still
+
+        rainy = read_still(path)
+        clean = self._step(rainy)
+        shown = clean if self._view is None else self._view(rainy, clean)
+        if out is not None:
+            write_still(out, shown, like=path, overwrite=self._overwrite)
+
+    def _step(self, frame: Frame) -> Frame:
+        size = (frame.height, frame.width)
+        if self._session is None or size != self._size:
+            self._session, self._size = self.derainer.session(*size), size
+        self._session.reset()  # a picture has no past
+        return self._session.step(frame)
+
+
+def _targets(stills: list[Path], target: str, *, overwrite: bool) -> list[Path | None]:
+    """Where each goes; checks and makes the folder."""
+    if target == _NULL:
+        return [None] * len(stills)
+    if target == "-":
+        raise click.UsageError("pictures are written to a file or a folder, not to '-'")
+    path = Path(target)
+    single = len(stills) == 1 and not path.is_dir() and path.suffix != "" and not target.endswith("/")
+    outs = [path] if single else [path / still.name for still in stills]
+    seen: dict[Path, Path] = {}
+    for still, out in zip(stills, outs, strict=True):
+        if out in seen:
+            raise OutputError(f"{seen[out]} and {still} would both become {out}", hint="derain one folder at a time")
+        seen[out] = still
+        if out.exists() and out.samefile(still):
+            raise OutputError(f"{out} is the input itself", hint="name another folder")
+        if out.exists() and not overwrite:
+            raise OutputExistsError(f"{out} is there already", hint="name another, or use --overwrite")
+    folder = path.parent if single else path
+    try:
+        folder.mkdir(parents=not single, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}", hint="name another folder") from error
+    return list(outs)

@@ -1,0 +1,205 @@
+"""The group of commands: quick to start, one line for every error, and the exit codes that were promised."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import streamderain
+from streamderain import errors
+from streamderain.cli import app, cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> dict[str, BaseException]:
+    """A command ``fail`` that raises what the test puts under "error"."""
+    raised: dict[str, BaseException] = {}
+
+    @click.command("fail")
+    @click.option("--debug", is_flag=True)
+    @click.pass_context
+    def fail(ctx: click.Context, debug: bool) -> None:
+        from streamderain.cli.report import Reporter
+
+        Reporter(debug=debug).attach(ctx)
+        raise raised["error"]
+
+    original = app._Cli.get_command
+    monkeypatch.setattr(
+        app._Cli, "get_command", lambda self, ctx, name: fail if name == "fail" else original(self, ctx, name)
+    )
+    return raised
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(cli, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"streamderain {streamderain.__version__}\n")
+
+
+def test_starts_without_torch_av_and_rich() -> None:
+    """What makes start-up quick; a time limit would fail on a busy machine and pass on a fast one."""
+    script = (
+        "import sys; from streamderain.cli import cli\n"
+        "for arguments in (['--version'], ['--help'], ['run', '--help'], ['completion', 'zsh']):\n"
+        "    try: cli(arguments)\n"
+        "    except SystemExit: pass\n"
+        "loaded = {'torch', 'av', 'rich', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.StreamderainError("it failed"), 1),
+        (errors.OutputError("it failed"), 1),
+        (errors.OutputExistsError("it failed"), 2),
+        (errors.InputError("it failed"), 4),
+        (errors.UnsupportedInputError("it failed"), 4),
+        (errors.ModelError("it failed"), 5),
+        (errors.DeviceError("it failed"), 5),
+        (errors.EngineError("it failed"), 5),
+        (errors.StreamLostError("it failed"), 6),
+        (click.UsageError("it failed"), 2),
+    ],
+)
+def test_exit_codes(failing: dict[str, BaseException], error: Exception, code: int) -> None:
+    failing["error"] = error
+    result = CliRunner().invoke(cli, ["fail"])
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert "it failed" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_error_is_one_line(failing: dict[str, BaseException]) -> None:
+    failing["error"] = errors.InputError("not\na video", hint="try another")
+    result = CliRunner().invoke(cli, ["fail"])
+    assert result.stderr == "streamderain: not a video: try another\n"
+
+
+def test_surprise_is_one_line_too(failing: dict[str, BaseException]) -> None:
+    failing["error"] = KeyError("width")
+    result = CliRunner().invoke(cli, ["fail"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("streamderain: internal error: KeyError: 'width'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_interruption_is_130(failing: dict[str, BaseException]) -> None:
+    failing["error"] = KeyboardInterrupt()
+    result = CliRunner().invoke(cli, ["fail"])
+    assert (result.exit_code, result.stderr) == (130, "streamderain: interrupted\n")
+
+
+def test_reader_that_went_away_is_no_news(failing: dict[str, BaseException]) -> None:
+    failing["error"] = BrokenPipeError(32, "Broken pipe")
+    result = CliRunner().invoke(cli, ["fail"])
+    assert (result.exit_code, result.output) == (1, "")
+
+
+def test_traceback_only_with_debug(failing: dict[str, BaseException]) -> None:
+    failing["error"] = errors.InputError("not a video")
+    result = CliRunner().invoke(cli, ["fail", "--debug"])
+    assert isinstance(result.exception, errors.InputError)
+
+
+def test_warnings_do_not_spill(failing: dict[str, BaseException]) -> None:
+    script = (
+        "import sys, warnings, logging, click\n"
+        "from streamderain.cli import app, cli\n"
+        "@click.command('warn')\n"
+        "def warn():\n"
+        "    warnings.warn('deprecated'); logging.getLogger('torch.x').warning('spilled')\n"
+        "app._Cli.get_command = lambda self, ctx, name: warn\n"
+        "cli(['warn'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "a"], ["nonsense"], ["run", "a", "b", "--crf", "x"]])
+def test_wrong_usage_is_2(arguments: list[str]) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(shell: str) -> None:
+    result = CliRunner().invoke(cli, ["completion", shell])
+    assert result.exit_code == 0
+    assert f"_STREAMDERAIN_COMPLETE={shell}_complete" in result.stdout
+
+
+def test_completion_completes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_WORDS", "streamderain run --comp")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    monkeypatch.setenv("_STREAMDERAIN_COMPLETE", "bash_complete")
+    result = CliRunner().invoke(cli, [], prog_name="streamderain")
+    assert result.output == "plain,--compare\n"
+
+
+def test_models_list_and_show() -> None:
+    listed = CliRunner().invoke(cli, ["models", "list"])
+    assert listed.exit_code == 0
+    assert listed.stdout.splitlines()[0].split()[:2] == ["NAME", "PARAMETERS"]
+    cards = json.loads(CliRunner().invoke(cli, ["models", "list", "--json"]).stdout)
+    names = [card["name"] for card in cards]
+    assert "identity" in names
+    for name in names:
+        assert any(line.startswith(name) for line in listed.stdout.splitlines())
+        card = json.loads(CliRunner().invoke(cli, ["models", "show", name, "--json"]).stdout)
+        assert card["name"] == name
+        assert {"parameters", "macs_720p", "sha256", "licence", "scores", "trained_on"} <= set(card)
+        shown = CliRunner().invoke(cli, ["models", "show", name])
+        assert (shown.exit_code, name in shown.stdout) == (0, True)
+
+
+def test_unknown_model_is_5() -> None:
+    result = CliRunner().invoke(cli, ["models", "show", "nonsense"])
+    assert result.exit_code == 5
+    assert result.stderr.startswith("streamderain: ")
+    assert "nonsense" in result.stderr
+
+
+def test_doctor_tells_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import av
+    import torch
+
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path / "cache"))
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    assert result.exit_code == 0
+    found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert torch.__version__ in found["PyTorch"]["detail"]
+    assert av.__version__ in found["PyAV"]["detail"]
+    assert "libx264" in found["encoders"]["detail"]
+    assert found["cache folder"]["state"] == "ok"
+    for name in ("TensorRT", "TensorRT-RTX", "OpenVINO"):
+        assert found[name]["state"] == "ok" or "pip install" in found[name]["hint"]
+    plain = CliRunner().invoke(cli, ["doctor"])
+    assert plain.exit_code == 0
+    assert torch.__version__ in plain.stdout
+
+
+def test_doctor_survives_what_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(blocked / "cache"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: 1 / 0)
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    assert result.exit_code == 0
+    found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert found["cache folder"]["state"] == "broken"
+    assert "STREAMDERAIN_CACHE" in found["cache folder"]["hint"]
+    assert found["PyTorch"]["state"] == "broken"
