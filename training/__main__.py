@@ -1,0 +1,106 @@
+"""``python -m training``: render shards, train, evaluate, synthesise."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from training.data import evaluation_clips, render_shard, split
+from training.evaluate import evaluate
+from training.loop import Run
+from training.recipe import load_recipe
+
+
+def _render(args: argparse.Namespace) -> None:
+    recipe = load_recipe(args.recipe)
+    files = split(recipe.data, args.data)["train"]
+    args.shards.mkdir(parents=True, exist_ok=True)
+    for number in range(args.first, args.first + args.count):
+        path = args.shards / f"shard-{number:05d}.safetensors"
+        if not path.exists():
+            render_shard(recipe.data, files, recipe.seed * 100_003 + number, path)
+            print(path, flush=True)
+
+
+def _train(args: argparse.Namespace) -> None:
+    Run(load_recipe(args.recipe), args.run, args.shards, start=args.start).train(checkpoint_every=args.checkpoint_every)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from streamderain.session import Derainer
+
+    recipe = load_recipe(args.recipe)
+    files = split(recipe.data, args.data)[args.part]
+    size = tuple(int(n) for n in args.size.split("x"))
+    clips = evaluation_clips(
+        recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=(size[1], size[0])
+    )
+    result = evaluate(clips, Derainer(args.weights, device=args.device))
+    print(json.dumps(result, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _synthesise(args: argparse.Namespace) -> None:
+    from streamderain.video import open_sink, open_source
+    from training.synthesise import add_rain
+
+    with open_source(args.clip) as source, open_sink(args.out, source.info, side=source.side) as sink:
+        for frame in add_rain(source, seed=args.seed, family=args.family):
+            sink.write(frame)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads for PyTorch (0: its own choice)")
+    commands = parser.add_subparsers(required=True)
+
+    render = commands.add_parser("render", help="render rain clips into shards")
+    render.add_argument("recipe", type=Path)
+    render.add_argument("--data", type=Path, required=True, help="folder that the recipe's paths are under")
+    render.add_argument("--shards", type=Path, default=Path("runs/shards"))
+    render.add_argument("--first", type=int, default=0)
+    render.add_argument("--count", type=int, default=60)
+    render.set_defaults(run_command=_render)
+
+    train = commands.add_parser("train", help="train by a recipe; goes on where it was stopped")
+    train.add_argument("recipe", type=Path)
+    train.add_argument("--shards", type=Path, default=Path("runs/shards"))
+    train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and weights")
+    train.add_argument("--start", type=Path, help="weights to start from")
+    train.add_argument("--checkpoint-every", type=int, default=500)
+    train.set_defaults(run_command=_train)
+
+    test = commands.add_parser("evaluate", help="PSNR, SSIM and temporal error on held-out clips with rendered rain")
+    test.add_argument("recipe", type=Path, help="names the data and its split")
+    test.add_argument("--weights", required=True, help="a shipped model or a .safetensors file")
+    test.add_argument("--data", type=Path, required=True)
+    test.add_argument("--part", choices=("validation", "test"), default="validation")
+    test.add_argument("--clips", type=int, default=12, help="stills taken; videos are repeated to about half as many")
+    test.add_argument("--frames", type=int, default=8)
+    test.add_argument("--size", default="384x256")
+    test.add_argument("--seed", type=int, default=1)
+    test.add_argument("--device", default="auto")
+    test.add_argument("--json", type=Path)
+    test.set_defaults(run_command=_evaluate)
+
+    synthesise = commands.add_parser("synthesise", help="render rain over a clean clip")
+    synthesise.add_argument("clip")
+    synthesise.add_argument("out")
+    synthesise.add_argument("--seed", type=int, default=0)
+    synthesise.add_argument(
+        "--family", help="physical, stylised, rain100l, rain100h or nturain; default: drawn by seed"
+    )
+    synthesise.set_defaults(run_command=_synthesise)
+
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.run_command(args)
+
+
+if __name__ == "__main__":
+    main()

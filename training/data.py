@@ -1,0 +1,222 @@
+"""Rain clips to train on: clean footage, camera motion, rendered rain, aligned as the session aligns it.
+
+Rendering costs more than a training step, so clips are rendered ahead into shards (safetensors, uint8) by as many
+processes as one likes, and training reads whatever shards there are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from streamderain.networks.streaming import StreamingNet
+from streamderain.preprocess import estimate_motion
+from training.camera import simulate_camera
+from training.metrics import psnr
+from training.rain import degrade, render_rain, sample_style
+from training.recipe import ClipData
+
+_HEIGHT, _WIDTH = 256, 384  # what is rendered and aligned before patches are cut
+_VISIBLE_PSNR = 30.0  # dB
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Files of one part of the data."""
+
+    stills: tuple[Path, ...]
+    clips: tuple[Path, ...]
+
+
+def split(data: ClipData, root: Path) -> dict[str, Split]:
+    """``train``, ``validation`` and ``test``, disjoint by scene: drawn once by ``split_seed`` from the sorted files."""
+    stills = sorted(p for pattern in data.stills for p in root.glob(pattern))
+    clips = sorted(p for pattern in data.clips for p in root.glob(pattern))
+    if not stills and not clips:
+        raise FileNotFoundError(f"no pictures or clips under {root}; give --data")
+    missing = {*data.validation_clips, *data.test_clips} - {p.name for p in clips}
+    if missing:
+        raise FileNotFoundError(f"held-out clips {sorted(missing)} are not under {root}")
+    random.Random(data.split_seed).shuffle(stills)
+    count = int(len(stills) * data.held_out_stills)
+    held_out = {*data.validation_clips, *data.test_clips}
+    return {
+        "validation": Split(tuple(stills[:count]), tuple(p for p in clips if p.name in data.validation_clips)),
+        "test": Split(tuple(stills[count : 2 * count]), tuple(p for p in clips if p.name in data.test_clips)),
+        "train": Split(tuple(stills[2 * count :]), tuple(p for p in clips if p.name not in held_out)),
+    }
+
+
+def read_clip(path: Path, *, start: int, frames: int, stride: int = 1) -> Tensor:
+    """``frames`` pictures from frame ``start`` on, every ``stride``-th: [T, 3, H, W], 0..1; fewer at the end."""
+    taken: list[Tensor] = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "SLICE"
+        for index, frame in enumerate(container.decode(stream)):
+            if index >= start and (index - start) % stride == 0:
+                taken.append(torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1))
+            if len(taken) == frames:
+                break
+    return torch.stack(taken).float() / 255 if taken else torch.empty(0, 3, 1, 1)
+
+
+def count_frames(path: Path) -> int:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return stream.frames or sum(1 for _ in container.demux(stream))
+
+
+def clean_clip(
+    files: Split, generator: torch.Generator, *, frames: int, video_share: float, size: tuple[int, int]
+) -> Tensor:
+    """A clean clip [T, 3, h, w] from a video, at a random place and scale, or from a still with a moving camera."""
+    height, width = size
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    use_video = files.clips and (not files.stills or float(torch.rand((), generator=generator)) < video_share)
+    if not use_video:
+        path = files.stills[draw(0, len(files.stills) - 1)]
+        still = read_clip(path, start=0, frames=1)[0]
+        return simulate_camera(still, frames, size, generator)
+    path = files.clips[draw(0, len(files.clips) - 1)]
+    stride = draw(1, 2)
+    clip = read_clip(path, start=draw(0, max(0, count_frames(path) - frames * stride)), frames=frames, stride=stride)
+    if clip.shape[0] < frames:  # the end of a short clip: hold the last frame
+        clip = torch.cat((clip, clip[-1:].expand(frames - clip.shape[0], -1, -1, -1)))
+    smallest = max(height / clip.shape[2], width / clip.shape[3])
+    low = min(1.0, max(smallest, 0.45))
+    scale = max(smallest, low + (1 - low) * float(torch.rand((), generator=generator)))
+    if scale != 1.0:
+        sizes = (max(height, round(clip.shape[2] * scale)), max(width, round(clip.shape[3] * scale)))
+        clip = F.interpolate(clip, sizes, mode="bilinear", antialias=scale < 1).clamp(0, 1)
+    top, left = draw(0, clip.shape[2] - height), draw(0, clip.shape[3] - width)
+    return clip[:, :, top : top + height, left : left + width]
+
+
+def rain_clip(clean: Tensor, generator: torch.Generator, *, visible_share: float) -> tuple[Tensor, Tensor]:
+    """Rainy and target clips for a clean one, both [T, 3, H, W], 0..1.
+
+    Styles drawn by lot are mostly light; in ``visible_share`` of the clips another is drawn (at most five times)
+    until the first frame is below 30 dB, which is where a person begins to call it rain.
+    """
+    visible = float(torch.rand((), generator=generator)) < visible_share
+    for _ in range(5):
+        style = sample_style(generator)
+        if not visible or float(psnr(*render_rain(clean[:1], style, generator))) < _VISIBLE_PSNR:
+            break
+    rainy, target = render_rain(clean, style, generator)
+    return degrade(rainy, style, generator), target
+
+
+def align_clip(rainy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a session gives the network at each frame of a clip, before the network has run.
+
+    Returns:
+        previous and before [T, 3, H, W], aligned to their frame, and the motion [T, 2, 3] into the last frame.
+    """
+    network = StreamingNet(channels=(1, 1, 1))  # only its alignment is used
+    size = rainy.shape[-2:]
+    state = network.zero_state(1, *size, device=rainy.device, dtype=rainy.dtype)
+    previous, before, motions = [], [], []
+    for t in range(rainy.shape[0]):
+        frame = rainy[t : t + 1]
+        motions.append(estimate_motion(frame, state[0]) if t else torch.eye(2, 3)[None])
+        p, b, o, h, keep = network.align(frame, state)
+        p, b = frame + keep * (p - frame), frame + keep * (b - frame)
+        previous.append(p)
+        before.append(b)
+        state = (frame, p, o, h, torch.ones_like(keep))
+    return torch.cat(previous), torch.cat(before), torch.cat(motions)
+
+
+def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:
+    """Render one shard; the same seed gives the same shard."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures: list[Tensor] = []
+    motions: list[Tensor] = []
+    for _ in range(data.clips_per_shard):
+        clean = clean_clip(files, generator, frames=data.frames, video_share=data.video_share, size=(_HEIGHT, _WIDTH))
+        rainy, target = rain_clip(clean, generator, visible_share=data.visible_share)
+        previous, before, motion = align_clip(rainy)
+        stack = torch.stack((rainy, previous, before, target), 1).mul(255).round().clamp(0, 255).byte()
+        for _ in range(data.patches_per_clip):
+            top = int(torch.randint(0, _HEIGHT - data.patch + 1, (), generator=generator))
+            left = int(torch.randint(0, _WIDTH - data.patch + 1, (), generator=generator))
+            pictures.append(stack[..., top : top + data.patch, left : left + data.patch])
+            motions.append(recentre(motion, left + data.patch / 2 - _WIDTH / 2, top + data.patch / 2 - _HEIGHT / 2))
+    temporary = path.with_suffix(".tmp")
+    save_file({"pictures": torch.stack(pictures), "motion": torch.stack(motions)}, temporary)
+    temporary.replace(path)
+
+
+def recentre(motion: Tensor, x: float, y: float) -> Tensor:
+    """The same affine map [..., 2, 3] about a centre that lies at (x, y) from the old one."""
+    centre = torch.tensor([x, y], dtype=motion.dtype)
+    offset = motion[..., :2] @ centre + motion[..., 2] - centre
+    return torch.cat((motion[..., :2], offset[..., None]), -1)
+
+
+class ShardReader:
+    """Batches from the shards of a folder, the same for the same seed and step."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder, self._seed = folder, seed
+        self._shards: dict[Path, dict[str, Tensor]] = {}
+
+    def _names(self) -> list[Path]:
+        names = sorted(self._folder.glob("*.safetensors"))
+        if not names:
+            raise FileNotFoundError(f"no shards in {self._folder}; run `python -m training render` first")
+        return names
+
+    def batch(self, step: int, *, size: int, frames: int, patch: int) -> tuple[Tensor, Tensor]:
+        """Pictures [T, 4, B, 3, P, P] in 0..1 (rainy, previous, before, target) and motion [T, B, 2, 3]."""
+        rng = random.Random(self._seed * 1_000_003 + step)
+        names = self._names()
+        pictures, motions = [], []
+        for _ in range(size):
+            name = names[rng.randrange(len(names))]
+            if name not in self._shards:
+                self._shards[name] = load_file(name)
+            shard = self._shards[name]
+            item = rng.randrange(shard["pictures"].shape[0])
+            whole = shard["pictures"].shape[-1]
+            clip_frames = shard["pictures"].shape[1]
+            first = rng.randrange(clip_frames - frames + 1)
+            top, left = rng.randrange(whole - patch + 1), rng.randrange(whole - patch + 1)
+            clip = shard["pictures"][item, first : first + frames, ..., top : top + patch, left : left + patch]
+            motion = shard["motion"][item, first : first + frames]
+            motion = recentre(motion, left + patch / 2 - whole / 2, top + patch / 2 - whole / 2)
+            if rng.random() < 0.5:  # mirror left and right; rain falls down, so never upside down
+                clip = clip.flip(-1)
+                motion = motion * torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]])
+            pictures.append(clip)
+            motions.append(motion)
+        batch = torch.stack(pictures).permute(1, 2, 0, 3, 4, 5).float() / 255
+        return batch, torch.stack(motions, 1)
+
+
+def evaluation_clips(
+    data: ClipData, files: Split, *, stills: int, frames: int, seed: int, size: tuple[int, int]
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Held-out clips with rendered rain: (kind, rainy, target), kind "stills" or "videos"; the same for every call."""
+    chosen = files.stills[:stills]
+    for kind, paths in (("stills", chosen), ("videos", files.clips)):
+        for index, path in enumerate(paths):
+            repeats = 1 if kind == "stills" else max(1, stills // max(1, len(files.clips)) // 2)
+            for repeat in range(repeats):
+                generator = torch.Generator().manual_seed(seed * 7919 + index * 101 + repeat)
+                one = Split((path,), ()) if kind == "stills" else Split((), (path,))
+                clean = clean_clip(one, generator, frames=frames, video_share=1.0, size=size)
+                yield kind, *rain_clip(clean, generator, visible_share=1.0)
