@@ -1,0 +1,19 @@
+"""Video in and out, by PyAV. Knows no network."""
+
+from streamderain.video.sequence import SequenceSink
+from streamderain.video.sink import ContainerSink, NullSink, VideoSink, open_sink
+from streamderain.video.source import VideoSource, open_source
+from streamderain.video.stills import list_stills, read_still, write_still
+
+__all__ = [
+    "ContainerSink",
+    "NullSink",
+    "SequenceSink",
+    "VideoSink",
+    "VideoSource",
+    "list_stills",
+    "open_sink",
+    "open_source",
+    "read_still",
+    "write_still",
+]

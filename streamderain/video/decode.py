@@ -1,0 +1,207 @@
+"""From packets to pictures in presentation order: decoding, damage, deinterlacing, and who is missing."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+import av
+import av.error
+from av.container import InputContainer
+from av.filter import Graph
+
+from streamderain.errors import InputError
+from streamderain.video import ffmpeg
+from streamderain.video.remux import SideStreams
+
+# Codecs in which every packet is one picture, so that a picture that never came out can be told.
+# Not VP8 (its hidden reference frames are packets) nor MPEG-2 and MPEG-4 (fields, packed B-frames).
+_ONE_PICTURE_A_PACKET = {"h264", "hevc", "vp9", "libdav1d", "av1", "mjpeg", "png", "ffv1"}
+_BACKWARDS = Fraction(1)  # seconds: less is a disordered time stamp, more is a new recording
+_INTERLEAVED = Fraction(1)  # seconds that a container may hold a stream back behind another
+
+
+class Picture(NamedTuple):
+    """A decoded picture and its time: ``pts`` and ``duration`` in ticks of the video stream."""
+
+    frame: av.VideoFrame
+    pts: int
+    duration: int | None
+
+
+class Decoder:
+    """Reads one container: pictures of ``video`` come out, packets of the side streams go into ``side``.
+
+    Not thread-safe; iterated once. ``concealed`` counts pictures repeated for damaged ones, ``decoded`` those
+    that came out, ``notes`` are things to say aloud.
+    """
+
+    def __init__(
+        self,
+        container: InputContainer,
+        video: Any,
+        side: SideStreams,
+        *,
+        on_error: Literal["fail", "conceal"],
+        name: str,
+        rate: Fraction | None,
+    ) -> None:
+        self.concealed = 0
+        self.decoded = 0
+        self.notes: list[str] = []
+        self._container = container
+        self._video = video
+        self._side = side
+        self._conceal = on_error == "conceal"
+        self._name = name
+        self._tick: Fraction = video.time_base
+        self._step = max(1, round(1 / (rate * self._tick))) if rate else 1
+        self._awaited: list[int] = []
+        self._latest: Picture | None = None
+        self._moved = 0
+        self._bwdif: Graph | None = None
+        self._damage: str | None = None
+        self._packets = self._demux()
+
+    def pictures(self) -> Iterator[Picture]:
+        """Every picture, in order, with strictly growing pts.
+
+        Raises:
+            InputError: a picture or the container is damaged and ``on_error`` is "fail".
+        """
+        for packet in self._packets:
+            if packet.pts is not None and not packet.is_discard and packet.size:
+                heapq.heappush(self._awaited, packet.pts)
+            for frame in self._decode(packet):
+                yield from self._place(frame)
+        if self._bwdif is not None:
+            self._bwdif.vpush(None)
+            for frame in self._pulled():
+                yield from self._place(frame)
+        yield from self._fill(None)
+
+    def skim(self, end: Fraction) -> None:
+        """Reads on, without decoding, for what belongs to the side streams before ``end`` seconds."""
+        if not self._side.copied:
+            return
+        for packet in self._packets:
+            if packet.dts is not None and packet.dts * self._tick > end + _INTERLEAVED:
+                return
+
+    def _demux(self) -> Iterator[Any]:
+        """Video packets, and at the end the empty one that flushes the decoder; the others go to ``side``."""
+        streams = [self._video, *(s.template for s in self._side.streams if s.kind != "attachment")]
+        demuxed = self._container.demux(*streams)
+        while True:
+            try:
+                packet = next(demuxed)
+            except StopIteration:
+                return
+            except (av.error.FFmpegError, OSError) as error:
+                if not self._conceal:
+                    raise self._failure("cannot be read on", error) from error
+                self.notes.append(f"reading ended early: {ffmpeg.explain(error)}")
+                packet = av.Packet()
+                packet.stream = self._video
+                yield packet
+                return
+            if packet.stream.index == self._video.index:
+                yield packet
+            else:
+                self._side.put(packet, moved=self._moved * self._tick)
+
+    def _decode(self, packet: Any) -> Iterator[av.VideoFrame]:
+        try:
+            frames = self._video.codec_context.decode(packet if packet.size else None)
+        except (av.error.FFmpegError, OSError) as error:
+            if not self._conceal:
+                raise self._failure("cannot be decoded", error) from error
+            self._damage = ffmpeg.explain(error)
+            return
+        for frame in frames:
+            self.decoded += 1
+            if frame.interlaced_frame and self._bwdif is None:
+                self._bwdif = self._deinterlacer(frame)
+            if self._bwdif is None:
+                yield frame
+            else:
+                self._bwdif.vpush(frame)
+                yield from self._pulled()
+
+    def _deinterlacer(self, frame: av.VideoFrame) -> Graph:
+        self.notes.append("interlaced: deinterlaced with bwdif, one picture a frame")
+        graph = Graph()
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=self._tick, name="in"
+        )
+        # deint=interlaced: progressive pictures of a mixed stream pass untouched.
+        graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
+        graph.configure()
+        return graph
+
+    def _pulled(self) -> Iterator[av.VideoFrame]:
+        assert self._bwdif is not None
+        while True:
+            try:
+                yield self._bwdif.vpull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+
+    def _place(self, frame: av.VideoFrame) -> Iterator[Picture]:
+        """Gives the frame its time, after those that should have come before it."""
+        base = frame.time_base or self._tick
+        before = self._latest
+        if frame.pts is None:
+            pts = before.pts + (before.duration or self._step) if before else 0
+        else:
+            raw = frame.pts if base == self._tick else round(frame.pts * base / self._tick)
+            yield from self._fill(raw)
+            pts = raw + self._moved
+        duration = round(frame.duration * base / self._tick) if frame.duration else None
+        if before is not None and pts <= before.pts:
+            pts = self._forwards(pts, before)
+        self._latest = Picture(frame, pts, duration)
+        yield self._latest
+
+    def _forwards(self, pts: int, before: Picture) -> int:
+        """A time later than ``before``'s: by one tick, or for a real jump (a new recording begins) by one frame."""
+        if (before.pts - pts) * self._tick < _BACKWARDS:
+            return before.pts + 1
+        jump = before.pts + (before.duration or self._step) - pts
+        self._moved += jump
+        self.notes.append(f"time jumps back at {float(before.pts * self._tick):.2f} s: what follows was moved after it")
+        return pts + jump
+
+    def _fill(self, pts: int | None) -> Iterator[Picture]:
+        """Deals with the packets before ``pts`` (all, if None) of which no picture came."""
+        lost = []
+        while self._awaited and (pts is None or self._awaited[0] <= pts):
+            at = heapq.heappop(self._awaited)
+            if at != pts:
+                lost.append(at)
+        # Before the first picture stand those that lean on a keyframe the file does not have.
+        if not lost or self._latest is None:
+            return
+        if self._video.codec_context.name not in _ONE_PICTURE_A_PACKET and self._damage is None:
+            return
+        if not self._conceal:
+            raise self._failure(f"cannot be decoded: {len(lost)} frame(s) from {self._clock(lost[0])} on are missing")
+        for at in lost:
+            if at + self._moved > self._latest.pts:
+                self.concealed += 1
+                self._latest = Picture(self._latest.frame, at + self._moved, None)
+                yield self._latest
+
+    def _clock(self, pts: int) -> str:
+        return f"{float(pts * self._tick):.2f} s"
+
+    def _failure(self, what: str, error: BaseException | None = None) -> InputError:
+        after = f"after {self.decoded} frames"
+        if self._latest is not None:
+            after += f", at {self._clock(self._latest.pts)}"
+        reason = f": {ffmpeg.explain(error)}" if error is not None else ""
+        return InputError(
+            f"{self._name} {what} ({after}){reason}", hint="--on-error conceal repeats the last good frame instead"
+        )

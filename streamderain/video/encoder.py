@@ -1,0 +1,135 @@
+"""Choosing how to encode: pixel format, quality and speed of whatever codec FFmpeg has, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import av.codec.codec
+
+from streamderain.errors import OutputError
+from streamderain.frame import VideoInfo
+
+# What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
+_EVEN_SIZES_ONLY = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "av1_nvenc"}
+_FULL_RANGE_ONLY = {"mjpeg"}
+_LOSSLESS = {"ffv1", "png", "rawvideo", "wrapped_avframe", "gif", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng"}
+_RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
+_DEFAULT_CODEC = "libx264"
+_LAMBDA = 118  # FF_QP2LAMBDA: a quantiser of 1 in the unit of global_quality
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPlan:
+    """What to open: the codec's name, its pixel format and options, and words for people."""
+
+    codec: str
+    pix_fmt: str
+    options: Mapping[str, str]
+    quantiser: int | None
+    quality: str
+    notes: tuple[str, ...]
+
+
+def plan_encoder(
+    info: VideoInfo, *, codec: str, muxer: str, crf: int | None, preset: str | None, options: Mapping[str, str]
+) -> EncoderPlan:
+    """Chooses for ``info``; keeps depth and chroma of the source where the codec can.
+
+    Raises:
+        OutputError: no such encoder, or it has no such preset or option.
+    """
+    if codec == _DEFAULT_CODEC and muxer in _RAW:
+        codec = _RAW[muxer]
+    try:
+        found = av.codec.codec.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError as error:
+        raise OutputError(
+            f"this FFmpeg has no encoder {codec!r}",
+            hint="--codec takes libx264, libx265, libsvtav1, libvpx-vp9, ffv1 …",
+        ) from error
+    if found.type != "video":
+        raise OutputError(f"{codec} encodes {found.type}, not video", hint="--codec takes libx264, libx265, ffv1 …")
+    pix_fmt, notes = _pixel_format(info, codec, [f.name for f in found.video_formats or ()])
+    supported = av.CodecContext.create(codec, "w").supported_options
+    known = {option.name for option in (*supported.private, *supported.generic)}
+    private = {option.name for option in supported.private}
+    chosen, quantiser, quality = _quality(codec, crf, private, options)
+    if preset is not None:
+        if "preset" not in private:
+            raise OutputError(f"{codec} has no presets", hint="leave out --preset")
+        chosen["preset"] = preset
+    for key, value in options.items():
+        # "b:v" is how ffmpeg's own command line says "b".
+        plain = key.removesuffix(":v")
+        if plain not in known:
+            raise OutputError(f"{codec} has no option {key!r}", hint=f"ffmpeg -h encoder={codec} lists them")
+        chosen[plain] = value
+    if codec == "libx265":
+        # x265 writes to stderr by itself, past FFmpeg's log.
+        chosen["x265-params"] = ":".join(filter(None, [chosen.get("x265-params"), "log-level=none"]))
+    return EncoderPlan(codec, pix_fmt, chosen, quantiser, quality, tuple(notes))
+
+
+def _quality(
+    codec: str, crf: int | None, private: set[str], options: Mapping[str, str]
+) -> tuple[dict[str, str], int | None, str]:
+    """Codec options, quantiser and words for ``crf``, in whatever way this codec has constant quality."""
+    if codec in _LOSSLESS or codec.startswith("pcm"):
+        return {}, None, "lossless" if codec != "gif" else "256 colours"
+    own = {"crf", "qp", "cq", "b", "b:v", "q", "q:v", "global_quality"} & set(options)
+    if own or crf is None:
+        return {}, None, " ".join(f"{key} {options[key]}" for key in sorted(own)) or "its own quality"
+    for name in ("crf", "cq"):
+        if name in private:
+            # A bit rate of its own would make libvpx take crf as a mere limit.
+            extra = {"b": "0"} if codec.startswith("libvpx") else {}
+            return {name: str(crf), **extra}, None, f"{name} {crf}"
+    quantiser = max(1, min(31, round((crf - 12) / 3)))  # 18, as good as lossless to the eye, becomes 2
+    return {}, quantiser * _LAMBDA, f"quantiser {quantiser}"
+
+
+def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str, list[str]]:
+    notes: list[str] = []
+    chroma = info.chroma if info.chroma in ("420", "422", "444") else "420"
+    sideways = info.rotation in (90, 270)
+    width, height = (info.height, info.width) if sideways else (info.width, info.height)
+    odd = (chroma == "420" and (width % 2 or height % 2)) or (chroma == "422" and width % 2)
+    if codec in _EVEN_SIZES_ONLY and odd:
+        notes.append(f"{info.width}x{info.height} is odd, which {codec} takes only as 4:4:4")
+        chroma = "444"
+    depths = ["10le"] if info.colour.bit_depth <= 10 else ["12le", "16le", "10le"]
+    deep = depths if info.colour.bit_depth > 8 else []
+    order = dict.fromkeys([chroma, "444" if codec in _EVEN_SIZES_ONLY and odd else "420", "422", "444"])
+    wanted = [f"yuv{c}p{d}" for c in order for d in deep]
+    wanted += ["p010le"] if deep else []
+    if deep and formats and not set(wanted) & set(formats):
+        notes.append(f"{codec} takes 8 bits only: the source's {info.colour.bit_depth} are rounded")
+    prefix = "yuvj" if codec in _FULL_RANGE_ONLY else "yuv"
+    wanted += [f"{prefix}{c}p" for c in order]
+    wanted += ["nv12", "rgb48be", "rgb24", "bgr24", "bgra", "bgr0", "rgb8"] if not deep else ["rgb48be", "rgb24"]
+    chosen = next((name for name in wanted if not formats or name in formats), formats[0] if formats else wanted[0])
+    if info.colour.bit_depth > 10 and chosen.endswith("10le"):
+        notes.append(f"{codec} takes 10 bits at most: the source's {info.colour.bit_depth} are rounded")
+    if info.chroma in ("422", "444") and "420" in chosen:
+        notes.append(f"chroma is halved to 4:2:0, for {codec} takes no 4:{info.chroma[1]}:{info.chroma[2]}")
+    return chosen, notes
+
+
+def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
+    """Sets everything but the colour on a new output stream's codec context. The stored picture is unrotated."""
+    context = stream.codec_context
+    sideways = info.rotation in (90, 270)
+    context.width, context.height = (info.height, info.width) if sideways else (info.width, info.height)
+    context.pix_fmt = plan.pix_fmt
+    context.time_base = info.time_base
+    context.sample_aspect_ratio = 1 / info.sample_aspect_ratio if sideways else info.sample_aspect_ratio
+    context.flags |= av.codec.context.Flags.frame_duration
+    # PyAV's own default, threads within a frame, makes x264 cut every picture into slices.
+    context.thread_type = "AUTO"
+    context.options = dict(plan.options)
+    if plan.quantiser is not None:
+        context.qscale = True
+        context.global_quality = plan.quantiser

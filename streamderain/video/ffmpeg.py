@@ -1,0 +1,70 @@
+"""FFmpeg's own voice: its last log line for our messages, no noise on the terminal, no credentials in either."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+import av.logging
+
+# Without a handler Python itself would print FFmpeg's warnings on stderr.
+logging.getLogger("libav").addHandler(logging.NullHandler())
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]*@")
+_ERRNO = re.compile(r"^\[Errno -?\d+\]\s*")
+_lock = threading.Lock()
+_listeners = 0
+
+
+def redact(text: str) -> str:
+    """``text`` without the user and password of any URL in it."""
+    return _CREDENTIALS.sub("", text)
+
+
+def local_url(path: str) -> str:
+    """What FFmpeg is to be given for the local file ``path``: a colon in its name is not a protocol."""
+    return path if "://" in path else f"file:{path}"
+
+
+def is_url(uri: str) -> bool:
+    """True for ``scheme://…``; a Windows drive letter or a colon in a file name is none."""
+    return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", uri) is not None
+
+
+@contextmanager
+def listening() -> Iterator[list[tuple[int, str, str]]]:
+    """Collects what FFmpeg logs at level error on this thread while something is opened.
+
+    Only for opening. While decoding, FFmpeg's worker threads would wait for Python's lock to log, and
+    closing a codec with that lock held waits for those workers: a deadlock (see ``av.logging``).
+    """
+    global _listeners
+    with _lock:
+        _listeners += 1
+        av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as lines:
+            yield lines
+    finally:
+        with _lock:
+            _listeners -= 1
+            if _listeners == 0:
+                av.logging.set_level(None)
+
+
+def explain(error: BaseException, lines: list[tuple[int, str, str]] | None = None) -> str:
+    """One line that says why: FFmpeg's message and, where there is one, its last log line. Redacted."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    reason = _ERRNO.sub("", str(reason)).strip().rstrip(".")
+    said = [text.strip() for _, _, text in lines or () if text.strip()]
+    if not said:
+        log = getattr(error, "log", None)
+        if log and log[1]:
+            said = [log[1][2].strip()]
+    if said and said[-1] not in reason:
+        reason = f"{reason} ({said[-1].rstrip('.')})"
+    return redact(" ".join(reason.split()))

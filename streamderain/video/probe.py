@@ -1,0 +1,125 @@
+"""What can be known of a video from its container and its first decoded picture."""
+
+from __future__ import annotations
+
+import math
+import struct
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+from av.container import InputContainer
+from av.sidedata.sidedata import Type
+
+from streamderain.errors import InputError
+from streamderain.frame import VideoInfo
+from streamderain.video import colour
+
+_ATTACHED_PICTURE = 1 << 10
+
+
+class Orientation(NamedTuple):
+    """How a player shows the stored picture: flipped if ``mirrored``, then ``turn`` degrees anticlockwise."""
+
+    turn: int
+    mirrored: bool
+
+
+def video_stream(container: InputContainer, name: str) -> Any:
+    """The stream to derain: the one FFmpeg thinks best, never cover art.
+
+    Raises:
+        InputError: there is none, or no decoder for it.
+    """
+    videos = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+    best = container.streams.best("video")
+    chosen = best if best in videos else next(iter(videos), None)
+    if chosen is None:
+        kinds = sorted({str(stream.type) for stream in container.streams})
+        raise InputError(f"{name} holds no video (only {', '.join(kinds) or 'nothing'})", hint="is it the right file?")
+    if chosen.codec_context is None:
+        raise InputError(f"{name}: this FFmpeg has no decoder for its video", hint="convert it to H.264 first")
+    return chosen
+
+
+def orientation(picture: av.VideoFrame) -> tuple[Orientation, str | None]:
+    """From the display matrix, with a note where it cannot be followed. Mirrored ones are all eight of EXIF's."""
+    try:
+        matrix: Any = picture.side_data[Type.DISPLAYMATRIX]
+    except KeyError:
+        return Orientation(0, mirrored=False), None
+    a, b, _, c, d = struct.unpack("<5i", bytes(matrix)[:20])
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b  # undo the flip of the first axis; the rest is a rotation
+    turn = -math.degrees(math.atan2(b, a))
+    right = round(turn / 90) * 90
+    if abs(turn - right) > 1:
+        return Orientation(0, mirrored=False), f"rotation by {turn:.0f} degrees is ignored: no multiple of 90"
+    return Orientation(right % 360, mirrored), "mirrored: written upright, without the flag" if mirrored else None
+
+
+def notes_on(picture: av.VideoFrame) -> list[str]:
+    """What is lost, to be said aloud."""
+    notes = []
+    if any(part.is_alpha for part in picture.format.components) and not picture.format.has_palette:
+        notes.append(f"transparency ({picture.format.name}) is dropped")
+    return notes
+
+
+def video_info(
+    picture: av.VideoFrame, video: Any, container: InputContainer, *, turned: Orientation, span: Fraction | None
+) -> VideoInfo:
+    """Everything a sink needs. ``span``: seconds that will be read at most, for the frame count's sake."""
+    sideways = turned.turn in (90, 270)
+    width, height = (picture.height, picture.width) if sideways else (picture.width, picture.height)
+    sar = video.sample_aspect_ratio or Fraction(1)
+    if sar <= 0:
+        sar = Fraction(1)
+    rate = video.average_rate or video.guessed_rate or None
+    count = video.frames or None
+    seconds = _seconds(video, container)
+    if count is None and rate and seconds:
+        count = round(seconds * rate)
+    if count is not None and span is not None and rate:
+        count = min(count, max(1, round(span * rate)))
+    return VideoInfo(
+        width=width,
+        height=height,
+        time_base=video.time_base,
+        frame_rate=Fraction(rate) if rate else None,
+        frame_count=count,
+        colour=colour.colour_of(picture),
+        sample_aspect_ratio=1 / sar if sideways else sar,
+        # A mirrored picture is written upright, for a plain rotation cannot say it.
+        rotation=0 if turned.mirrored else turned.turn,
+        chroma=colour.chroma_of(picture),
+    )
+
+
+def describe(container: InputContainer, video: Any, picture: av.VideoFrame, info: VideoInfo) -> str:
+    """One phrase: container, codec, pixel format, size, rate, colour, orientation."""
+    rate = f"{float(info.frame_rate):.6g} frames/s" if info.frame_rate else "unknown rate"
+    kind = ""
+    if video.average_rate and video.base_rate:
+        kind = " constant" if video.average_rate == video.base_rate else " variable"
+    parts = [
+        f"{container.format.name.split(',')[0]}: {video.codec_context.name}",
+        picture.format.name,
+        f"{info.width}x{info.height}",
+        rate + kind,
+        colour.describe(info.colour),
+    ]
+    if info.sample_aspect_ratio != 1:
+        parts.append(f"pixels {info.sample_aspect_ratio.numerator}:{info.sample_aspect_ratio.denominator}")
+    if info.rotation:
+        parts.append(f"rotated {info.rotation} degrees")
+    if picture.interlaced_frame:
+        parts.append("interlaced")
+    return ", ".join(parts)
+
+
+def _seconds(video: Any, container: InputContainer) -> Fraction | None:
+    if video.duration:
+        return Fraction(video.duration * video.time_base)
+    return Fraction(container.duration, av.time_base) if container.duration else None

@@ -1,0 +1,281 @@
+"""What travels beside the picture: audio, subtitles, cover art, attachments, chapters and metadata, copied in sync."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+from av.container import InputContainer, OutputContainer
+
+from streamderain.errors import OutputError
+from streamderain.video import ffmpeg
+
+_ATTACHED_PICTURE = 1 << 10
+_HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
+_PICTURES_ONLY = "none"
+# Written by muxers for the file they were in; wrong in any other.
+_OF_THE_OLD_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "number_of_frames",
+                    "number_of_bytes", "bps", "handler_name", "vendor_id"}  # fmt: skip
+_IMAGE_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+
+
+@dataclass(frozen=True, slots=True)
+class SideStream:
+    """One stream that can be copied. ``kind`` is "audio", "subtitle", "cover" or "attachment"."""
+
+    index: int
+    kind: str
+    codec: str
+    language: str | None
+    template: Any
+
+    def __str__(self) -> str:
+        language = f", {self.language}" if self.language else ""
+        return f"{self.kind} stream #{self.index} ({self.codec}{language})"
+
+
+class SideStreams:
+    """The streams beside the video and the queue of their packets.
+
+    The source puts, on its thread; the one sink that took ``attach`` drains, on another. Before a sink is
+    attached packets wait; when iteration starts without one they are dropped, so nothing grows for ever.
+
+    Attributes:
+        streams: what can be copied.
+        metadata, chapters: of the container.
+        video_metadata: of the video stream.
+        uri: where it all comes from, so that a sink can refuse to overwrite it.
+        begin, end: seconds of the source; packets outside are dropped, and ``begin`` becomes 0. None is no limit.
+        hold: packets from this time on wait, because the end is not known yet.
+    """
+
+    def __init__(self, uri: str, streams: tuple[SideStream, ...], container: InputContainer, video: Any) -> None:
+        self.uri = uri
+        self.streams = streams
+        self.metadata: Mapping[str, str] = kept(container.metadata)
+        self.video_metadata: Mapping[str, str] = kept(video.metadata)
+        self.chapters: list[Any] = list(container.chapters())
+        self.begin: Fraction | None = None
+        self.end: Fraction | None = None
+        self.hold: Fraction | None = None
+        self._wanted: frozenset[int] | None = None
+        self._timeless = frozenset(stream.index for stream in streams if stream.kind == "cover")
+        self._queue: deque[tuple[int, Any]] = deque()
+        self._lock = threading.Lock()
+
+    @property
+    def copied(self) -> bool:
+        """Whether a sink copies any stream."""
+        return bool(self._wanted)
+
+    @property
+    def shift(self) -> Fraction:
+        """Seconds that every time stamp moves earlier by: the start asked for, or nothing."""
+        return self.begin or Fraction(0)
+
+    def put(self, packet: Any, *, moved: Fraction = Fraction(0)) -> None:
+        """Queues one packet of a side stream; ``moved`` seconds are added to its time stamps."""
+        index = packet.stream.index
+        if packet.size == 0:  # the flush at the end
+            return
+        if moved:
+            _move(packet, moved)
+        time = self._time(index, packet)
+        with self._lock:
+            if self._wanted is not None and index not in self._wanted:
+                return
+            if time is not None and self.begin is not None and time < self.begin:
+                return
+            self._queue.append((index, packet))
+
+    def attach(self, indices: Iterable[int]) -> None:
+        """From here on only packets of these streams are kept."""
+        with self._lock:
+            self._wanted = frozenset(indices)
+            self._queue = deque(item for item in self._queue if item[0] in self._wanted)
+
+    def settle(self) -> None:
+        """Called when iteration begins: without a sink by now there will be none."""
+        if self._wanted is None:
+            self.attach(())
+
+    def clear(self) -> None:
+        """Forgets what waits: reading begins again elsewhere."""
+        with self._lock:
+            self._queue.clear()
+
+    def peek(self, index: int) -> bytes | None:
+        """The data of the first packet waiting of stream ``index``: cover art arrives whole and first."""
+        with self._lock:
+            return next((bytes(packet) for at, packet in self._queue if at == index), None)
+
+    def drain(self) -> list[tuple[int, Any]]:
+        """Takes what is waiting, in order of arrival, cut to ``begin`` and ``end`` and moved to begin at 0."""
+        with self._lock:
+            taken, self._queue = self._queue, deque()
+        ready, waiting = [], []
+        for index, packet in taken:
+            time = self._time(index, packet)
+            if time is not None:
+                if self.hold is not None and time >= self.hold:
+                    waiting.append((index, packet))
+                    continue
+                if (self.begin is not None and time < self.begin) or (self.end is not None and time >= self.end):
+                    continue
+                if self.begin:
+                    _move(packet, -self.begin)
+            ready.append((index, packet))
+        if waiting:
+            with self._lock:
+                self._queue.extendleft(reversed(waiting))
+        return ready
+
+    def _time(self, index: int, packet: Any) -> Fraction | None:
+        """Seconds at which the packet counts; None for pictures, which belong to the whole video."""
+        ticks = packet.pts if packet.pts is not None else packet.dts
+        if index in self._timeless or ticks is None or not packet.time_base:
+            return None
+        return Fraction(ticks * packet.time_base)
+
+
+def _move(packet: Any, seconds: Fraction) -> None:
+    ticks = round(seconds / packet.time_base)
+    if packet.pts is not None:
+        packet.pts += ticks
+    if packet.dts is not None:
+        packet.dts += ticks
+
+
+def kept(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata without what describes the old file itself."""
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.lower() not in _OF_THE_OLD_FILE and not key.upper().startswith("_STATISTICS")
+    }
+
+
+def side_streams(
+    uri: str, container: InputContainer, video: Any, *, audio: bool, subtitles: bool
+) -> tuple[SideStreams, list[str]]:
+    """The streams of ``container`` that can be copied beside ``video``, and notes on those that cannot."""
+    found, skipped = [], []
+    for stream in container.streams:
+        kind: str = stream.type
+        if stream is video or stream.index == video.index:
+            continue
+        if kind == "video":
+            if not int(stream.disposition) & _ATTACHED_PICTURE:
+                skipped.append(f"#{stream.index} (a second video)")
+                continue
+            kind = "cover"
+        if (kind == "audio" and not audio) or (kind == "subtitle" and not subtitles):
+            continue
+        if kind not in ("audio", "subtitle", "cover", "attachment"):
+            skipped.append(f"#{stream.index} ({kind})")
+            continue
+        context = stream.codec_context
+        codec = context.name if context is not None else str(stream.name or "unknown codec")
+        found.append(SideStream(stream.index, kind, codec, stream.language, stream))
+    notes = [f"not copied: stream {', '.join(skipped)}"] if skipped else []
+    return SideStreams(uri, tuple(found), container, video), notes
+
+
+class Remuxer:
+    """Copies a source's side streams into an output container. Opened by the caller, then used by one thread.
+
+    Attributes:
+        notes: what is left out although it was asked for, because no such container holds it.
+    """
+
+    def __init__(
+        self, container: OutputContainer, side: SideStreams | None, *, audio: bool, subtitles: bool, name: str
+    ) -> None:
+        self.notes: list[str] = []
+        self._container = container
+        self._side = side
+        self._streams: dict[int, Any] = {}
+        self._last: dict[int, int] = {}
+        if side is None:
+            return
+        for stream in side.streams:
+            if (stream.kind == "audio" and not audio) or (stream.kind == "subtitle" and not subtitles):
+                continue
+            self._add(stream, name)
+        side.attach(self._streams)
+
+    def describe(self) -> None:
+        """Writes metadata and chapters; call before the header is written."""
+        if self._side is None:
+            return
+        self._container.metadata.update(self._side.metadata)
+        chapters: list[Any] = []
+        for chapter in self._side.chapters:
+            base = chapter["time_base"]
+            if not base:
+                continue
+            start, end = chapter["start"] * base, chapter["end"] * base
+            begin, stop = self._side.begin or Fraction(min(start, 0)), self._side.end or end
+            if end > begin and start < stop:
+                start, end = max(start, begin) - self._side.shift, min(end, stop) - self._side.shift
+                chapters.append({**chapter, "start": round(start / base), "end": round(end / base)})
+        if chapters:
+            self._container.set_chapters(chapters)
+
+    def pump(self) -> None:
+        """Muxes the packets that have arrived since the last call."""
+        for index, packet in self._side.drain() if self._side is not None else ():
+            out = self._streams[index]
+            if packet.pts is None and packet.dts is None:
+                packet.pts = packet.dts = 0  # cover art
+            elif packet.dts is None:
+                packet.dts = packet.pts
+            # A muxer ends the file at a time stamp that does not grow; some demuxers hand out such.
+            last = self._last.get(index)
+            if last is not None and packet.dts <= last:
+                packet.dts = last + 1
+                packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else packet.dts
+            self._last[index] = packet.dts
+            packet.stream = out
+            self._container.mux(packet)
+
+    def _add(self, stream: SideStream, name: str) -> None:
+        muxer = self._container.format.name
+        if stream.kind in ("cover", "attachment"):
+            self._add_picture(stream, muxer)
+            return
+        if self._container.default_audio_codec == _PICTURES_ONLY:
+            self.notes.append(f"{stream} is left out: {muxer} holds pictures only")
+            return
+        option = "--audio none" if stream.kind == "audio" else "--subs none"
+        try:
+            out = self._container.add_stream_from_template(stream.template)
+        except (ValueError, av.error.FFmpegError) as error:
+            raise OutputError(
+                f"{name}: {muxer} cannot hold {stream}: {ffmpeg.explain(error)}",
+                hint=f"use {option}, or write to an .mkv",
+            ) from error
+        out.metadata.update(kept(stream.template.metadata))
+        out.disposition = stream.template.disposition
+        self._streams[stream.index] = out
+
+    def _add_picture(self, stream: SideStream, muxer: str) -> None:
+        holds = muxer == "matroska" if stream.kind == "attachment" else muxer in _HOLDS_COVERS
+        if not holds:
+            self.notes.append(f"{stream} is left out: {muxer} does not hold it")
+        elif stream.kind == "attachment":
+            self._container.add_stream_from_template(stream.template)
+        elif muxer == "matroska":
+            data = self._side.peek(stream.index) if self._side is not None else None
+            if data is not None:
+                self._container.add_attachment(*_IMAGE_TYPES.get(stream.codec, ("cover", "image/jpeg")), data)
+        else:
+            out = self._container.add_stream_from_template(stream.template, opaque=True)
+            out.disposition = stream.template.disposition
+            self._streams[stream.index] = out

@@ -1,0 +1,102 @@
+"""Image sequences, named by a printf pattern such as ``f%05d.png``: which pictures there are, and writing them."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from streamderain.errors import InputError, OutputError, OutputExistsError
+from streamderain.frame import Frame, VideoInfo
+from streamderain.video import stills
+
+_PATTERN = re.compile(r"%0?\d*d")
+
+
+def is_pattern(uri: str) -> bool:
+    """True for a local name with one ``%d``, ``%5d`` or ``%05d`` in its last part and a picture's suffix."""
+    path = Path(uri)
+    return "://" not in uri and len(_PATTERN.findall(path.name)) == 1 and path.suffix.lower() in stills.SUFFIXES
+
+
+def numbered(uri: str) -> list[int]:
+    """The numbers of the pictures that match ``uri``, in order.
+
+    Raises:
+        InputError: the folder does not exist.
+    """
+    path = Path(uri)
+    before, after = _PATTERN.split(path.name)
+    matching = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError as error:
+        raise InputError(f"{uri}: {path.parent} cannot be listed: {error.strerror}") from error
+    found = (
+        int(match[1]) for name in names if (match := matching.fullmatch(name)) and path.name % int(match[1]) == name
+    )
+    return sorted(found)
+
+
+def first_number(uri: str) -> int:
+    """Where the sequence begins.
+
+    Raises:
+        InputError: nothing matches, or a number is missing, where FFmpeg would end without a word.
+    """
+    numbers = numbered(uri)
+    if not numbers:
+        raise InputError(f"no picture matches {uri}", hint="the pattern counts like f%05d.png for f00001.png")
+    for here, there in pairwise(numbers):
+        if there != here + 1:
+            raise InputError(
+                f"{Path(uri).name % (here + 1)} is missing from the sequence {uri}",
+                hint=f"it has {len(numbers)} pictures, from {numbers[0]} to {numbers[-1]}; renumber them or add it",
+            )
+    return numbers[0]
+
+
+class SequenceSink:
+    """A FrameSink that writes ``pattern % 1``, ``pattern % 2`` and so on, each whole or not at all."""
+
+    def __init__(self, pattern: str, info: VideoInfo, *, overwrite: bool) -> None:
+        self.frames_written = 0
+        self.notes: tuple[str, ...] = ()
+        parent = Path(pattern).parent
+        if not parent.is_dir():
+            raise OutputError(f"{parent} is not a folder", hint="make it first")
+        if not overwrite and (taken := numbered(pattern)):
+            raise OutputExistsError(
+                f"{Path(pattern).name % taken[0]} exists already", hint="choose another name, or pass --overwrite"
+            )
+        self._pattern = pattern
+        self.description = f"{Path(pattern).suffix[1:].lower()} {info.width}x{info.height} → {pattern}"
+
+    def write(self, frame: Frame) -> None:
+        """Writes one picture; it appears under its name when it is complete."""
+        path = Path(self._pattern)
+        stills.write_still(path.parent / (path.name % (self.frames_written + 1)), frame, overwrite=True)
+        self.frames_written += 1
+
+    def close(self) -> None:
+        """Ends the sequence.
+
+        Raises:
+            OutputError: nothing was written.
+        """
+        if not self.frames_written:
+            raise OutputError(f"no frame came, nothing was written as {self._pattern}")
+
+    def abort(self) -> None:
+        """Keeps the pictures written so far; each is whole."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        if error is None:
+            self.close()

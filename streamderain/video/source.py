@@ -1,0 +1,276 @@
+"""Video in: opens a file, a pipe, a URL or an image sequence and yields upright R'G'B' frames with exact times."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from itertools import chain
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import av
+import av.error
+from av.container import InputContainer
+
+from streamderain.errors import InputError, UnsupportedInputError
+from streamderain.frame import Frame, VideoInfo
+from streamderain.video import colour, ffmpeg, probe, sequence
+from streamderain.video.decode import Decoder, Picture
+from streamderain.video.remux import SideStreams, side_streams
+
+_THREADS = 4
+
+
+class VideoSource:
+    """A FrameSource over one container. Iterated once; its container is closed when iteration ends.
+
+    Made by ``open_source``. Opened on one thread, it may be iterated and closed on another, never on two at once.
+
+    Attributes:
+        info: what a sink must know, taken from the first decoded picture.
+        side: audio, subtitles, cover art, chapters and metadata, for a sink to copy.
+        description: one phrase for people: container, codec, pixel format, size, rate, colour.
+    """
+
+    def __init__(
+        self, container: InputContainer, decoder: Decoder, pictures: Iterator[Picture], *, info: VideoInfo,
+        side: SideStreams, turned: probe.Orientation, size: tuple[int, int], notes: list[str], name: str,
+        description: str, offset: int,
+    ) -> None:  # fmt: skip
+        self.info = info
+        self.side = side
+        self.description = description
+        self._container = container
+        self._decoder = decoder
+        self._pictures = pictures
+        self._size = size
+        self._reader = colour.RgbReader(info.colour, rotation=turned.turn, mirrored=turned.mirrored)
+        self._notes = notes
+        self._name = name
+        self._offset = offset
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Things to say aloud once; more may come while iterating (a late interlaced frame, a jump in time)."""
+        return (*self._notes, *self._decoder.notes)
+
+    @property
+    def concealed(self) -> int:
+        """Frames repeated so far in place of damaged ones."""
+        return self._decoder.concealed
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.side.settle()
+        try:
+            for picture in self._pictures:
+                yield self._frame(picture)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the container; harmless when it is closed already."""
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def _frame(self, picture: Picture) -> Frame:
+        frame = picture.frame
+        if (frame.width, frame.height) != self._size:
+            raise UnsupportedInputError(
+                f"{self._name} changes size from {self._size[0]}x{self._size[1]} to {frame.width}x{frame.height}"
+                f" at {float(picture.pts * self.info.time_base):.2f} s",
+                hint="cut it there with --start and --duration and derain the parts one by one",
+            )
+        own = colour.colour_of(frame)
+        if own.is_hdr:
+            colour.check_supported(own, name=f"{self._name} from {float(picture.pts * self.info.time_base):.2f} s on")
+        return self._reader.read(frame, picture.pts - self._offset, self.info.time_base, picture.duration)
+
+
+def open_source(
+    uri: str,
+    *,
+    start: float | None = None,
+    duration: float | None = None,
+    frames: int | None = None,
+    on_error: Literal["fail", "conceal"] = "fail",
+    frame_rate: Fraction | None = None,
+    audio: bool = True,
+    subtitles: bool = True,
+) -> VideoSource:
+    """Opens ``uri`` and decodes its first picture.
+
+    Args:
+        uri: a file, a URL, "-" for standard input, or an image sequence such as ``f%05d.png``.
+        start: seconds from the beginning of the video to begin at; output time then begins at 0.
+        duration: seconds of video to read.
+        frames: how many frames to read at most.
+        on_error: a damaged picture ends the job, or the last good one is repeated in its place and counted.
+        frame_rate: frames/s of an image sequence, 25 if not given.
+        audio, subtitles: whether those streams are read at all.
+
+    Raises:
+        InputError: no such file, a folder, no video in it, nothing decodable.
+        UnsupportedInputError: HDR, or a colour matrix that cannot be converted.
+        ValueError: an argument out of range.
+    """
+    for value, what in ((start, "start"), (duration, "duration")):
+        if value is not None and (not math.isfinite(value) or value < 0 or (what == "duration" and value == 0)):
+            raise ValueError(f"{what} must be a time in seconds, got {value}")
+    if frames is not None and frames < 1:
+        raise ValueError(f"frames must be at least 1, got {frames}")
+    if frame_rate is not None and frame_rate <= 0:
+        raise ValueError(f"frame_rate must be positive, got {frame_rate}")
+    name = ffmpeg.redact("standard input" if uri == "-" else uri)
+    container = _open_container(uri, name, frame_rate)
+    try:
+        return _start(container, uri, name, start, duration, frames, on_error, audio=audio, subtitles=subtitles)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _open_container(uri: str, name: str, frame_rate: Fraction | None) -> InputContainer:
+    options: dict[str, str] = {}
+    container_format = None
+    url = uri
+    if uri == "-":
+        url = "pipe:0"
+    elif sequence.is_pattern(uri):
+        container_format = "image2"
+        options = {"start_number": str(sequence.first_number(uri)), "framerate": str(frame_rate or 25)}
+    elif not ffmpeg.is_url(uri):
+        if os.path.isdir(uri):
+            raise InputError(
+                f"{name} is a folder", hint="its pictures can be derained one by one: run FOLDER OUTFOLDER"
+            )
+        if not os.path.exists(uri):
+            raise InputError(f"{name} does not exist", hint="check the spelling of the path")
+        if not os.access(uri, os.R_OK):
+            raise InputError(f"{name} may not be read", hint="check its permissions")
+        url = ffmpeg.local_url(uri)
+        if "%" in uri:
+            options = {"pattern_type": "none"}
+    if frame_rate is not None and container_format is None:
+        raise ValueError(f"frame_rate is for image sequences such as f%05d.png, got {frame_rate} for {name}")
+    with ffmpeg.listening() as lines:
+        try:
+            return av.open(url, "r", format=container_format, container_options=options, metadata_errors="replace")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise InputError(
+                f"{name} cannot be opened: {ffmpeg.explain(error, lines)}", hint="is it a video file, and whole?"
+            ) from error
+
+
+def _start(
+    container: InputContainer, uri: str, name: str, start: float | None, duration: float | None, frames: int | None,
+    on_error: Literal["fail", "conceal"], *, audio: bool, subtitles: bool,
+) -> VideoSource:  # fmt: skip
+    video = probe.video_stream(container, name)
+    video.codec_context.thread_type = "AUTO"
+    video.codec_context.thread_count = min(_THREADS, os.cpu_count() or 1)
+    side, notes = side_streams(uri, container, video, audio=audio, subtitles=subtitles)
+    rate = video.average_rate or video.guessed_rate
+    tick: Fraction = video.time_base
+    make = partial(Decoder, container, video, side, on_error=on_error, name=name, rate=rate)
+    with ffmpeg.listening() as lines:
+        try:
+            if start is None:
+                decoder = make()
+                pictures = decoder.pictures()
+                first = next(pictures, None)
+            else:
+                target = (video.start_time or 0) + math.ceil(_exact(start) / tick)
+                decoder, pictures, first = _seek(container, video, side, make, target)
+        except InputError as error:
+            said = [text.strip() for _, _, text in lines if text.strip()]
+            if said and said[-1] not in str(error):
+                raise InputError(f"{error} ({ffmpeg.redact(said[-1])})") from error
+            raise
+    if first is None:
+        if start:
+            raise InputError(f"{name} ends before {start} s", hint="choose an earlier --start")
+        raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
+    colour.check_supported(colour.colour_of(first.frame), name=name)
+    turned, note = probe.orientation(first.frame)
+    notes += [*([note] if note else []), *probe.notes_on(first.frame)]
+    spans = [_exact(duration)] if duration is not None else []
+    if frames is not None and rate:
+        spans.append(frames / Fraction(rate))
+    info = probe.video_info(first.frame, video, container, turned=turned, span=min(spans, default=None))
+    begin = first.pts * tick
+    side.begin = begin if start is not None else None
+    side.end = begin + _exact(duration) if duration is not None else None
+    found = chain([first], pictures)
+    return VideoSource(
+        container,
+        decoder,
+        found if duration is None and frames is None else _limited(found, decoder, side, tick, frames),
+        info=info,
+        side=side,
+        turned=turned,
+        size=(first.frame.width, first.frame.height),
+        notes=notes,
+        name=name,
+        description=probe.describe(container, video, first.frame, info),
+        offset=first.pts if start is not None else 0,
+    )
+
+
+def _exact(seconds: float) -> Fraction:
+    return Fraction(seconds).limit_denominator(1_000_000)
+
+
+def _seek(
+    container: InputContainer, video: Any, side: SideStreams, make: Callable[[], Decoder], target: int
+) -> tuple[Decoder, Iterator[Picture], Picture | None]:
+    """Decoder, its pictures and the first at or after ``target`` ticks; exact, however coarse the container's index."""
+    tick, origin = video.time_base, video.start_time or 0
+    side.begin = target * tick
+    for back in (1, 10, None):
+        goal = origin if back is None else max(origin, target - round(back / tick))
+        side.clear()
+        try:
+            container.seek(goal, stream=video, backward=True)
+        except (av.error.FFmpegError, OSError):
+            goal = origin  # a pipe: what comes first is all there is
+        decoder = make()
+        pictures = decoder.pictures()
+        first = next(pictures, None)
+        if goal == origin or (first is not None and first.pts <= target):
+            break
+    while first is not None and first.pts < target:
+        first = next(pictures, None)
+    return decoder, pictures, first
+
+
+def _limited(
+    pictures: Iterator[Picture], decoder: Decoder, side: SideStreams, tick: Fraction, frames: int | None
+) -> Iterator[Picture]:
+    """Ends ``pictures`` after ``frames`` of them or at ``side.end``, and the side streams with them."""
+    until = side.end
+    for count, picture in enumerate(pictures, start=1):
+        if until is not None and picture.pts * tick >= until:
+            break
+        shown = (picture.pts + (picture.duration or 1)) * tick
+        if frames is not None:
+            side.hold = shown
+        yield picture
+        if count == frames:
+            side.end = shown if until is None else min(shown, until)
+            break
+    else:
+        side.hold = None
+        return
+    assert side.end is not None
+    decoder.skim(side.end)
+    side.hold = None

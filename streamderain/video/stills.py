@@ -1,0 +1,150 @@
+"""Single pictures: reading them upright, writing them whole, and which ones a folder or a glob means."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+
+from streamderain.errors import InputError, OutputError, OutputExistsError
+from streamderain.frame import Colour, Frame, VideoInfo
+from streamderain.video import colour, ffmpeg, probe
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How FFmpeg writes one kind of picture."""
+
+    codec: str
+    pix_fmt: str
+    deep: str | None = None  # for 16-bit samples
+    options: tuple[tuple[str, str], ...] = ()
+
+
+# JFIF is BT.601 full range by definition; 4:4:4 and the finest quantiser, for a picture is restored only once.
+_JPEG = _Kind("mjpeg", "yuvj444p", options=(("qmin", "1"), ("qmax", "1")))
+_KINDS = {
+    ".png": _Kind("png", "rgb24", "rgb48be"),
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".bmp": _Kind("bmp", "bgr24"),
+    ".tif": _Kind("tiff", "rgb24", "rgb48le"),
+    ".tiff": _Kind("tiff", "rgb24", "rgb48le"),
+    ".ppm": _Kind("ppm", "rgb24", "rgb48be"),
+    ".webp": _Kind("libwebp", "bgra", options=(("lossless", "1"),)),
+}
+SUFFIXES = frozenset(_KINDS)
+_JFIF = Colour(matrix=5, range=colour.FULL)
+_TICK = Fraction(1, 25)
+
+
+def list_stills(uri: str) -> list[Path] | None:
+    """The pictures that ``uri`` means: a folder's, a glob's, or one; each is derained by itself.
+
+    Returns:
+        Paths in natural order (f2 before f10); None when ``uri`` is a video, a pipe, a URL or a sequence ``f%05d.png``.
+
+    Raises:
+        InputError: a folder or a glob without pictures.
+    """
+    if uri == "-" or ffmpeg.is_url(uri):
+        return None
+    path = Path(uri)
+    if path.is_dir():
+        found = [entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+        if not found:
+            raise InputError(f"{uri} holds no pictures", hint=f"looked for {', '.join(sorted(SUFFIXES))}")
+        return sorted(found, key=_natural)
+    if path.exists():
+        return [path] if path.suffix.lower() in SUFFIXES else None
+    if not re.search(r"[*?\[]", uri):
+        return None
+    matched = [Path(match) for match in glob.glob(uri)]
+    found = [match for match in matched if match.suffix.lower() in SUFFIXES]
+    if not found:
+        other = f" (only {matched[0].name} and the like)" if matched else ""
+        raise InputError(f"{uri} matches no pictures{other}", hint="several videos are derained one command each")
+    return sorted(found, key=_natural)
+
+
+def read_still(path: Path | str) -> Frame:
+    """One picture, upright by its EXIF orientation, transparency dropped; pts 0, 16-bit samples stay 16 bits.
+
+    Raises:
+        InputError: it cannot be read or decoded.
+    """
+    name = str(path)
+    with ffmpeg.listening() as lines:
+        try:
+            # Bytes, not a name: FFmpeg reads patterns and protocols into names.
+            data = Path(path).read_bytes()
+            with av.open(io.BytesIO(data), "r") as container:
+                video = probe.video_stream(container, name)
+                video.codec_context.thread_type = "SLICE"
+                picture = next(container.decode(video), None)
+                if picture is None:
+                    raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
+                tags = colour.colour_of(picture)
+                colour.check_supported(tags, name=name)
+                turned, _ = probe.orientation(picture)
+                reader = colour.RgbReader(tags, rotation=turned.turn, mirrored=turned.mirrored)
+                return reader.read(picture, 0, _TICK, None)
+        except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
+            reason = ffmpeg.explain(error, lines)
+            raise InputError(f"{name} cannot be read as a picture: {reason}", hint="is the file whole?") from error
+
+
+def write_still(path: Path | str, frame: Frame, *, like: Path | str | None = None, overwrite: bool = False) -> None:
+    """Writes one picture in the format of its suffix; the name appears only when the picture is complete.
+
+    Args:
+        path: ends in one of ``SUFFIXES``; 16-bit frames stay 16 bits where the format can (png, tiff, ppm).
+        frame: upright, so no orientation tag is written.
+        like: the picture it was made from, never overwritten.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        OutputExistsError: it exists.
+        OutputError: an unknown suffix, the same file as ``like``, or it cannot be written.
+    """
+    target = Path(path)
+    kind = _KINDS.get(target.suffix.lower())
+    if kind is None:
+        raise OutputError(f"{target} has no suffix of a picture", hint=f"use {', '.join(sorted(SUFFIXES))}")
+    if target.exists():
+        if like is not None and Path(like).exists() and target.samefile(like):
+            raise OutputError(f"{target} is the input itself", hint="write to another name")
+        if not overwrite:
+            raise OutputExistsError(f"{target} exists already", hint="choose another name, or pass --overwrite")
+    partial = target.with_name(target.name + ".part")
+    with ffmpeg.listening() as lines:
+        try:
+            partial.write_bytes(_encoded(frame, kind))
+            os.replace(partial, target)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            partial.unlink(missing_ok=True)
+            raise OutputError(f"{target} cannot be written: {ffmpeg.explain(error, lines)}") from error
+
+
+def _encoded(frame: Frame, kind: _Kind) -> bytes:
+    deep = kind.deep if frame.pixels.element_size() == 2 else None
+    pix_fmt = deep or kind.pix_fmt
+    info = VideoInfo(frame.width, frame.height, _TICK, colour=_JFIF)
+    context = av.CodecContext.create(kind.codec, "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height, context.pix_fmt, context.time_base = frame.width, frame.height, pix_fmt, _TICK
+    context.options = dict(kind.options)
+    picture = colour.YuvWriter(info, pix_fmt=pix_fmt).picture(frame)
+    picture.pts, picture.time_base = 0, _TICK
+    return b"".join(bytes(packet) for packet in [*context.encode(picture), *context.encode(None)])
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name)]
