@@ -1,0 +1,190 @@
+"""The command as the shell sees it: signals, pipes, exit codes, and nothing on stdout that is not video."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+Clip = Callable[..., Path]
+IDENTITY = ("-m", "identity", "--device", "cpu")
+
+
+def frame_times(path: Any) -> list[float]:
+    with av.open(path) as container:
+        return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def endless(start: Start) -> Any:
+    """A conversion that is fed as long as it runs, and is surely in the middle of its work."""
+    feeders: list[subprocess.Popen[bytes]] = []
+
+    def begin(out: Path, *arguments: object) -> subprocess.Popen[bytes]:
+        feeder = subprocess.Popen([sys.executable, "-c", FEED], stdout=subprocess.PIPE, start_new_session=True)
+        feeders.append(feeder)
+        assert feeder.stdout is not None
+        process = start("run", *IDENTITY, "-", out, *arguments, stdin=feeder.stdout)
+        feeder.stdout.close()
+        part = out.with_name(out.name + ".part")
+        until(lambda: process.poll() is not None or (part.exists() and part.stat().st_size > 4000))
+        assert process.poll() is None, process.communicate()
+        return process
+
+    yield begin
+    for feeder in feeders:
+        feeder.kill()
+        feeder.wait()
+
+
+# y4m without end, in steps that leave the machine to others.
+FEED = """
+import os, sys, time
+out = sys.stdout.buffer
+try:
+    out.write(b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\\n")
+    while True:
+        out.write(b"FRAME\\n" + os.urandom(64 * 48 * 3 // 2)); out.flush(); time.sleep(0.004)
+except BrokenPipeError:
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_first_signal_finishes_the_file(endless: Any, tmp_path: Path, signum: signal.Signals, code: int) -> None:
+    out = tmp_path / "out.mp4"
+    process = endless(out)
+    process.send_signal(signum)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert stdout == b""
+    assert b"finishing the file" in stderr
+    assert b"interrupted: " in stderr
+    assert b"Traceback" not in stderr
+    told = int(stderr.split(b"interrupted: ")[1].split()[0])
+    times = frame_times(str(out))
+    assert len(times) == told > 0
+    assert times == pytest.approx([index / 25 for index in range(told)])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_second_signal_stops_at_once(start: Start, tmp_path: Path) -> None:
+    """The input stalls, so the orderly end cannot come: the second signal must not wait for it."""
+    out, (reader, writer) = tmp_path / "out.mkv", os.pipe()
+    process = start("run", *IDENTITY, "-", out, stdin=reader)
+    os.close(reader)
+    os.write(writer, b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\n" + (b"FRAME\n" + bytes(4608)) * 12)
+    part = out.with_name(out.name + ".part")
+    until(lambda: part.exists() or process.poll() is not None)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None  # still waiting for the input to end
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    os.close(writer)
+    assert process.returncode in (-signal.SIGINT, 130)  # a shell shows 130 for both
+    assert b"Traceback" not in stderr
+    assert not out.exists()
+
+
+def test_interrupted_before_the_work_is_quiet(start: Start, clip: Clip, tmp_path: Path) -> None:
+    process = start("run", *IDENTITY, clip(frames=200), tmp_path / "out.mp4")
+    time.sleep(0.4)  # importing
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (130, 0, -signal.SIGINT), stderr
+    assert b"Traceback" not in stderr
+
+
+def test_video_through_pipes_and_nothing_else_on_stdout(start: Start, clip: Clip) -> None:
+    rainy = clip(sound=True)
+    for container in ("nut", "mpegts", "matroska", "y4m"):
+        process = start("run", *IDENTITY, rainy, "-", "--format", container, "--audio", "none")
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+        assert len(frame_times(io.BytesIO(stdout))) == 12, container
+        assert b"12 frames" in stderr
+
+
+def test_video_from_a_pipe(start: Start, clip: Clip, tmp_path: Path) -> None:
+    rainy, out = clip("rainy.mkv"), tmp_path / "out.mp4"
+    process = start("run", *IDENTITY, "-", out, stdin=subprocess.PIPE)
+    _, stderr = process.communicate(rainy.read_bytes(), timeout=60)
+    assert process.returncode == 0, stderr
+    assert frame_times(str(out)) == pytest.approx(frame_times(str(rainy)))
+
+
+def test_reader_that_goes_away_is_one_line(start: Start, clip: Clip) -> None:
+    process = start("run", *IDENTITY, clip(frames=400, width=320, height=240), "-", "--format", "y4m", "--no-progress")
+    assert process.stdout is not None
+    process.stdout.read(1000)
+    process.stdout.close()
+    process.stdout = None
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(stderr.splitlines()) == 2, stderr  # what is run on what, and that the reader went away
+    assert b"Traceback" not in stderr
+    assert b"Exception ignored" not in stderr
+
+
+def test_exit_codes_of_the_process(start: Start, clip: Clip, tmp_path: Path) -> None:
+    rainy = clip()
+    for arguments, code in (
+        ((rainy, tmp_path / "out.mp4"), 0),
+        ((rainy, tmp_path / "out.mp4"), 2),
+        ((tmp_path / "nothing.mp4", tmp_path / "b.mp4"), 4),
+        ((rainy, tmp_path / "b.mp4", "-m", "nonsense"), 5),
+        ((rainy, tmp_path / "no" / "folder" / "b.mp4"), 1),
+    ):
+        process = start("run", *IDENTITY, *arguments)
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (code, b""), stderr
+        assert b"Traceback" not in stderr
+
+
+def test_progress_bar_on_a_terminal_only(start: Start, clip: Clip, tmp_path: Path) -> None:
+    rainy = clip(frames=60)
+    ours, theirs = pty.openpty()
+    process = start("run", *IDENTITY, rainy, tmp_path / "a.mp4", stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            data = os.read(ours, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not data:
+            break
+        seen += data
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"\x1b[?25l" in seen  # the bar was there
+    assert b"\x1b[?25h" in seen  # and the cursor is back
+    assert b"60 frames in" in seen
+
+    for arguments in ((), ("--no-progress",)):
+        process = start("run", *IDENTITY, rainy, tmp_path / "a.mp4", "--overwrite", *arguments)
+        _, stderr = process.communicate(timeout=60)
+        assert b"\x1b" not in stderr
+        assert len(stderr.splitlines()) == 2

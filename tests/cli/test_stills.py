@@ -1,0 +1,134 @@
+"""``streamderain run`` on pictures: each by itself, and one that is bad does not stop the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from streamderain.cli import cli
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def run(*arguments: object) -> click.testing.Result:
+    return CliRunner().invoke(cli, ["run", "-m", "identity", "--device", "cpu", *map(str, arguments)])
+
+
+def picture(
+    path: Path, *, seed: int = 0, width: int = 32, height: int = 24, deep: bool = False
+) -> np.ndarray[Any, Any]:
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 65536 if deep else 256, (height, width, 3))
+    pixels = pixels.astype(np.uint16 if deep else np.uint8)
+    assert cv2.imwrite(str(path), pixels)
+    return pixels
+
+
+def read(path: Path) -> np.ndarray[Any, Any]:
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    return pixels
+
+
+def test_folder_into_folder(tmp_path: Path) -> None:
+    # Sizes differ on purpose, and one is 16 bits deep.
+    given = {
+        "a.png": picture(tmp_path / "in" / "a.png", seed=1),
+        "b.png": picture(tmp_path / "in" / "b.png", seed=2, width=40),
+        "c.png": picture(tmp_path / "in" / "c.png", seed=3, deep=True),
+    }
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == ""
+    assert "3 of 3 pictures" in result.stderr
+    for name, pixels in given.items():
+        back = read(tmp_path / "out" / name)
+        assert back.dtype == pixels.dtype
+        np.testing.assert_array_equal(back, pixels)
+
+
+def test_single_picture_into_a_file_and_into_a_folder(tmp_path: Path) -> None:
+    pixels = picture(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", tmp_path / "b.png").exit_code == 0
+    np.testing.assert_array_equal(read(tmp_path / "b.png"), pixels)
+    (tmp_path / "out").mkdir()
+    assert run(tmp_path / "a.png", tmp_path / "out").exit_code == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a.png"), pixels)
+
+
+def test_glob_takes_what_matches(tmp_path: Path) -> None:
+    for name in ("x1.png", "x2.png", "y1.png"):
+        picture(tmp_path / "in" / name)
+    assert run(tmp_path / "in" / "x*.png", tmp_path / "out").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x1.png", "x2.png"]
+
+
+def test_bad_picture_does_not_stop_the_others_and_is_3(tmp_path: Path) -> None:
+    for name in ("a.png", "c.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture at all")
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "b.png" in result.stderr
+    assert "2 of 3 pictures" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+def test_nothing_but_bad_pictures_is_4(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).write_bytes(b"no picture at all")
+    assert run(tmp_path / "in", tmp_path / "out").exit_code == 4
+    assert run(tmp_path / "in" / "a.png", tmp_path / "out").exit_code == 4
+
+
+def test_existing_pictures_are_2_before_any_work(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    old = picture(tmp_path / "out" / "b.png", seed=9)
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "b.png" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+    np.testing.assert_array_equal(read(tmp_path / "out" / "b.png"), old)
+    assert run(tmp_path / "in", tmp_path / "out", "--overwrite").exit_code == 0
+
+
+def test_a_folder_is_never_derained_onto_itself(tmp_path: Path) -> None:
+    pixels = picture(tmp_path / "in" / "a.png")
+    assert run(tmp_path / "in", tmp_path / "in", "--overwrite").exit_code == 1
+    np.testing.assert_array_equal(read(tmp_path / "in" / "a.png"), pixels)
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        picture(tmp_path / folder / "a.png")
+    result = run(tmp_path / "?" / "a.png", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "would both become" in result.stderr
+
+
+def test_options_for_videos_are_refused_for_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    result = run(tmp_path / "a.png", tmp_path / "b.png", "--crf", 20)
+    assert result.exit_code == 2
+    assert "--crf" in result.stderr
+
+
+def test_compare_works_for_pictures(tmp_path: Path) -> None:
+    pixels = picture(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", tmp_path / "b.png", "--compare", "side").exit_code == 0
+    np.testing.assert_array_equal(read(tmp_path / "b.png"), np.concatenate([pixels, pixels], axis=1))
+
+
+def test_empty_folder_is_4(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("streamderain: ")
