@@ -89,7 +89,9 @@ def _plan(model: dict[str, Any], found: dict[str, Any]) -> str:
         return f"cannot run: {error}"
     if found["kind"] == "pictures":
         return f"{description}, each picture by itself"
-    return f"{description}, {found['width']}x{found['height']}"
+    copied = len(found["streams"])
+    along = f", {copied} stream{'s' if copied > 1 else ''} copied along" if copied else ""
+    return f"{description}, at {found['width']}x{found['height']}{along}"
 
 
 def _plain(value: object) -> str:

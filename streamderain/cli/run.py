@@ -188,7 +188,8 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter) -
         derainer = options.derainer()
         view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
         # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
-        asked = {"codec": options.codec, "crf": options.crf, "preset": options.preset, "format": options.container}
+        asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
+        asked["format"] = options.container
         message = None
         if options.log_format == "text":
             message = "streamderain: finishing the file; interrupt again to stop at once"
