@@ -203,5 +203,6 @@ class Decoder:
             after += f", at {self._clock(self._latest.pts)}"
         reason = f": {ffmpeg.explain(error)}" if error is not None else ""
         return InputError(
-            f"{self._name} {what} ({after}){reason}", hint="--on-error conceal repeats the last good frame instead"
+            f"{self._name} {what} ({after}){reason}",
+            hint="--on-error conceal repeats the last good frame instead" if self.decoded else None,
         )

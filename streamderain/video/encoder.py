@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import av
 import av.codec.codec
+from av.container import OutputContainer
 
 from streamderain.errors import OutputError
 from streamderain.frame import VideoInfo
@@ -17,7 +19,11 @@ _EVEN_SIZES_ONLY = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "av1_nvenc
 _FULL_RANGE_ONLY = {"mjpeg"}
 _LOSSLESS = {"ffv1", "png", "rawvideo", "wrapped_avframe", "gif", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng"}
 _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
+_BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51)}  # FFmpeg itself lets them pass and x264 clamps
+_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+_SUGGESTED = {"vp9": "libvpx-vp9", "av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
 _DEFAULT_CODEC = "libx264"
+_BY_QUANTISER = {"mpeg1video", "mpeg2video", "mpeg4", "libxvid", "mjpeg", "flv", "h263p"}
 _LAMBDA = 118  # FF_QP2LAMBDA: a quantiser of 1 in the unit of global_quality
 
 
@@ -67,6 +73,12 @@ def plan_encoder(
         if plain not in known:
             raise OutputError(f"{codec} has no option {key!r}", hint=f"ffmpeg -h encoder={codec} lists them")
         chosen[plain] = value
+    speed = chosen.get("preset")
+    if codec in _BEST_AND_WORST and speed is not None and speed not in _PRESETS:
+        # Left to itself x264 says so on stderr, past FFmpeg's log.
+        raise OutputError(f"{codec} has no preset {speed!r}", hint=f"it has {', '.join(_PRESETS)}")
+    if codec == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # errors only; it writes to stderr by itself
     if codec == "libx265":
         # x265 writes to stderr by itself, past FFmpeg's log.
         chosen["x265-params"] = ":".join(filter(None, [chosen.get("x265-params"), "log-level=none"]))
@@ -84,9 +96,14 @@ def _quality(
         return {}, None, " ".join(f"{key} {options[key]}" for key in sorted(own)) or "its own quality"
     for name in ("crf", "cq"):
         if name in private:
+            best, worst = _BEST_AND_WORST.get(codec, (0, 63))
+            if not best <= crf <= worst:
+                raise OutputError(f"{codec} takes a crf from {best} to {worst}, not {crf}", hint="18 is the default")
             # A bit rate of its own would make libvpx take crf as a mere limit.
             extra = {"b": "0"} if codec.startswith("libvpx") else {}
             return {name: str(crf), **extra}, None, f"{name} {crf}"
+    if codec not in _BY_QUANTISER:
+        return {}, None, "its own quality"
     quantiser = max(1, min(31, round((crf - 12) / 3)))  # 18, as good as lossless to the eye, becomes 2
     return {}, quantiser * _LAMBDA, f"quantiser {quantiser}"
 
@@ -118,6 +135,19 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
     return chosen, notes
 
 
+def check_container(container: OutputContainer, plan: EncoderPlan, name: str) -> None:
+    """Whether ``container`` can hold this codec at all.
+
+    Raises:
+        OutputError: it cannot, with a codec that it can.
+    """
+    if container.format.name in _RAW or plan.codec in container.supported_codecs:
+        return
+    wanted = container.default_video_codec
+    hint = f"use --codec {_SUGGESTED.get(wanted, wanted)}, or write to an .mkv" if wanted != "none" else "use an .mp4"
+    raise OutputError(f"{name}: {container.format.name} cannot hold {plan.codec}", hint=hint)
+
+
 def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
     """Sets everything but the colour on a new output stream's codec context. The stored picture is unrotated."""
     context = stream.codec_context
@@ -127,8 +157,9 @@ def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
     context.time_base = info.time_base
     context.sample_aspect_ratio = 1 / info.sample_aspect_ratio if sideways else info.sample_aspect_ratio
     context.flags |= av.codec.context.Flags.frame_duration
-    # PyAV's own default, threads within a frame, makes x264 cut every picture into slices.
-    context.thread_type = "AUTO"
+    if plan.codec.startswith("libx26"):
+        # PyAV's own default, threads within a frame, makes x264 cut every picture into slices.
+        context.thread_type = "AUTO"
     context.options = dict(plan.options)
     if plan.quantiser is not None:
         context.qscale = True

@@ -37,7 +37,7 @@ def is_url(uri: str) -> bool:
 
 @contextmanager
 def listening() -> Iterator[list[tuple[int, str, str]]]:
-    """Collects what FFmpeg logs at level error on this thread while something is opened.
+    """Collects FFmpeg's errors and warnings on this thread while something is opened.
 
     Only for opening. While decoding, FFmpeg's worker threads would wait for Python's lock to log, and
     closing a codec with that lock held waits for those workers: a deadlock (see ``av.logging``).
@@ -45,7 +45,7 @@ def listening() -> Iterator[list[tuple[int, str, str]]]:
     global _listeners
     with _lock:
         _listeners += 1
-        av.logging.set_level(av.logging.ERROR)
+        av.logging.set_level(av.logging.WARNING)
     try:
         with av.logging.Capture() as lines:
             yield lines
@@ -60,11 +60,14 @@ def explain(error: BaseException, lines: list[tuple[int, str, str]] | None = Non
     """One line that says why: FFmpeg's message and, where there is one, its last log line. Redacted."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     reason = _ERRNO.sub("", str(reason)).strip().rstrip(".")
-    said = [text.strip() for _, _, text in lines or () if text.strip()]
-    if not said:
-        log = getattr(error, "log", None)
-        if log and log[1]:
-            said = [log[1][2].strip()]
-    if said and said[-1] not in reason:
-        reason = f"{reason} ({said[-1].rstrip('.')})"
+    log = getattr(error, "log", None)
+    said = last_error(lines or []) or (log[1][2].strip() if log and log[1] else "")
+    if said and said not in reason:
+        reason = f"{reason} ({said.rstrip('.')})"
     return redact(" ".join(reason.split()))
+
+
+def last_error(lines: list[tuple[int, str, str]]) -> str:
+    """The last line at level error, or nothing."""
+    said = [text.strip() for level, _, text in lines if level <= av.logging.ERROR and text.strip()]
+    return redact(said[-1]) if said else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 from av.container import InputContainer
@@ -45,7 +45,7 @@ def video_stream(container: InputContainer, name: str) -> Any:
 def orientation(picture: av.VideoFrame) -> tuple[Orientation, str | None]:
     """From the display matrix, with a note where it cannot be followed. Mirrored ones are all eight of EXIF's."""
     try:
-        matrix: Any = picture.side_data[Type.DISPLAYMATRIX]
+        matrix = cast(Any, picture.side_data)[Type.DISPLAYMATRIX]
     except KeyError:
         return Orientation(0, mirrored=False), None
     a, b, _, c, d = struct.unpack("<5i", bytes(matrix)[:20])

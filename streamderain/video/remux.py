@@ -14,7 +14,6 @@ import av.error
 from av.container import InputContainer, OutputContainer
 
 from streamderain.errors import OutputError
-from streamderain.video import ffmpeg
 
 _ATTACHED_PICTURE = 1 << 10
 _HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
@@ -254,12 +253,13 @@ class Remuxer:
             self.notes.append(f"{stream} is left out: {muxer} holds pictures only")
             return
         option = "--audio none" if stream.kind == "audio" else "--subs none"
+        elsewhere = "the input's own kind of file" if muxer == "matroska" else "an .mkv"
         try:
             out = self._container.add_stream_from_template(stream.template)
         except (ValueError, av.error.FFmpegError) as error:
             raise OutputError(
-                f"{name}: {muxer} cannot hold {stream}: {ffmpeg.explain(error)}",
-                hint=f"use {option}, or write to an .mkv",
+                f"{name}: {muxer} cannot hold {stream}",
+                hint=f"use {option}, or write to {elsewhere}",
             ) from error
         out.metadata.update(kept(stream.template.metadata))
         out.disposition = stream.template.disposition

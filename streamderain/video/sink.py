@@ -113,8 +113,6 @@ class ContainerSink:
             return
         if not self.frames_written:
             self.abort()
-            if self._part is not None:
-                self._part.unlink(missing_ok=True)
             raise OutputError(f"no frame came, {self._name} was not written")
         self._open = False
         try:
@@ -131,7 +129,10 @@ class ContainerSink:
             raise self._failure(error) from error
 
     def abort(self) -> None:
-        """Finishes what was written so far, so that ``OUT.part`` plays, and gives it no other name. Never raises."""
+        """Finishes what was written so far, so that ``OUT.part`` plays, and gives it no other name. Never raises.
+
+        With no frame written there is nothing worth keeping, and ``OUT.part`` is removed.
+        """
         if not self._open:
             return
         self._open = False
@@ -142,6 +143,8 @@ class ContainerSink:
             self._container.close()
         except _FAILURES:
             pass  # the reason for aborting is what the user must hear
+        if self._part is not None and not self.frames_written:
+            self._part.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -214,10 +217,12 @@ def open_sink(
         container = None
         try:
             container = av.open(url, "w", format=muxer, container_options=_muxer_options(muxer, piped=part is None))
+            encoder.check_container(container, plan, name)
             stream = _video(container, plan, info, side)
             remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
             remuxer.describe()
             stream.codec_context.open()
+            _refuse_unread(plan, lines)
             container.start_encoding()
         except (*_FAILURES, OutputError) as error:
             if container is not None:
@@ -295,7 +300,16 @@ def _muxer_options(muxer: str, *, piped: bool) -> dict[str, str]:
         return {"movflags": flags, "use_editlist": "1", "flush_packets": "1"}
     if muxer in ("matroska", "webm"):
         return {"flush_packets": "1", "avoid_negative_ts": "disabled"}
+    if muxer == "yuv4mpegpipe":
+        return {"strict": "-1"}  # more than 8 bits, which every reader of today knows
     return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}
+
+
+def _refuse_unread(plan: encoder.EncoderPlan, lines: list[tuple[int, str, str]]) -> None:
+    """x264 and x265 only warn of a key they do not know in x264-params."""
+    for _, _, text in lines:
+        if text.startswith(("Error parsing option", "Unknown option")):
+            raise OutputError(f"{plan.codec}: {text.strip().rstrip('.')}", hint="see -e")
 
 
 def _discard(container: OutputContainer) -> None:

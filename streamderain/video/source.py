@@ -192,13 +192,13 @@ def _start(
                 target = (video.start_time or 0) + math.ceil(_exact(start) / tick)
                 decoder, pictures, first = _seek(container, video, side, make, target)
         except InputError as error:
-            said = [text.strip() for _, _, text in lines if text.strip()]
-            if said and said[-1] not in str(error):
-                raise InputError(f"{error} ({ffmpeg.redact(said[-1])})") from error
+            said = ffmpeg.last_error(lines)
+            if said and said not in str(error):
+                raise InputError(f"{error} ({said})") from error
             raise
     if first is None:
         if start:
-            raise InputError(f"{name} ends before {start} s", hint="choose an earlier --start")
+            raise InputError(f"{name} ends before {start} s", hint="choose an earlier start")
         raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
     colour.check_supported(colour.colour_of(first.frame), name=name)
     turned, note = probe.orientation(first.frame)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import av.error
+from av.container import InputContainer
 
 from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.frame import Colour, Frame, VideoInfo
@@ -81,24 +82,34 @@ def read_still(path: Path | str) -> Frame:
         InputError: it cannot be read or decoded.
     """
     name = str(path)
+    if not Path(path).is_file():
+        raise InputError(f"{name} does not exist" if not Path(path).exists() else f"{name} is no file")
     with ffmpeg.listening() as lines:
         try:
-            # Bytes, not a name: FFmpeg reads patterns and protocols into names.
-            data = Path(path).read_bytes()
-            with av.open(io.BytesIO(data), "r") as container:
-                video = probe.video_stream(container, name)
-                video.codec_context.thread_type = "SLICE"
-                picture = next(container.decode(video), None)
-                if picture is None:
-                    raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
-                tags = colour.colour_of(picture)
-                colour.check_supported(tags, name=name)
-                turned, _ = probe.orientation(picture)
-                reader = colour.RgbReader(tags, rotation=turned.turn, mirrored=turned.mirrored)
-                return reader.read(picture, 0, _TICK, None)
+            try:
+                # By name, but neither a pattern nor a protocol is to be read into it.
+                options = {"pattern_type": "none"}
+                with av.open(f"file:{name}", "r", format="image2", container_options=options) as container:
+                    return _first(container, name)
+            except (av.error.FFmpegError, InputError):
+                # By content: a PNG called .jpg is no rarity.
+                with av.open(io.BytesIO(Path(path).read_bytes()), "r") as container:
+                    return _first(container, name)
         except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
             reason = ffmpeg.explain(error, lines)
             raise InputError(f"{name} cannot be read as a picture: {reason}", hint="is the file whole?") from error
+
+
+def _first(container: InputContainer, name: str) -> Frame:
+    video = probe.video_stream(container, name)
+    picture = next(container.decode(video), None)
+    if picture is None:
+        raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
+    tags = colour.colour_of(picture)
+    colour.check_supported(tags, name=name)
+    turned, _ = probe.orientation(picture)
+    reader = colour.RgbReader(tags, rotation=turned.turn, mirrored=turned.mirrored)
+    return reader.read(picture, 0, _TICK, None)
 
 
 def write_still(path: Path | str, frame: Frame, *, like: Path | str | None = None, overwrite: bool = False) -> None:
