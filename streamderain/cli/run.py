@@ -228,11 +228,13 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter) -
 
 
 def _expected_frames(count: int | None, rate: Fraction | None, options: RunOptions) -> int | None:
-    """A hint for the progress bar: the least of what the container, --duration and --frames promise."""
-    if count is not None and options.start is not None and rate is not None:
-        count = max(count - round(options.start * rate), 0)
-    timed = None if options.duration is None or rate is None else round(options.duration * rate)
-    return min((n for n in (count, timed, options.frames) if n is not None), default=None) or None
+    """A hint for the progress bar, from what the container, --start, --duration and --frames promise."""
+    if rate is not None and options.duration is not None:
+        count = round(options.duration * rate)
+    elif rate is not None and options.start is not None and count is not None:
+        count -= round(options.start * rate)
+    hints = [hint for hint in (count, options.frames) if hint is not None and hint > 0]
+    return min(hints, default=None)
 
 
 def _say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sink: str) -> None:
