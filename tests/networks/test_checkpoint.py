@@ -1,0 +1,95 @@
+"""Weights on disk: they come back as they were, and a wrong file says what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from streamderain.errors import ModelError
+from streamderain.networks import (
+    NetworkSpec,
+    Provenance,
+    describe,
+    list_models,
+    load_checkpoint,
+    load_model,
+    model_names,
+    save_checkpoint,
+)
+
+_SPEC = NetworkSpec("streaming", {"channels": [4, 8, 8]})
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, _SPEC.build(), _SPEC, Provenance(summary="tiny", steps=7), half=False)
+    return path
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    module = _SPEC.build()
+    for half, tolerance in ((False, 0.0), (True, 1e-3)):
+        save_checkpoint(tmp_path / "a.safetensors", module, _SPEC, Provenance(), half=half)
+        loaded, spec = load_checkpoint(tmp_path / "a.safetensors")
+        assert spec == _SPEC
+        assert not loaded.training
+        for key, tensor in loaded.state_dict().items():
+            torch.testing.assert_close(tensor, module.state_dict()[key], atol=tolerance, rtol=tolerance)
+
+
+def test_card_is_counted_from_the_file(weights: Path) -> None:
+    card = describe(weights)
+    assert card.parameters == sum(t.numel() for t in load_file(weights).values())
+    assert (card.name, card.summary, card.steps) == ("tiny", "tiny", 7)
+    assert card.sha256 is not None
+    assert len(card.sha256) == 64
+
+
+def test_wrong_files_say_what_is_wrong(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model 'nope'.*fast.*safetensors file"):
+        load_model("nope")
+    with pytest.raises(ModelError, match="no weights file"):
+        load_model(tmp_path / "gone.safetensors")
+    garbage = tmp_path / "garbage.safetensors"
+    garbage.write_bytes(b"not a checkpoint at all")
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        load_model(garbage)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.zeros(1)}, foreign)
+    with pytest.raises(ModelError, match="not written by streamderain"):
+        load_model(foreign)
+    tensors = load_file(weights)
+    tensors["extra"] = tensors.pop("stem.bias")
+    save_file(tensors, weights, metadata={"spec": _SPEC.to_json()})
+    with pytest.raises(ModelError, match=r"missing: \['stem.bias'\]; unexpected: \['extra'\]"):
+        load_model(weights)
+
+
+def test_weights_that_are_not_finite_are_refused(weights: Path) -> None:
+    tensors = load_file(weights)
+    tensors["stem.bias"][0] = float("nan")
+    save_file(tensors, weights, metadata={"spec": _SPEC.to_json()})
+    with pytest.raises(ModelError, match="not finite"):
+        load_model(weights)
+
+
+def test_unknown_architecture_and_options_are_named() -> None:
+    with pytest.raises(ModelError, match=r"'transformer'.*streaming"):
+        NetworkSpec("transformer").build()
+    with pytest.raises(ModelError, match="colour"):
+        NetworkSpec("streaming", {"colour": 3}).build()
+
+
+def test_everything_shipped_loads_and_has_a_card() -> None:
+    assert "fast" in model_names()
+    for card in list_models():
+        module, _ = load_model(card.name)
+        assert sum(p.numel() for p in module.parameters()) == card.parameters
+        if card.name != "identity":
+            assert card.licence
+            assert card.trained_on
+            assert card.scores

@@ -1,0 +1,99 @@
+"""A session: sizes, depth, time, and a past that is forgotten when it should be."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamderain.errors import DeviceError, EngineError
+from streamderain.frame import Frame
+from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+from streamderain.session import Derainer
+
+_BASE = Fraction(1, 25)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    spec = NetworkSpec("streaming", {"channels": [4, 8, 8]})
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(path, spec.build(), spec, Provenance(), half=False)
+    return path
+
+
+def _frame(height: int, width: int, *, seed: int = 0, deep: bool = False) -> Frame:
+    generator = torch.Generator().manual_seed(seed)
+    top, dtype = (65536, torch.uint16) if deep else (256, torch.uint8)
+    pixels = torch.randint(0, top, (height, width, 3), generator=generator).to(dtype)
+    return Frame(pixels, pts=seed, time_base=_BASE, duration=1)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (48, 64), (33, 57)])
+def test_identity_gives_every_sample_back(size: tuple[int, int], deep: bool) -> None:
+    frame = _frame(*size, deep=deep)
+    clean = Derainer("identity").session(*size).step(frame)
+    assert clean.pixels.dtype == frame.pixels.dtype
+    assert torch.equal(clean.pixels.int(), frame.pixels.int())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 90), (33, 57), (48, 64), (90, 17)])
+def test_any_size_comes_back_as_it_went_in(tiny: Path, size: tuple[int, int]) -> None:
+    session = Derainer(tiny).session(*size)
+    for seed in range(3):
+        frame = _frame(*size, seed=seed)
+        clean = session.step(frame)
+        assert clean.pixels.shape == frame.pixels.shape
+        assert (clean.pts, clean.time_base, clean.duration) == (frame.pts, frame.time_base, frame.duration)
+
+
+def test_reset_forgets_the_past(tiny: Path) -> None:
+    derainer = Derainer(tiny)
+    fresh, used = derainer.session(48, 64), derainer.session(48, 64)
+    base = _frame(48, 64, seed=1).pixels
+    near = Frame((base // 2 + 100).to(torch.uint8), 1, _BASE)
+    used.step(Frame((base // 2).to(torch.uint8), 0, _BASE))
+    with_past = used.step(near).pixels
+    used.reset()
+    assert torch.equal(used.step(near).pixels, fresh.step(near).pixels)
+    assert not torch.equal(with_past, Derainer(tiny).session(48, 64).step(near).pixels)
+
+
+def test_sessions_of_one_derainer_share_nothing_but_weights(tiny: Path) -> None:
+    derainer = Derainer(tiny)
+    alone = [derainer.session(48, 64).step(_frame(48, 64, seed=s)).pixels for s in (1, 2)]
+    a, b = derainer.session(48, 64), derainer.session(48, 64)
+    assert torch.equal(a.step(_frame(48, 64, seed=1)).pixels, alone[0])
+    assert torch.equal(b.step(_frame(48, 64, seed=2)).pixels, alone[1])
+
+
+def test_another_size_is_refused(tiny: Path) -> None:
+    session = Derainer(tiny).session(48, 64)
+    with pytest.raises(ValueError, match="64x48 frames, got 48x64"):
+        session.step(_frame(64, 48))
+
+
+def test_what_cannot_be_had_is_an_error_unless_fallback_is_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(EngineError, match=r"fp16 needs a CUDA GPU.*--precision fp32"):
+        Derainer("identity", device="cpu", precision="fp16")
+    with pytest.raises(DeviceError, match="cuda:99 is not there"):
+        Derainer("identity", device="cuda:99")
+    derainer = Derainer("identity", device="cuda:99", precision="fp16", allow_fallback=True)
+    assert derainer.description == "identity on cpu, eager, fp32"
+    assert "cuda:99 is not there" in caplog.text
+    for wrong in ({"device": "tpu"}, {"device": "mps"}, {"precision": "fp8"}, {"backend": "magic"}):
+        with pytest.raises(ValueError, match=next(iter(wrong.values()))):
+            Derainer("identity", **wrong)
+
+
+@pytest.mark.needs_cuda
+def test_fp16_on_a_gpu_is_the_cpu_to_a_level(tiny: Path) -> None:
+    gpu, cpu = Derainer(tiny, device="cuda").session(96, 128), Derainer(tiny, device="cpu").session(96, 128)
+    for seed in range(4):
+        frame = _frame(96, 128, seed=seed)
+        difference = gpu.step(frame).pixels.int() - cpu.step(frame).pixels.int()
+        assert difference.abs().max() <= 2
