@@ -58,7 +58,11 @@ class Decoder:
         self._name = name
         self._tick: Fraction = video.time_base
         self._step = max(1, round(1 / (rate * self._tick))) if rate else 1
-        self._awaited: list[int] = []
+        # (recording, pts) of packets whose picture has not come; a file may hold several recordings on end.
+        self._awaited: list[tuple[int, int]] = []
+        self._read = self._shown = 0
+        self._last_read: int | None = None
+        self._last_shown: int | None = None
         self._latest: Picture | None = None
         self._moved = 0
         self._bwdif: Graph | None = None
@@ -73,7 +77,12 @@ class Decoder:
         """
         for packet in self._packets:
             if packet.pts is not None and not packet.is_discard and packet.size:
-                heapq.heappush(self._awaited, packet.pts)
+                # Decoding times tell: presentation times of packets go back with every B-frame.
+                now = packet.dts if packet.dts is not None else packet.pts
+                if self._last_read is not None and (self._last_read - now) * self._tick >= _BACKWARDS:
+                    self._read += 1
+                self._last_read = now
+                heapq.heappush(self._awaited, (self._read, packet.pts))
             for frame in self._decode(packet):
                 yield from self._place(frame)
         if self._bwdif is not None:
@@ -157,7 +166,10 @@ class Decoder:
             pts = before.pts + (before.duration or self._step) if before else 0
         else:
             raw = frame.pts if base == self._tick else round(frame.pts * base / self._tick)
-            yield from self._fill(raw)
+            if self._last_shown is not None and (self._last_shown - raw) * self._tick >= _BACKWARDS:
+                self._shown += 1
+            self._last_shown = raw
+            yield from self._fill((self._shown, raw))
             pts = raw + self._moved
         duration = round(frame.duration * base / self._tick) if frame.duration else None
         if before is not None and pts <= before.pts:
@@ -174,13 +186,13 @@ class Decoder:
         self.notes.append(f"time jumps back at {float(before.pts * self._tick):.2f} s: what follows was moved after it")
         return pts + jump
 
-    def _fill(self, pts: int | None) -> Iterator[Picture]:
-        """Deals with the packets before ``pts`` (all, if None) of which no picture came."""
+    def _fill(self, until: tuple[int, int] | None) -> Iterator[Picture]:
+        """Deals with the packets before ``until`` (all, if None) of which no picture came."""
         lost = []
-        while self._awaited and (pts is None or self._awaited[0] <= pts):
+        while self._awaited and (until is None or self._awaited[0] <= until):
             at = heapq.heappop(self._awaited)
-            if at != pts:
-                lost.append(at)
+            if at != until:
+                lost.append(at[1])
         # Before the first picture stand those that lean on a keyframe the file does not have.
         if not lost or self._latest is None:
             return

@@ -298,11 +298,12 @@ def _muxer_options(muxer: str, *, piped: bool) -> dict[str, str]:
         # delay_moov: only then are edit lists right, which hold B-frame delay, audio priming and a late start.
         flags = "frag_keyframe+delay_moov" if piped else "hybrid_fragmented+delay_moov"
         return {"movflags": flags, "use_editlist": "1", "flush_packets": "1"}
-    if muxer in ("matroska", "webm"):
+    if muxer in ("matroska", "webm", "nut"):
+        # B-frames begin at negative decoding times; FFmpeg would move everything later for their sake.
         return {"flush_packets": "1", "avoid_negative_ts": "disabled"}
     if muxer == "yuv4mpegpipe":
         return {"strict": "-1"}  # more than 8 bits, which every reader of today knows
-    return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}
+    return {"flush_packets": "1"} if muxer == "mpegts" else {}
 
 
 def _refuse_unread(plan: encoder.EncoderPlan, lines: list[tuple[int, str, str]]) -> None:
