@@ -27,6 +27,10 @@ _TRANSFERS = {16: "PQ (HDR10)", 18: "HLG"}
 _QUALITY = int(
     Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 )
+# Towards 8-bit full range swscale truncates chroma, half a step too low each time; by way of 12 bits it rounds.
+_BETWEEN = {f"{kind}{chroma}p": f"yuv{chroma}p12le" for kind in ("yuv", "yuvj") for chroma in ("420", "422", "444")} | {
+    "nv12": "yuv420p12le"
+}
 
 
 def colour_of(picture: av.VideoFrame) -> Colour:
@@ -141,7 +145,7 @@ class YuvWriter:
         self._format = av.VideoFormat(pix_fmt)
         self._rgb = self._format.is_rgb or self._format.has_palette
         self._colour = info.colour if self._rgb else written_colour(info.colour)
-        self._scaler = VideoReformatter()
+        self._scaler, self._rounder = VideoReformatter(), VideoReformatter()
 
     def picture(self, frame: Frame) -> av.VideoFrame:
         """``frame`` as a picture in stored orientation, with pts, duration and the tags of ``info.colour``."""
@@ -152,14 +156,26 @@ class YuvWriter:
             picture = self._scaler.reformat(rgb, format=self._format.name, interpolation=_QUALITY)
         else:
             span = FULL if self._format.name.startswith("yuvj") else self._colour.range or LIMITED
+            matrix = _matrix(self._colour.matrix)
+            between = _BETWEEN.get(self._format.name) if span == FULL else None
             picture = self._scaler.reformat(
                 rgb,
-                format=self._format.name,
+                format=between or self._format.name,
                 interpolation=_QUALITY,
                 src_color_range=FULL,
-                dst_colorspace=_matrix(self._colour.matrix),
+                dst_colorspace=matrix,
                 dst_color_range=span,
             )
+            if between is not None:
+                picture = self._rounder.reformat(
+                    picture,
+                    format=self._format.name,
+                    interpolation=_QUALITY,
+                    src_colorspace=matrix,
+                    src_color_range=FULL,
+                    dst_colorspace=matrix,
+                    dst_color_range=FULL,
+                )
             # swscale tags what it converted with; the file says what the source said, even if that is nothing.
             picture.colorspace = self._colour.matrix
             picture.color_range = FULL if self._format.name.startswith("yuvj") else self._colour.range

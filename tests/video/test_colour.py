@@ -1,0 +1,182 @@
+"""Colour: decoded values and a round trip at CRF 0, against the equations of ITU-T H.273 written out in numpy."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from streamderain.errors import UnsupportedInputError
+from streamderain.frame import Colour
+from streamderain.video import open_source
+
+from .clips import SIZE, Array, first_frame, scene, write_clip
+from .copying import copy
+
+# KR, KB (H.273 table 4) and the code point of the matrix.
+MATRICES = {"601": (0.299, 0.114, 6), "709": (0.2126, 0.0722, 1), "2020": (0.2627, 0.0593, 9)}
+TAGS = {"601": (6, 6), "709": (1, 1), "2020": (9, 14)}  # primaries and transfer that go with it
+
+
+def to_yuv(rgb: Array, matrix: str, bits: int, *, full: bool) -> list[Array]:
+    """Equations 20 to 40 of H.273 for R'G'B' in 0..1."""
+    kr, kb, _ = MATRICES[matrix]
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    cb, cr = (blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))
+    scale, top = 2 ** (bits - 8), 2**bits - 1
+    if full:
+        planes = [top * luma, top * cb + 128 * scale, top * cr + 128 * scale]
+    else:
+        planes = [219 * scale * luma + 16 * scale, 224 * scale * cb + 128 * scale, 224 * scale * cr + 128 * scale]
+    return [np.rint(np.clip(p, 0, top)).astype(np.uint8 if bits == 8 else np.uint16) for p in planes]
+
+
+def to_rgb(planes: list[Array], matrix: str, bits: int, *, full: bool) -> Array:
+    """Their inverse: R'G'B' in 0..1 from three planes of one size."""
+    kr, kb, _ = MATRICES[matrix]
+    scale, top = 2 ** (bits - 8), 2**bits - 1
+    y, cb, cr = (p.astype(np.float64) for p in planes)
+    if full:
+        y, cb, cr = y / top, (cb - 128 * scale) / top, (cr - 128 * scale) / top
+    else:
+        y, cb, cr = (y / scale - 16) / 219, (cb / scale - 128) / 224, (cr / scale - 128) / 224
+    red, blue = y + 2 * (1 - kr) * cr, y + 2 * (1 - kb) * cb
+    return np.clip(np.stack([red, (y - kr * red - kb * blue) / (1 - kr - kb), blue], -1), 0, 1)
+
+
+def planes_of(frame: av.VideoFrame) -> list[Array]:
+    kind = np.uint16 if frame.format.components[0].bits > 8 else np.uint8
+    return [
+        np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width].astype(kind) for plane in frame.planes
+    ]
+
+
+def write_tagged(path: Path, matrix: str, bits: int, *, full: bool, chroma: str = "444", tagged: bool = True) -> None:
+    planes = []
+    for index in range(3):
+        y, cb, cr = to_yuv(scene(index, deep=True) / 65535, matrix, bits, full=full)
+        if chroma == "420":
+            cb, cr = (np.rint(c.reshape(24, 2, 32, 2).mean((1, 3))).astype(c.dtype) for c in (cb, cr))
+        planes.append([y, cb, cr])
+    primaries, transfer = TAGS[matrix]
+    tags = {
+        "colorspace": MATRICES[matrix][2],
+        "color_range": 2 if full else 1,
+        "color_primaries": primaries,
+        "color_trc": transfer,
+    }
+    write_clip(
+        path,
+        count=3,
+        pix_fmt=f"yuv{chroma}p" + ("10le" if bits == 10 else ""),
+        options={"qp": "0"},
+        tags=tags if tagged else None,
+        planes=planes,
+    )
+
+
+every_kind = pytest.mark.parametrize(
+    ("matrix", "bits", "full"),
+    [(m, b, f) for m in MATRICES for b in (8, 10) for f in (False, True)],
+    ids=[f"{m}-{b}bit-{'full' if f else 'limited'}" for m in MATRICES for b in (8, 10) for f in (False, True)],
+)
+
+
+@every_kind
+def test_decoded_rgb_follows_the_tags(tmp_path: Path, matrix: str, bits: int, full: bool) -> None:
+    write_tagged(tmp_path / "in.mp4", matrix, bits, full=full)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        frames = list(source)
+    for index, frame in enumerate(frames):
+        top = 255 if bits == 8 else 65535
+        got = frame.pixels.numpy().astype(np.float64) / top
+        want = to_rgb(to_yuv(scene(index, deep=True) / 65535, matrix, bits, full=full), matrix, bits, full=full)
+        assert np.abs(got - want).mean() * 255 < 0.7
+    assert source.info.colour == Colour(*TAGS[matrix], MATRICES[matrix][2], 2 if full else 1, bits)
+
+
+@every_kind
+@pytest.mark.parametrize("chroma", ["444", "420"])
+def test_round_trip_at_crf_0(tmp_path: Path, matrix: str, bits: int, full: bool, chroma: str) -> None:
+    write_tagged(tmp_path / "in.mp4", matrix, bits, full=full, chroma=chroma)
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", crf=None, options={"qp": "0"})
+    before, after = first_frame(tmp_path / "in.mp4"), first_frame(tmp_path / "out.mp4")
+    assert after.format.name.removeprefix("yuvj") == before.format.name.removeprefix("yuvj")
+    for tag in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        assert getattr(after, tag) == getattr(before, tag), tag
+    top = 2 ** (bits - 8)
+    errors = [
+        np.abs(a.astype(float) - b).mean() / top for a, b in zip(planes_of(before), planes_of(after), strict=True)
+    ]
+    assert max(errors) <= 1.0, errors
+    if chroma == "444":
+        rgb = [to_rgb(planes_of(f), matrix, bits, full=full) for f in (before, after)]
+        assert np.abs(rgb[0] - rgb[1]).mean() * 255 <= 1.0
+
+
+def test_untagged_stays_untagged_and_unshifted(tmp_path: Path) -> None:
+    write_tagged(tmp_path / "in.mp4", "601", 8, full=False, tagged=False)
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", options={"qp": "0"}, crf=None)
+    before, after = first_frame(tmp_path / "in.mp4"), first_frame(tmp_path / "out.mp4")
+    assert (after.colorspace, after.color_range, after.color_primaries, after.color_trc) == (2, 0, 2, 2)
+    assert np.abs(planes_of(before)[0].astype(float) - planes_of(after)[0]).mean() <= 0.5
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_refused(tmp_path: Path, transfer: int, name: str) -> None:
+    tags = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": transfer}
+    planes = [to_yuv(scene(0, deep=True) / 65535, "2020", 10, full=False)] * 3
+    write_clip(tmp_path / "in.mp4", count=3, pix_fmt="yuv444p10le", tags=tags, planes=planes)
+    with pytest.raises(UnsupportedInputError, match=f"HDR.*{name}"):
+        open_source(str(tmp_path / "in.mp4"))
+
+
+def test_a_matrix_without_an_inverse_here_is_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", count=3, pix_fmt="yuv444p", tags={"colorspace": 8, "color_range": 2})
+    with pytest.raises(UnsupportedInputError, match="matrix 8"):
+        open_source(str(tmp_path / "in.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "suffix"),
+    [("gif", "rgb8", "gif"), ("libx264rgb", "rgb24", "mkv"), ("ffv1", "gbrp10le", "mkv"), ("libx264", "gray", "mkv")],
+)
+def test_rgb_and_grey_sources_come_out_right(tmp_path: Path, codec: str, pix_fmt: str, suffix: str) -> None:
+    options = {"qp": "0"} if codec.startswith("libx264") else {}
+    planes = None
+    if pix_fmt == "gray":
+        planes = [[scene(index)[..., 1]] for index in range(3)]
+    if pix_fmt == "gbrp10le":
+        planes = [[scene(index, deep=True)[..., c] >> 6 for c in (1, 2, 0)] for index in range(3)]
+    tags = {"color_range": 2} if pix_fmt == "gray" else None
+    write_clip(
+        tmp_path / f"in.{suffix}", count=3, codec=codec, pix_fmt=pix_fmt, options=options, planes=planes, tags=tags,
+        time_base=Fraction(1, 100 if codec == "gif" else 1000),
+    )  # fmt: skip
+    with open_source(str(tmp_path / f"in.{suffix}")) as source:
+        seen = next(iter(source)).pixels.numpy()
+    seen = seen.astype(float) / (257 if seen.dtype == np.uint16 else 1)
+    want = scene(0).astype(float) if pix_fmt != "gray" else np.repeat(scene(0)[..., 1:2], 3, -1).astype(float)
+    # A GIF has 256 colours and makes the others by dithering: blocks of 8x8 are compared.
+    assert np.abs(blocks(seen) - blocks(want)).mean() < (10 if codec == "gif" else 1.0)
+    copy(tmp_path / f"in.{suffix}", tmp_path / "out.mp4", crf=0)
+    out = first_frame(tmp_path / "out.mp4")
+    # R'G'B' is written as BT.709 limited and says so; grey has no matrix to speak of.
+    assert (out.colorspace, out.color_range) == ((2, 2) if pix_fmt == "gray" else (1, 1))
+    shown = out.reformat(format="rgb24", src_colorspace=1, dst_color_range=2).to_ndarray().astype(float)
+    assert np.abs(blocks(shown) - blocks(seen)).mean() < 2.5
+
+
+def blocks(rgb: Array) -> Array:
+    return np.asarray(rgb.reshape(6, 8, 8, 8, 3).mean((1, 3)))
+
+
+def test_transparency_is_dropped_aloud(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mov", codec="qtrle", pix_fmt="argb", count=3)
+    with open_source(str(tmp_path / "in.mov")) as source:
+        assert any("transparency" in note for note in source.notes)
+        assert next(iter(source)).pixels.shape == (SIZE[1], SIZE[0], 3)

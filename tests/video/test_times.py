@@ -1,0 +1,124 @@
+"""Presentation times go through exactly: constant and variable rates, B-frames, late starts, last durations, cuts."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+
+from streamderain.errors import InputError
+from streamderain.video import open_source
+
+from .clips import COUNT, durations, times, write_clip
+from .copying import copy, copy_open
+
+TICK = Fraction(1, 12800)
+VARIABLE = [0, 512, 700, 1300, 2300, 2301, 4000, 4512, 5024, 9000, 9100, 9612]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "nut"])
+@pytest.mark.parametrize("pts", [None, VARIABLE, [p + 106_624 for p in VARIABLE]], ids=["cfr", "vfr", "late start"])
+def test_pts_are_those_of_the_source(tmp_path: Path, suffix: str, pts: list[int] | None) -> None:
+    wanted = write_clip(tmp_path / "in.mp4", pts=pts, options={"crf": "0", "bf": "2", "b-adapt": "0"})
+    copy(tmp_path / "in.mp4", tmp_path / f"out.{suffix}", preset="veryfast")
+    assert times(tmp_path / f"out.{suffix}") == [p * TICK for p in wanted]
+
+
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24), Fraction(50)])
+def test_ntsc_rates_are_not_rounded(tmp_path: Path, rate: Fraction) -> None:
+    write_clip(tmp_path / "in.mp4", rate=rate, time_base=1 / rate)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        assert source.info.frame_rate == rate
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert times(tmp_path / "out.mp4") == [index / rate for index in range(COUNT)]
+
+
+def test_matroska_rounds_to_its_millisecond_and_no_further(tmp_path: Path) -> None:
+    wanted = write_clip(tmp_path / "in.mp4", pts=VARIABLE)
+    copy(tmp_path / "in.mp4", tmp_path / "out.mkv", preset="veryfast")
+    for got, want in zip(times(tmp_path / "out.mkv"), wanted, strict=True):
+        assert abs(got - want * TICK) <= Fraction(1, 2000)
+
+
+def test_last_frame_keeps_its_duration(tmp_path: Path) -> None:
+    lengths = [512] * (COUNT - 1) + [6400]
+    write_clip(tmp_path / "in.mp4", durations=lengths, options={"crf": "0", "bf": "2"})
+    assert max(durations(tmp_path / "in.mp4")) == Fraction(1, 2)
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert sorted(durations(tmp_path / "out.mp4")) == sorted(durations(tmp_path / "in.mp4"))
+    with av.open(str(tmp_path / "out.mp4")) as out, av.open(str(tmp_path / "in.mp4")) as given:
+        assert out.streams.video[0].duration == given.streams.video[0].duration
+
+
+def test_start_begins_at_zero_for_all_streams_and_is_exact(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", count=75, audio=3.0, options={"crf": "20", "g": "30"})
+    source, _ = copy_open(tmp_path / "in.mp4", tmp_path / "out.mp4", reading={"start": 1.5})
+    # 1.5 s lies between frames 37 (1.48 s) and 38 (1.52 s).
+    assert times(tmp_path / "out.mp4") == [Fraction(i, 25) for i in range(75 - 38)]
+    assert source.side.begin == Fraction(38, 25)
+    heard = times(tmp_path / "out.mp4", "audio")
+    assert 0 <= heard[0] < Fraction(1, 40)
+    assert Fraction(140, 100) < heard[-1] < Fraction(152, 100)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "nut"])
+def test_start_finds_the_same_frames_in_every_container(tmp_path: Path, suffix: str) -> None:
+    write_clip(tmp_path / f"in.{suffix}", count=60, options={"crf": "10", "g": "25"})
+    with open_source(str(tmp_path / f"in.{suffix}")) as whole:
+        every = [frame.pixels for frame in whole]
+    with open_source(str(tmp_path / f"in.{suffix}"), start=1.3, frames=3) as source:
+        found = [frame.pixels for frame in source]
+    assert len(found) == 3
+    assert all((a == b).all() for a, b in zip(found, every[33:36], strict=True))
+
+
+def test_frames_and_duration_end_the_sound_too(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", count=75, audio=3.0, options={"crf": "20"})
+    assert copy(tmp_path / "in.mp4", tmp_path / "a.mp4", reading={"frames": 25}) == 25
+    assert copy(tmp_path / "in.mp4", tmp_path / "b.mp4", reading={"duration": 1.0}) == 25
+    assert copy(tmp_path / "in.mp4", tmp_path / "c.mp4", reading={"start": 1.0, "duration": 0.5, "frames": 99}) == 13
+    for name, seconds in (("a", 1.0), ("b", 1.0), ("c", 0.52)):
+        last = times(tmp_path / f"{name}.mp4", "audio")[-1]
+        assert seconds - 0.05 < last < seconds, name
+
+
+def test_a_start_beyond_the_end_is_an_error(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    with pytest.raises(InputError, match=r"ends before 9\.0 s"):
+        open_source(str(tmp_path / "in.mp4"), start=9.0)
+
+
+@pytest.mark.parametrize("wrong", [{"start": -1.0}, {"duration": 0.0}, {"frames": 0}, {"start": float("nan")}])
+def test_a_wrong_range_prints_the_value(tmp_path: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=str(*wrong.values())):
+        open_source(str(tmp_path / "in.mp4"), **wrong)  # type: ignore[arg-type]
+
+
+def test_time_that_jumps_back_goes_on_growing(tmp_path: Path) -> None:
+    """Two recordings joined byte by byte, as broadcasters do with transport streams."""
+    write_clip(tmp_path / "a.ts", pts=[90_000 * 10 + i * 3600 for i in range(COUNT)], time_base=Fraction(1, 90_000))
+    write_clip(tmp_path / "b.ts", time_base=Fraction(1, 90_000))
+    (tmp_path / "in.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with open_source(str(tmp_path / "in.ts")) as source:
+        pts = [frame.pts for frame in source]
+    assert len(pts) == 2 * COUNT
+    assert all(b - a == 3600 for a, b in pairwise(pts))
+    assert any("jumps back" in note for note in source.notes)
+
+
+def test_the_frame_count_is_a_hint_for_the_range_asked_for(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", count=50)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        assert source.info.frame_count == 50
+    with open_source(str(tmp_path / "in.mp4"), duration=1.0) as source:
+        assert source.info.frame_count == 25
+
+
+def test_b_frames_at_one_frame_a_second_are_no_jump(tmp_path: Path) -> None:
+    wanted = write_clip(tmp_path / "in.mp4", rate=Fraction(1), options={"bf": "3", "b-adapt": "0"})
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        assert [frame.pts for frame in source] == wanted
+    assert source.notes == ()
