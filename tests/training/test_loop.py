@@ -1,0 +1,140 @@
+"""The loop on a pocket-sized run: it learns, it resumes to the bit, and recipes say what is wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from streamderain.networks import load_checkpoint
+from training.data import ShardReader, align_clip, recentre, split
+from training.loop import Run, learning_rate
+from training.recipe import ClipData, load_recipe
+
+_RECIPE = """
+name = "tiny"
+[network]
+architecture = "streaming"
+options = {{ channels = [4, 8, 8], encoder_blocks = [1, 1, 1], decoder_blocks = [1, 1] }}
+[data]
+stills = ["*.png"]
+clips = []
+[optimiser]
+steps = {steps}
+batch = 4
+frames = 3
+patch = 32
+warm_up = 2
+learning_rate = 2e-3
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(_RECIPE.format(steps=8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flat grey clips with bright specks that last one frame."""
+    folder = tmp_path_factory.mktemp("shards")
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(12, 1, 3, 1, 1, generator=generator).mul(120).add(40).expand(12, 4, 3, 40, 40)
+    rain = (torch.rand(12, 4, 1, 40, 40, generator=generator) < 0.1) * 90.0
+    rainy = clean + rain
+    previous = torch.cat((rainy[:, :1], rainy[:, :-1]), 1)
+    before = torch.cat((previous[:, :1], previous[:, :-1]), 1)
+    pictures = torch.stack((rainy, previous, before, clean), 2).byte()
+    motion = torch.eye(2, 3).expand(12, 4, 2, 3).contiguous()
+    save_file({"pictures": pictures, "motion": motion}, folder / "shard.safetensors")
+    return folder
+
+
+def test_training_lowers_the_loss(recipe: Path, shards: Path, tmp_path: Path) -> None:
+    recipe.write_text(_RECIPE.format(steps=60))
+    run = Run(load_recipe(recipe), tmp_path / "run", shards)
+    first = run._one_step(run.recipe.optimiser)
+    run.train()
+    assert run._one_step(run.recipe.optimiser) < first - 0.15
+
+
+def test_resuming_gives_the_weights_of_an_unbroken_run(recipe: Path, shards: Path, tmp_path: Path) -> None:
+    whole = Run(load_recipe(recipe), tmp_path / "whole", shards)
+    whole.train()
+    broken = Run(load_recipe(recipe), tmp_path / "broken", shards)
+    for _ in range(3):
+        broken._one_step(broken.recipe.optimiser)
+        broken.step += 1
+    broken.save()
+    resumed = Run(load_recipe(recipe), tmp_path / "broken", shards)
+    assert resumed.step == 3
+    resumed.train()
+    for name in ("network", "average", "optimiser"):
+        a, b = (load_file(tmp_path / r / "state" / f"{name}-8.safetensors") for r in ("whole", "broken"))
+        assert a.keys() == b.keys()
+        for key in a:
+            assert torch.equal(a[key], b[key]), key
+    load_checkpoint(tmp_path / "broken" / "tiny.safetensors")
+
+
+def test_learning_rate_warms_up_and_comes_down(recipe: Path) -> None:
+    settings = load_recipe(recipe).optimiser
+    rates = [learning_rate(s, settings) for s in range(settings.steps + 1)]
+    assert rates[0] == settings.learning_rate / 2
+    assert max(rates) == settings.learning_rate
+    assert rates[-1] == pytest.approx(settings.final_learning_rate)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_batches_are_the_same_for_the_same_step(shards: Path) -> None:
+    a, b = ShardReader(shards, 1), ShardReader(shards, 1)
+    for step in (0, 5):
+        for x, y in zip(
+            a.batch(step, size=3, frames=3, patch=32), b.batch(step, size=3, frames=3, patch=32), strict=True
+        ):
+            assert torch.equal(x, y)
+    assert not torch.equal(a.batch(0, size=3, frames=3, patch=32)[0], a.batch(1, size=3, frames=3, patch=32)[0])
+
+
+def test_a_motion_seen_from_another_centre_is_the_same_motion() -> None:
+    motion = torch.tensor([[1.02, 0.01, 4.0], [-0.02, 0.99, -3.0]])
+    moved = recentre(motion, 30.0, -20.0)
+    point = torch.tensor([5.0, 7.0])
+    centre = torch.tensor([30.0, -20.0])
+    a = motion[:, :2] @ (point + centre) + motion[:, 2]
+    b = moved[:, :2] @ point + moved[:, 2] + centre
+    torch.testing.assert_close(a, b)
+
+
+def test_alignment_of_a_clip_starts_from_nothing() -> None:
+    clip = torch.rand(3, 3, 32, 48)
+    previous, before, motion = align_clip(clip)
+    torch.testing.assert_close(previous[0], clip[0])
+    torch.testing.assert_close(before[1], previous[1])
+    assert motion.shape == (3, 2, 3)
+
+
+def test_parts_share_no_scene(tmp_path: Path) -> None:
+    for i in range(20):
+        (tmp_path / f"{i}.png").touch()
+    parts = split(ClipData(stills=("*.png",), clips=()), tmp_path)
+    names = [set(p.stills) for p in parts.values()]
+    assert [len(parts[k].stills) for k in ("validation", "test", "train")] == [2, 2, 16]
+    assert len(set.union(*names)) == 20
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
+        split(ClipData(stills=("*.png",), clips=(), test_clips=("gone.mp4",)), tmp_path)
+
+
+def test_a_recipe_with_a_wrong_field_names_it(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("warm_up", "warmup"))
+    with pytest.raises(ValueError, match=r"tiny\.toml\.optimiser: unknown \['warmup'\].*warm_up"):
+        load_recipe(recipe)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml")), ids=str)
+def test_shipped_recipes_load_and_build(path: Path) -> None:
+    load_recipe(path).network.build()
