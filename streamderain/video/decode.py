@@ -188,11 +188,11 @@ class Decoder:
 
     def _fill(self, until: tuple[int, int] | None) -> Iterator[Picture]:
         """Deals with the packets before ``until`` (all, if None) of which no picture came."""
-        lost = []
+        lost: list[int] = []
         while self._awaited and (until is None or self._awaited[0] <= until):
-            at = heapq.heappop(self._awaited)
-            if at != until:
-                lost.append(at[1])
+            seen = heapq.heappop(self._awaited)
+            if seen != until:
+                lost.append(seen[1])
         # Before the first picture stand those that lean on a keyframe the file does not have.
         if not lost or self._latest is None:
             return

@@ -135,17 +135,21 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
     return chosen, notes
 
 
-def check_container(container: OutputContainer, plan: EncoderPlan, name: str) -> None:
-    """Whether ``container`` can hold this codec at all.
+def add_stream(container: OutputContainer, plan: EncoderPlan, info: VideoInfo, *, name: str) -> Any:
+    """A new video stream, configured for ``plan`` but for its colour.
 
     Raises:
-        OutputError: it cannot, with a codec that it can.
+        OutputError: the container cannot hold this codec; the hint names one that it can.
     """
-    if container.format.name in _RAW or plan.codec in container.supported_codecs:
-        return
-    wanted = container.default_video_codec
-    hint = f"use --codec {_SUGGESTED.get(wanted, wanted)}, or write to an .mkv" if wanted != "none" else "use an .mp4"
-    raise OutputError(f"{name}: {container.format.name} cannot hold {plan.codec}", hint=hint)
+    rate = info.frame_rate.limit_denominator(1001) if info.frame_rate else None
+    try:
+        stream: Any = container.add_stream(plan.codec, rate=rate, time_base=info.time_base)
+    except ValueError as error:
+        own = container.default_video_codec
+        hint = f"use --codec {_SUGGESTED.get(own, own)}, or write to an .mkv" if own != "none" else "write to an .mp4"
+        raise OutputError(f"{name}: {container.format.name} cannot hold {plan.codec}", hint=hint) from error
+    configure(stream, plan, info)
+    return stream
 
 
 def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:

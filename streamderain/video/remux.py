@@ -11,12 +11,14 @@ from typing import Any
 
 import av
 import av.error
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer, OutputContainer
 
 from streamderain.errors import OutputError
 
 _ATTACHED_PICTURE = 1 << 10
 _HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
+_ADTS = {"mpegts", "adts", "rtsp"}
 _PICTURES_ONLY = "none"
 # Written by muxers for the file they were in; wrong in any other.
 _OF_THE_OLD_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "number_of_frames",
@@ -180,7 +182,7 @@ def side_streams(
             skipped.append(f"#{stream.index} ({kind})")
             continue
         context = stream.codec_context
-        codec = context.name if context is not None else str(stream.name or "unknown codec")
+        codec = context.codec.canonical_name if context is not None else str(stream.name or "unknown codec")
         found.append(SideStream(stream.index, kind, codec, stream.language, stream))
     notes = [f"not copied: stream {', '.join(skipped)}"] if skipped else []
     return SideStreams(uri, tuple(found), container, video), notes
@@ -201,6 +203,7 @@ class Remuxer:
         self._side = side
         self._streams: dict[int, Any] = {}
         self._last: dict[int, int] = {}
+        self._unwrap: dict[int, BitStreamFilterContext] = {}
         if side is None:
             return
         for stream in side.streams:
@@ -241,6 +244,12 @@ class Remuxer:
                 packet.dts = last + 1
                 packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else packet.dts
             self._last[index] = packet.dts
+            if index in self._unwrap:
+                base = packet.time_base  # the filter takes the packet away
+                for bare in self._unwrap[index].filter(packet):
+                    bare.stream, bare.time_base = out, base
+                    self._container.mux(bare)
+                continue
             packet.stream = out
             self._container.mux(packet)
 
@@ -264,6 +273,9 @@ class Remuxer:
         out.metadata.update(kept(stream.template.metadata))
         out.disposition = stream.template.disposition
         self._streams[stream.index] = out
+        if stream.codec == "aac" and not stream.template.codec_context.extradata and muxer not in _ADTS:
+            # Transport streams say what it is in every packet, all others in the header.
+            self._unwrap[stream.index] = BitStreamFilterContext("aac_adtstoasc", stream.template)
 
     def _add_picture(self, stream: SideStream, muxer: str) -> None:
         holds = muxer == "matroska" if stream.kind == "attachment" else muxer in _HOLDS_COVERS

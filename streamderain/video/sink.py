@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -20,7 +21,7 @@ from streamderain.video.colour import FULL, YuvWriter, written_colour
 from streamderain.video.remux import Remuxer, SideStreams
 
 _MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
-_UPRIGHT = _MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
+_TURNABLE = _MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
 _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
 _SCHEMES = {"rtsp": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts", "tcp": "mpegts"}
 _SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
@@ -211,14 +212,18 @@ def open_sink(
     name = ffmpeg.redact("standard output" if uri == "-" else uri)
     part, final = (None, None) if uri == "-" or ffmpeg.is_url(uri) else _file(uri, side, overwrite=overwrite)
     muxer = _muxer(uri, name, format)
+    if muxer not in _TURNABLE:
+        info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
     url = "pipe:1" if uri == "-" else ffmpeg.local_url(str(part)) if part is not None else uri
     with ffmpeg.listening() as lines:
         container = None
         try:
-            container = av.open(url, "w", format=muxer, container_options=_muxer_options(muxer, piped=part is None))
-            encoder.check_container(container, plan, name)
-            stream = _video(container, plan, info, side)
+            container = av.open(
+                url, "w", format=muxer, container_options=_muxer_options(muxer, side, piped=part is None)
+            )
+            stream = encoder.add_stream(container, plan, info, name=name)
+            _tag(stream, plan, info, side)
             remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
             remuxer.describe()
             stream.codec_context.open()
@@ -238,21 +243,17 @@ def open_sink(
     return ContainerSink(container, stream, remuxer, info, plan, name=name, part=part, final=final)
 
 
-def _video(container: OutputContainer, plan: encoder.EncoderPlan, info: VideoInfo, side: SideStreams | None) -> Any:
-    rate = info.frame_rate.limit_denominator(1001) if info.frame_rate else None
-    stream: Any = container.add_stream(plan.codec, rate=rate, time_base=info.time_base)
-    encoder.configure(stream, plan, info)
+def _tag(stream: Any, plan: encoder.EncoderPlan, info: VideoInfo, side: SideStreams | None) -> None:
     tags = written_colour(info.colour)
     context = stream.codec_context
     context.color_primaries, context.color_trc = tags.primaries, tags.transfer
     if not av.VideoFormat(plan.pix_fmt).is_rgb:
         context.colorspace = tags.matrix
         context.color_range = FULL if plan.pix_fmt.startswith("yuvj") else tags.range
-    if info.rotation and container.format.name in _UPRIGHT:
+    if info.rotation:
         stream.set_display_rotation(info.rotation)
     if side is not None:
         stream.metadata.update(side.video_metadata)
-    return stream
 
 
 def _file(uri: str, side: SideStreams | None, *, overwrite: bool) -> tuple[Path, Path]:
@@ -292,7 +293,10 @@ def _muxer(uri: str, name: str, format: str | None) -> str:
         ) from error
 
 
-def _muxer_options(muxer: str, *, piped: bool) -> dict[str, str]:
+def _muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[str, str]:
+    if muxer in _MP4 and not piped and side is not None and any(s.kind == "cover" for s in side.streams):
+        # Fragments and cover art together make FFmpeg write the cover as a broken second video.
+        return {"use_editlist": "1"}
     if muxer in _MP4:
         # hybrid_fragmented: playable up to the last fragment if the process dies, an ordinary MP4 once closed.
         # delay_moov: only then are edit lists right, which hold B-frame delay, audio priming and a late start.

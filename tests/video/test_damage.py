@@ -1,0 +1,141 @@
+"""Damaged, truncated and wrong inputs: an error that says how far it came, or the last good frame repeated."""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+from pathlib import Path
+
+import av
+import pytest
+
+from streamderain.errors import InputError
+from streamderain.video import open_source
+
+from .clips import COUNT, times, write_clip
+from .copying import copy, copy_open
+
+
+def spoil(path: Path, *, every: int = 1, first: int = 5) -> Path:
+    """Overwrites the middle of some packets' data with noise."""
+    with av.open(str(path)) as media:
+        where = [(p.pos, p.size) for p in media.demux(video=0) if p.size and p.pos is not None]
+    data = bytearray(path.read_bytes())
+    noise = random.Random(0)
+    for position, size in where[first::every]:
+        for offset in range(position + 4, position + size):
+            data[offset] = noise.randrange(256)
+    spoiled = path.with_name("spoiled" + path.suffix)
+    spoiled.write_bytes(data)
+    return spoiled
+
+
+@pytest.fixture
+def spoiled(tmp_path: Path) -> Path:
+    """Every picture stands for itself; the 6th, 9th and 12th are noise."""
+    write_clip(tmp_path / "in.mkv", codec="ffv1", options={"slicecrc": "1", "slices": "4", "g": "1"})
+    return spoil(tmp_path / "in.mkv", every=3)
+
+
+def test_damage_ends_the_job_and_says_where(spoiled: Path) -> None:
+    with pytest.raises(InputError, match=r"after \d+ frames, at 0\.\d\d s.*--on-error conceal"):
+        copy(spoiled, spoiled.with_name("out.mp4"))
+    assert not spoiled.with_name("out.mp4").exists()
+
+
+def test_concealed_frames_keep_their_times_and_are_counted(spoiled: Path) -> None:
+    source, sink = copy_open(spoiled, spoiled.with_name("out.mp4"), reading={"on_error": "conceal"})
+    assert sink.frames_written == COUNT
+    assert source.concealed == 3
+    assert len(times(spoiled.with_name("out.mp4"))) == COUNT
+    with open_source(str(spoiled), on_error="conceal") as again:
+        frames = list(again)
+    assert (frames[5].pixels == frames[4].pixels).all()
+    assert (frames[6].pixels != frames[4].pixels).any()
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("mode", ["fail", "conceal"])
+def test_noise_in_h264_and_h265_is_never_lost_silently(tmp_path: Path, codec: str, mode: str) -> None:
+    write_clip(
+        tmp_path / "in.mp4",
+        count=40,
+        codec=codec,
+        options={"x265-params": "log-level=none"} if codec[-1] == "5" else {},
+    )
+    broken = spoil(tmp_path / "in.mp4", every=7, first=10)
+    if mode == "fail":
+        with pytest.raises(InputError):
+            copy(broken, tmp_path / "out.mp4")
+        assert not (tmp_path / "out.mp4").exists()
+    else:
+        source, sink = copy_open(broken, tmp_path / "out.mp4", reading={"on_error": "conceal"})
+        assert source.concealed > 0
+        assert sink.frames_written == 40
+        assert times(tmp_path / "out.mp4") == times(tmp_path / "in.mp4")
+
+
+def test_a_file_cut_short_in_transit_is_read_to_its_end(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.ts", count=40)
+    data = (tmp_path / "in.ts").read_bytes()
+    (tmp_path / "cut.ts").write_bytes(data[: len(data) // 2 // 188 * 188])
+    count = copy(tmp_path / "cut.ts", tmp_path / "out.mp4", reading={"on_error": "conceal"})
+    assert 10 < count < 40
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.mp4", None, "does not exist"),
+        ("empty.mp4", b"", "cannot be opened"),
+        ("text.mp4", b"no video, only words\n" * 50, "cannot be opened"),
+    ],
+)
+def test_what_is_no_video_is_one_line(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        open_source(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_video(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        open_source(str(tmp_path))
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", audio=0.5)
+    with av.open(str(tmp_path / "in.mp4")) as given, av.open(str(tmp_path / "sound.mp4"), "w") as out:
+        sound = out.add_stream_from_template(given.streams.audio[0])
+        for packet in given.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = sound
+                out.mux(packet)
+    with pytest.raises(InputError, match=r"holds no video \(only audio\)"):
+        open_source(str(tmp_path / "sound.mp4"))
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "in.mp4")
+    (tmp_path / "in.mp4").chmod(stat.S_IWUSR)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may read everything
+    with pytest.raises(InputError, match="may not be read"):
+        open_source(str(tmp_path / "in.mp4"))
+
+
+def test_credentials_of_a_url_are_never_shown() -> None:
+    with pytest.raises(InputError, match=r"rtsp://127\.0\.0\.1:9/cam") as caught:
+        open_source("rtsp://user:secret@127.0.0.1:9/cam")
+    assert "secret" not in str(caught.value)
+    assert "user" not in str(caught.value)
+
+
+def test_a_colon_or_percent_in_a_name_is_just_a_name(tmp_path: Path) -> None:
+    write_clip(tmp_path / "plain.mp4")
+    for name in ("rain: day 1.mp4", "100%d.mp4"):
+        (tmp_path / name).write_bytes((tmp_path / "plain.mp4").read_bytes())
+        out = tmp_path / f"out {name}"
+        assert copy(tmp_path / name, out) == COUNT
+        assert out.exists()

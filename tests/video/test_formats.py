@@ -1,0 +1,165 @@
+"""What sources look like in the field: turned, with wide pixels, odd sizes, 10 bits, interlaced, changing size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from streamderain.errors import UnsupportedInputError
+from streamderain.video import open_source
+
+from .clips import COUNT, SIZE, first_frame, scene, times, write_clip
+from .copying import copy, copy_open
+
+
+def upright(path: Path) -> tuple[int, Any]:
+    """The angle PyAV reads, and the picture as a player shows it."""
+    frame = first_frame(path)
+    return frame.rotation % 360, np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+
+
+@pytest.mark.parametrize("angle", [90, 180, 270])
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_rotation_is_applied_for_the_network_and_kept_in_the_file(tmp_path: Path, angle: int, suffix: str) -> None:
+    write_clip(tmp_path / "in.mp4", rotation=angle)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        assert (source.info.width, source.info.height) == (SIZE if angle == 180 else SIZE[::-1])
+        assert source.info.rotation == angle
+        shown = next(iter(source)).pixels.numpy().astype(int)
+    _, want = upright(tmp_path / "in.mp4")
+    assert np.abs(shown - want).mean() < 3  # PyAV's own, coarser, conversion
+    copy(tmp_path / "in.mp4", tmp_path / f"out.{suffix}", crf=1)
+    got_angle, got = upright(tmp_path / f"out.{suffix}")
+    assert got_angle == angle
+    assert first_frame(tmp_path / f"out.{suffix}").width == SIZE[0]
+    assert np.abs(got.astype(int) - want).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["out.ts", "out.y4m"])
+def test_where_rotation_cannot_be_said_the_picture_is_upright(tmp_path: Path, name: str) -> None:
+    write_clip(tmp_path / "in.mp4", rotation=90)
+    copy(tmp_path / "in.mp4", tmp_path / name, crf=1, preset=None)
+    _, want = upright(tmp_path / "in.mp4")
+    angle, got = upright(tmp_path / name)
+    assert angle == 0
+    assert got.shape == want.shape
+    assert np.abs(got.astype(int) - want).mean() < 2
+
+
+def test_a_mirrored_picture_is_shown_and_written_the_right_way(tmp_path: Path) -> None:
+    write_clip(tmp_path / "plain.mp4")
+    write_clip(tmp_path / "in.mp4", mirrored=True)
+    with open_source(str(tmp_path / "in.mp4")) as source, open_source(str(tmp_path / "plain.mp4")) as plain:
+        assert torch.equal(next(iter(source)).pixels, next(iter(plain)).pixels.flip(1))
+        assert any("mirrored" in note for note in source.notes)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("rotation", [None, 90])
+def test_the_shape_of_pixels_is_kept(tmp_path: Path, suffix: str, rotation: int | None) -> None:
+    write_clip(tmp_path / "in.mp4", sar=Fraction(4, 3), rotation=rotation)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        assert source.info.sample_aspect_ratio == (Fraction(4, 3) if rotation is None else Fraction(3, 4))
+    copy(tmp_path / "in.mp4", tmp_path / f"out.{suffix}")
+    with av.open(str(tmp_path / f"out.{suffix}")) as out:
+        assert out.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+@pytest.mark.parametrize("size", [(65, 48), (64, 49), (33, 17)])
+def test_odd_sizes_become_444_aloud(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_clip(tmp_path / "in.mkv", size=size, codec="ffv1")
+    _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    out = first_frame(tmp_path / "out.mp4")
+    assert (out.width, out.height, out.format.name) == (*size, "yuv444p")
+    assert any("is odd" in note for note in sink.notes)
+    assert "yuv444p" in sink.description
+    _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "own.mkv", codec="ffv1")
+    assert first_frame(tmp_path / "own.mkv").format.name == "yuv420p"
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"])
+def test_depth_and_chroma_are_kept(tmp_path: Path, pix_fmt: str) -> None:
+    write_clip(tmp_path / "in.mp4", pix_fmt=pix_fmt)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        assert next(iter(source)).pixels.dtype == (torch.uint16 if "10" in pix_fmt else torch.uint8)
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert first_frame(tmp_path / "out.mp4").format.name == pix_fmt
+
+
+def test_ten_bits_are_more_than_eight(tmp_path: Path) -> None:
+    """A ramp of 10-bit steps keeps more levels than 8 bits have."""
+    luma = np.tile(np.linspace(300, 363, 64).round().astype(np.uint16), (48, 1))
+    planes = [[luma, np.full((48, 64), 512, np.uint16), np.full((48, 64), 512, np.uint16)]] * 3
+    write_clip(tmp_path / "in.mp4", count=3, pix_fmt="yuv444p10le", planes=planes, options={"qp": "0"})
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", crf=None, options={"qp": "0"})
+    row = np.frombuffer(first_frame(tmp_path / "out.mp4").planes[0], np.uint16)[:64].astype(int)
+    assert np.abs(row - luma[0]).max() <= 1
+    assert len(set(row.tolist())) >= 60
+
+
+def test_a_codec_with_8_bits_only_says_so(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", pix_fmt="yuv420p10le", time_base=Fraction(1, 25))
+    _, sink = copy_open(tmp_path / "in.mp4", tmp_path / "out.mkv", codec="mpeg4")
+    assert any("8 bits only" in note for note in sink.notes)
+
+
+def test_interlaced_is_deinterlaced_aloud_with_count_and_times_kept(tmp_path: Path) -> None:
+    """Fields of a moving edge: woven they comb, deinterlaced they do not."""
+    planes = []
+    for index in range(COUNT):
+        luma = np.full((48, 64), 40, np.uint8)
+        for field in (0, 1):
+            luma[field::2, : 8 + 4 * (2 * index + field) % 48] = 200
+        planes.append([luma, np.full((24, 32), 128, np.uint8), np.full((24, 32), 128, np.uint8)])
+    wanted = write_clip(
+        tmp_path / "in.mp4", planes=planes, options={"qp": "0", "x264-params": "interlaced=1:tff=1"},
+        pts=[25_600 + 512 * i for i in range(COUNT)],
+    )  # fmt: skip
+    assert first_frame(tmp_path / "in.mp4").interlaced_frame
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        frames = list(source)
+    assert [frame.pts for frame in frames] == wanted
+    assert any("deinterlaced with bwdif" in note for note in source.notes)
+    combed = planes[5][0][:, 20:].astype(int)
+    clean = frames[5].pixels[:, 20:, 1].numpy().astype(int)
+    assert np.abs(np.diff(clean, axis=0)).mean() < 0.5 * np.abs(np.diff(combed, axis=0)).mean()
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert times(tmp_path / "out.mp4") == times(tmp_path / "in.mp4")
+    assert not first_frame(tmp_path / "out.mp4").interlaced_frame
+
+
+def _joined(tmp_path: Path) -> Iterator[bytes]:
+    for name, size, first in (("a", SIZE, 0), ("b", (80, 48), COUNT)):
+        pts = [(first + i) * 3600 for i in range(COUNT)]
+        write_clip(tmp_path / f"{name}.ts", size=size, pts=pts, time_base=Fraction(1, 90_000))
+        yield (tmp_path / f"{name}.ts").read_bytes()
+
+
+def test_a_change_of_size_names_time_and_sizes(tmp_path: Path) -> None:
+    (tmp_path / "in.ts").write_bytes(b"".join(_joined(tmp_path)))
+    with pytest.raises(UnsupportedInputError, match=r"from 64x48 to 80x48 at \d\.\d\d s"):
+        copy(tmp_path / "in.ts", tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_the_types_of_picture_are_the_encoders_own_choice(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", options={"g": "1"})
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        assert sum(frame.key_frame for frame in out.decode(video=0)) == 1
+
+
+def test_each_frame_has_memory_of_its_own(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", count=3)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        frames = list(source)
+    for index, frame in enumerate(frames):
+        assert frame.pixels.is_contiguous()
+        assert np.abs(frame.pixels.numpy().astype(int) - scene(index)).mean() < 4

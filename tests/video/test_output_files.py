@@ -1,0 +1,216 @@
+"""The output: never half a file under the final name, and everything wrong with it is said before the work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from streamderain.errors import OutputError, OutputExistsError
+from streamderain.frame import Frame, VideoInfo
+from streamderain.video import open_sink, open_source
+
+from .clips import COUNT, times, write_clip
+from .copying import copy, copy_open
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    write_clip(tmp_path / "in.mp4", count=COUNT)
+    return tmp_path / "in.mp4"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_the_name_appears_only_when_the_file_is_whole(clip: Path, suffix: str) -> None:
+    out = clip.with_name(f"out.{suffix}")
+    with open_source(str(clip)) as source:
+        sink = open_sink(str(out), source.info, side=source.side)
+        for frame in source:
+            sink.write(frame)
+            assert not out.exists()
+    assert out.with_name(out.name + ".part").exists()
+    sink.close()
+    sink.close()  # harmless
+    assert len(times(out)) == COUNT
+    assert not out.with_name(out.name + ".part").exists()
+
+
+def test_a_finished_mp4_is_an_ordinary_one(clip: Path) -> None:
+    copy(clip, clip.with_name("out.mp4"))
+    data = clip.with_name("out.mp4").read_bytes()
+    assert data[4:8] == b"ftyp"
+    assert b"moov" in data
+    assert b"moof" not in data[: data.index(b"mdat")]
+    with av.open(str(clip.with_name("out.mp4"))) as out:
+        assert out.streams.video[0].frames == COUNT
+
+
+def test_an_aborted_file_plays_under_its_temporary_name(clip: Path) -> None:
+    out = clip.with_name("out.mp4")
+
+    def fail_after_five() -> None:
+        with open_source(str(clip)) as source, open_sink(str(out), source.info, side=source.side) as sink:
+            for count, frame in enumerate(source):
+                if count == 5:
+                    raise KeyboardInterrupt
+                sink.write(frame)
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_after_five()
+    assert not out.exists()
+    with av.open(str(out) + ".part", format="mp4") as part:
+        assert sum(1 for _ in part.decode(video=0)) == 5
+
+
+def test_no_frame_is_an_error_and_leaves_nothing(clip: Path) -> None:
+    with open_source(str(clip)) as source:
+        sink = open_sink(str(clip.with_name("out.mp4")), source.info, side=source.side)
+        with pytest.raises(OutputError, match="no frame came"):
+            sink.close()
+    assert not list(clip.parent.glob("out*"))
+
+
+def test_an_existing_file_is_kept_unless_told_otherwise(clip: Path) -> None:
+    out = clip.with_name("out.mp4")
+    out.write_bytes(b"precious")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        copy(clip, out)
+    assert out.read_bytes() == b"precious"
+    with open_source(str(clip)) as source:
+        sink = open_sink(str(out), source.info, side=source.side, overwrite=True)
+        sink.write(next(iter(source)))
+        assert out.read_bytes() == b"precious"  # until the new one is whole
+        sink.close()
+    assert len(times(out)) == 1
+
+
+@pytest.mark.parametrize("name", ["in.mp4", "../{folder}/in.mp4", "link.mp4"])
+def test_the_input_is_never_the_output(clip: Path, name: str) -> None:
+    clip.with_name("link.mp4").symlink_to(clip)
+    before = clip.read_bytes()
+    with pytest.raises(OutputError, match="is the input itself"):
+        copy(clip, clip.parent / name.format(folder=clip.parent.name), overwrite=True)
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("nowhere/out.mp4", {}, "folder .*nowhere does not exist"),
+        ("", {}, "is a folder"),
+        ("out.xyz", {}, "no container for the suffix '.xyz'"),
+        ("out", {}, "without a suffix"),
+        ("out.png", {}, "is one picture"),
+        ("out.mp4", {"codec": "h265"}, "no encoder 'h265'"),
+        ("out.mp4", {"codec": "aac"}, "encodes audio, not video"),
+        ("out.webm", {}, "webm cannot hold libx264: use --codec libvpx-vp9"),
+        ("out.gif", {}, "gif cannot hold libx264: use --codec gif"),
+        ("out.mp4", {"crf": 99}, "crf from 0 to 51, not 99"),
+        ("out.mp4", {"crf": -2}, "crf from 0 to 51, not -2"),
+        ("out.mp4", {"preset": "warp"}, "no preset 'warp'"),
+        ("out.mkv", {"codec": "ffv1", "preset": "fast"}, "ffv1 has no presets"),
+        ("out.mp4", {"options": {"colour": "blue"}}, "no option 'colour'"),
+        ("out.mp4", {"options": {"refs": "many"}}, "refs to value many"),
+        ("out.mp4", {"options": {"x264-params": "rain=none"}}, "rain"),
+        ("out.mp4", {"codec": "libx265", "options": {"x265-params": "rain=none"}}, "rain"),
+    ],
+)
+def test_what_cannot_work_is_one_line_before_any_frame(
+    clip: Path, name: str, options: dict[str, object], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_source(str(clip)) as source, pytest.raises(OutputError, match=says) as caught:
+        open_sink(str(clip.parent / name), source.info, side=source.side, **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not list(clip.parent.glob("out*"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_that_may_not_be_written_to(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The superuser may write anywhere, so the answer of the system is replaced.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(OutputError, match="may not be written to"):
+        copy(clip, clip.with_name("out.mp4"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_an_output_error(clip: Path) -> None:
+    (clip.parent / "out.y4m.part").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="No space left"):
+        copy(clip, clip.with_name("out.y4m"), preset=None)
+    assert not clip.with_name("out.y4m").exists()
+
+
+def test_a_frame_of_another_size_is_a_wrong_argument(clip: Path) -> None:
+    with open_source(str(clip)) as source:
+        sink = open_sink(str(clip.with_name("out.mp4")), source.info)
+        odd = Frame(torch.zeros(10, 20, 3, dtype=torch.uint8), 0, source.info.time_base)
+        with pytest.raises(ValueError, match="20x10"):
+            sink.write(odd)
+        sink.abort()
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "ffv1", "mpeg4", "mjpeg", "prores_ks"])
+def test_every_codec_writes_every_frame_and_nothing_on_the_terminal(
+    clip: Path, codec: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(clip, time_base=Fraction(1, 25))
+    out = clip.with_name("out.mkv")
+    _, sink = copy_open(clip, out, codec=codec)
+    assert len(times(out)) == COUNT
+    assert capfd.readouterr() == ("", "")
+    assert codec in sink.description
+
+
+def test_null_counts_and_writes_nothing(clip: Path) -> None:
+    before = sorted(clip.parent.iterdir())
+    assert copy(clip, "null:") == COUNT
+    assert sorted(clip.parent.iterdir()) == before
+
+
+def test_description_says_what_is_done(clip: Path) -> None:
+    source, sink = copy_open(clip, clip.with_name("out.mp4"))
+    assert sink.description == f"libx264 crf 18 yuv420p → {clip.with_name('out.mp4')}"
+    assert source.description == "mov: h264, yuv420p, 64x48, 25 frames/s constant, untagged 8-bit"
+
+
+def test_credentials_are_never_shown(tmp_path: Path) -> None:
+    info = VideoInfo(64, 48, Fraction(1, 25))
+    with pytest.raises(OutputError, match="rtsp://127") as caught:
+        open_sink("rtsp://user:secret@127.0.0.1:9/x", info)
+    assert "secret" not in str(caught.value)
+
+
+_KILLED = """
+import sys, time
+from streamderain.video import open_sink, open_source
+with open_source(sys.argv[1]) as source:
+    sink = open_sink(sys.argv[2], source.info, side=source.side, options={"g": "10", "tune": "zerolatency"})
+    for frame in source:
+        sink.write(frame)
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_most_frames_survive_a_kill(tmp_path: Path, suffix: str) -> None:
+    write_clip(tmp_path / "in.mp4", count=60, options={"crf": "20"})
+    out = tmp_path / f"out.{suffix}"
+    job = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(tmp_path / "in.mp4"), str(out)], stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None
+    with job.stdout:
+        assert job.stdout.readline() == "written\n"
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+    assert not out.exists()
+    with av.open(str(out) + ".part") as part:
+        assert sum(1 for _ in part.decode(video=0)) >= 40

@@ -1,0 +1,153 @@
+"""Audio, subtitles, chapters, metadata and cover art: copied, in sync, or refused before any work."""
+
+from __future__ import annotations
+
+import hashlib
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from streamderain.errors import OutputError
+from streamderain.video import open_sink, open_source
+
+from .clips import COUNT, from_planes, scene, times, write_clip
+from .copying import copy, copy_open
+
+
+def payload(path: Path, kind: str, which: int = 0) -> list[tuple[Fraction, str]]:
+    """Time and digest of every packet of the ``which``-th stream of one kind."""
+    with av.open(str(path)) as media:
+        stream = [s for s in media.streams if s.type == kind][which]
+        return [
+            (Fraction(p.pts * p.time_base), hashlib.sha256(bytes(p)).hexdigest())
+            for p in media.demux(stream)
+            if p.pts is not None
+        ]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+def test_sound_is_copied_bit_by_bit_in_sync(tmp_path: Path, suffix: str) -> None:
+    pts = [25_600 + i * 512 for i in range(50)]
+    write_clip(tmp_path / "in.mp4", pts=pts, audio=2.0, audio_tracks=2)
+    copy(tmp_path / "in.mp4", tmp_path / f"out.{suffix}")
+    for track in (0, 1):
+        assert payload(tmp_path / f"out.{suffix}", "audio", track) == payload(tmp_path / "in.mp4", "audio", track)
+    assert times(tmp_path / f"out.{suffix}")[0] == Fraction(2)
+
+
+def test_sound_of_a_transport_stream_fits_into_mp4(tmp_path: Path) -> None:
+    """AAC in a transport stream carries its configuration in every packet, in MP4 in the header."""
+    write_clip(tmp_path / "in.ts", count=50, audio=2.0)
+    copy(tmp_path / "in.ts", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        samples = sum(frame.samples for frame in out.decode(audio=0))
+    assert samples >= 95_000
+    apart = times(tmp_path / "out.mp4", "audio")[0] - times(tmp_path / "out.mp4")[0]
+    assert abs(apart - (times(tmp_path / "in.ts", "audio")[0] - times(tmp_path / "in.ts")[0])) < Fraction(1, 1000)
+
+
+def test_audio_none_leaves_the_sound_out(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", audio=0.5)
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", audio="none")
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        assert [s.type for s in out.streams] == ["video"]
+    with pytest.raises(ValueError, match="'keep'"):
+        copy(tmp_path / "in.mp4", tmp_path / "other.mp4", audio="keep")
+
+
+def test_subtitles_chapters_and_metadata_survive(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mkv", subtitles=True, chapters=True, metadata={"title": "rain"})
+    copy(tmp_path / "in.mkv", tmp_path / "out.mkv")
+    assert payload(tmp_path / "out.mkv", "subtitle") == payload(tmp_path / "in.mkv", "subtitle")
+    with av.open(str(tmp_path / "out.mkv")) as out, av.open(str(tmp_path / "in.mkv")) as given:
+        assert out.metadata["title"] == "rain"
+        assert [c["metadata"]["title"] for c in out.chapters()] == ["rain", "sun"]
+        assert [c["start"] * c["time_base"] for c in out.chapters()] == [
+            c["start"] * c["time_base"] for c in given.chapters()
+        ]
+
+
+def test_chapters_reach_mp4_and_move_with_the_start(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mkv", count=50, chapters=True)
+    copy(tmp_path / "in.mkv", tmp_path / "out.mp4", reading={"start": 0.5})
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        starts = [(c["metadata"]["title"], float(c["start"] * c["time_base"])) for c in out.chapters()]
+    assert starts == [("rain", 0.0), ("sun", pytest.approx(0.48, abs=0.002))]
+
+
+def test_subtitles_that_mp4_cannot_hold_are_refused_before_any_frame(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mkv", subtitles=True)
+    says = r"mp4 cannot hold subtitle stream #1 \(subrip.*--subs none.*\.mkv"
+    with open_source(str(tmp_path / "in.mkv")) as source, pytest.raises(OutputError, match=says):
+        open_sink(str(tmp_path / "out.mp4"), source.info, side=source.side)
+    assert not list(tmp_path.glob("out*"))
+    assert copy(tmp_path / "in.mkv", tmp_path / "out.mp4", subtitles="none") == COUNT
+
+
+def test_sound_that_webm_cannot_hold_names_the_stream(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", audio=0.5)
+    with pytest.raises(OutputError, match=r"webm cannot hold audio stream #1 \(aac.*--audio none"):
+        copy(tmp_path / "in.mp4", tmp_path / "out.webm", codec="libvpx-vp9")
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_cover_art_is_kept(tmp_path: Path, suffix: str) -> None:
+    write_clip(tmp_path / "plain.mp4")
+    write_clip(tmp_path / "cover.png", count=1, codec="png", pix_fmt="rgb24", format="image2", size=(32, 32))
+    with av.open(str(tmp_path / "in.mp4"), "w") as out, av.open(str(tmp_path / "plain.mp4")) as plain:
+        video = out.add_stream_from_template(plain.streams.video[0], opaque=True)
+        cover: Any = out.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 32, 32, "rgb24", 1 << 10
+        out.start_encoding()
+        for packet in cover.encode(av.VideoFrame.from_ndarray(scene(0, (32, 32)), format="rgb24")):
+            packet.pts = packet.dts = 0
+            out.mux(packet)
+        for packet in plain.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = video
+                out.mux(packet)
+    source, _ = copy_open(tmp_path / "in.mp4", tmp_path / f"out.{suffix}")
+    assert [s.kind for s in source.side.streams] == ["cover"]
+    with av.open(str(tmp_path / f"out.{suffix}")) as made:
+        pictures = [s for s in made.streams.video if int(s.disposition) & (1 << 10)]
+        assert len(made.streams.video) == 2
+        assert len(pictures) == 1
+        assert next(made.decode(pictures[0])).width == 32
+    assert len(times(tmp_path / f"out.{suffix}")) == COUNT
+
+
+def test_what_is_not_copied_is_said(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "in.mkv"), "w") as out, av.open(str(tmp_path / "a.mp4")) as given:
+        streams = [out.add_stream_from_template(given.streams.video[0], opaque=True) for _ in range(2)]
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                for stream in streams:
+                    twin = av.Packet(bytes(packet))
+                    twin.pts, twin.dts, twin.time_base = packet.pts, packet.dts, packet.time_base
+                    twin.is_keyframe, twin.stream = packet.is_keyframe, stream
+                    out.mux(twin)
+    with open_source(str(tmp_path / "in.mkv")) as source:
+        assert source.notes == ("not copied: stream #1 (a second video)",)
+
+
+def test_packets_do_not_pile_up_without_a_sink(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", count=50, audio=2.0)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        assert sum(1 for _ in source) == 50
+        assert source.side.drain() == []
+
+
+def test_the_audio_of_a_source_may_be_ignored_from_the_start(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", audio=0.5)
+    with open_source(str(tmp_path / "in.mp4"), audio=False) as source:
+        assert source.side.streams == ()
+
+
+def test_the_helper_for_planes_is_the_inverse_of_reading() -> None:
+    red = scene(0)[..., 0]
+    assert (from_planes([red], (64, 48), "gray").to_ndarray() == red).all()
