@@ -1,9 +1,8 @@
-"""Rain over clean clips: what a style of rain is, how styles are drawn by lot, how one is rendered."""
+"""Rain over clean clips: drops before a camera, or streaks in the picture, drawn and composed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +10,9 @@ from torch import Tensor
 
 from training.sensor import degrade, to_linear, to_srgb
 from training.streaks import Streaks, draw_streaks
+from training.style import FAMILIES, PRESETS, Layer, RainStyle, sample_style
 
-__all__ = ["FAMILIES", "PRESETS", "Layer", "RainStyle", "degrade", "render_rain", "sample_style"]
-
-FAMILIES = ("physical", "stylised", "dry")
-PRESETS = ("rain100l", "rain100h", "nturain")
+__all__ = ["FAMILIES", "PRESETS", "Layer", "Rain", "RainStyle", "degrade", "render_rain", "sample_style"]
 
 _GOLDEN = 0.6180339887  # a drop that wraps around comes back elsewhere, so that nothing repeats
 _SENSOR = (1280, 720)  # px; a smaller clip is a crop of such a picture
@@ -25,222 +22,10 @@ _VISIBLE = 0.03  # peak opacity from which a drop counts as coverage
 _OPACITY_LIMIT = 0.8
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer of stylised rain.
-
-    Attributes:
-        density: streaks per million px.
-        length, width: px, means.
-        opacity: 0..1, at the middle of a mean streak.
-        angle: rad from straight down.
-        jitter: rad, standard deviation of a streak's own angle.
-        fall: streak lengths travelled from one frame to the next.
-    """
-
-    density: float
-    length: float
-    width: float
-    opacity: float
-    angle: float
-    jitter: float
-    fall: float
-
-
-@dataclass(frozen=True, slots=True)
-class RainStyle:
-    """Everything that is the same throughout a clip. Lengths in m, times in s, unless said otherwise.
-
-    Attributes:
-        family: "physical", "stylised" or "dry".
-        taper, wobble: of every streak, see ``Streaks``.
-        rain_rate: mm/h; sets the sizes of drops (Marshall & Palmer 1948).
-        exposure: s; never taken longer than a frame.
-        focal: px.
-        crop: where in a 1280x720 sensor the clip was cut from, 0..1 each way; 0.5 is the middle.
-        near, far, depth_power: drops stand at these depths, their density rises as depth ** depth_power.
-        wind, wind_depth: m/s, to the right and towards the camera.
-        turbulence: m/s, standard deviation of a drop's own motion.
-        ego_speed: m/s, forwards.
-        aperture, focus: m; blur what is near (0 is a pinhole).
-        coverage: 0..1, summed area of visible streaks per area of picture.
-        opacity: 0..1, what the boldest streaks hide at least. By geometry alone drops would be fainter than footage
-            shows them: the sky that lights them is often clipped, so brighter than the picture can tell.
-        radiance: brightness of a drop relative to the scene's bright parts.
-        tint: colour of a drop's light.
-        veil: extinction per m; 0 is clear air.
-        layers: of stylised rain.
-        redraw: every stylised frame is drawn anew instead of the last one's streaks falling on.
-        screen: stylised layers are screened instead of added.
-        gain: of the camera; 0 is a sensor without noise.
-        crf: of the H.264 round trip; None is none.
-    """
-
-    family: str
-    taper: float = 0.2
-    wobble: float = 0.0
-    rain_rate: float = 20.0
-    exposure: float = 1 / 120
-    focal: float = 1000.0
-    crop: tuple[float, float] = (0.5, 0.5)
-    near: float = 0.5
-    far: float = 14.0
-    depth_power: float = 1.5
-    wind: float = 0.0
-    wind_depth: float = 0.0
-    turbulence: float = 0.2
-    ego_speed: float = 0.0
-    aperture: float = 0.0015
-    focus: float = 10.0
-    coverage: float = 0.03
-    opacity: float = 0.3
-    radiance: float = 1.0
-    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    veil: float = 0.0
-    layers: tuple[Layer, ...] = ()
-    redraw: bool = False
-    screen: bool = False
-    gain: float = 0.0
-    crf: int | None = None
-
-
-class _Dice:
-    """Scalars by lot from one generator."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self._generator = generator
-
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        draw = torch.rand(1, generator=self._generator, device=self._generator.device, dtype=torch.float64)
-        return low + (high - low) * float(draw)
-
-    def log_uniform(self, low: float, high: float) -> float:
-        return math.exp(self.uniform(math.log(low), math.log(high)))
-
-    def normal(self, sigma: float) -> float:
-        draw = torch.randn(1, generator=self._generator, device=self._generator.device, dtype=torch.float64)
-        return sigma * float(draw)
-
-    def chance(self, share: float) -> bool:
-        return self.uniform() < share
-
-
-def sample_style(generator: torch.Generator, *, family: str | None = None) -> RainStyle:
-    """Draw a style by lot.
-
-    Args:
-        generator: the only source of chance; on any device.
-        family: one of ``FAMILIES`` or ``PRESETS`` (the look of a public set, without noise or compression);
-            None is 4 % dry and, of the rest, half physical and half stylised.
-
-    Raises:
-        ValueError: if there is no such family.
-    """
-    if family is not None and family not in FAMILIES + PRESETS:
-        raise ValueError(f"family must be one of {', '.join(FAMILIES + PRESETS)}, got {family!r}")
-    dice = _Dice(generator)
-    if family is None:
-        draw = dice.uniform()
-        family = "dry" if draw < 0.04 else "physical" if draw < 0.52 else "stylised"
-    if family in PRESETS:
-        return _preset(dice, family)
-    if family == "physical":
-        style = _physical_style(dice)
-    elif family == "stylised":
-        style = _stylised_style(dice)
-    else:
-        style = RainStyle(family="dry")
-    gain = dice.log_uniform(0.1, 6.0) if dice.chance(0.65) else 0.0
-    crf = round(dice.uniform(18, 35)) if dice.chance(0.4) else None
-    return replace(style, gain=gain, crf=crf)
-
-
-def _physical_style(dice: _Dice) -> RainStyle:
-    driving = dice.chance(0.3)
-    # Exposures shorter than 1/400 s look like snow; they exist, but they are not what rain footage looks like.
-    exposure = dice.log_uniform(1 / 1000, 1 / 400) if dice.chance(0.12) else dice.log_uniform(1 / 400, 1 / 45)
-    return RainStyle(
-        family="physical",
-        taper=dice.uniform(0.05, 0.4),
-        wobble=dice.uniform(0.0, 0.5),
-        rain_rate=dice.log_uniform(2.5, 100.0),
-        exposure=exposure,
-        focal=dice.uniform(600.0, 1700.0),
-        crop=(dice.uniform(), dice.uniform()),
-        # Beyond a few metres streaks shrink below a pixel and are part of the veil; near rain is what one sees.
-        far=dice.log_uniform(1.5, 14.0),
-        depth_power=2.0 if driving else dice.uniform(0.8, 2.0),
-        wind=dice.normal(1.4),
-        wind_depth=dice.normal(1.0),
-        turbulence=dice.uniform(0.05, 0.5),
-        ego_speed=dice.uniform(1.0, 20.0) if driving else 0.0,
-        aperture=dice.uniform(0.0, 0.003),
-        focus=dice.log_uniform(3.0, 30.0),
-        coverage=dice.log_uniform(0.01, 0.15),
-        opacity=dice.log_uniform(0.15, 0.7),
-        radiance=dice.uniform(0.6, 1.8),
-        tint=(1 + dice.uniform(-0.06, 0.06), 1.0, 1 + dice.uniform(-0.06, 0.06)),
-        veil=dice.uniform(0.05, 0.6) if dice.chance(0.25) else 0.0,
-    )
-
-
-def _stylised_style(dice: _Dice) -> RainStyle:
-    count = 1 + int(dice.uniform(0, 3)) if dice.chance(0.85) else 4 + int(dice.uniform(0, 2))
-    base, spread = dice.uniform(-0.8, 0.8), dice.uniform(0.0, 0.5) if dice.chance(0.5) else 0.0
-    layers = tuple(
-        Layer(
-            density=dice.log_uniform(500, 9000) / math.sqrt(count),
-            length=dice.log_uniform(8, 70),
-            width=dice.uniform(0.7, 2.2),
-            opacity=dice.log_uniform(0.12, 0.8),
-            angle=base + dice.uniform(-spread, spread),
-            jitter=dice.uniform(0.0, 0.05),
-            fall=dice.uniform(1.5, 6.0),
-        )
-        for _ in range(count)
-    )
-    return RainStyle(
-        family="stylised",
-        taper=dice.uniform(0.05, 0.5),
-        wobble=dice.uniform(0.0, 0.3),
-        layers=layers,
-        redraw=dice.chance(0.4),
-        screen=dice.chance(0.5),
-    )
-
-
-# Per public set: layers, density, length, width, opacity, largest angle, redraw (a set of stills has no next frame).
-_PRESET_RANGES = {
-    "rain100l": (1, (1500, 4000), (15, 45), (1.0, 1.8), (0.12, 0.32), 0.6, True),
-    "rain100h": (5, (9000, 16000), (20, 50), (1.0, 1.8), (0.25, 0.5), 0.8, True),
-    "nturain": (3, (1500, 5000), (10, 60), (0.8, 1.8), (0.08, 0.3), 0.35, False),
-}
-
-
-def _preset(dice: _Dice, name: str) -> RainStyle:
-    count, density, length, width, opacity, angle, redraw = _PRESET_RANGES[name]
-    layers = tuple(
-        Layer(
-            density=dice.uniform(*density) / count,
-            length=dice.uniform(*length),
-            width=dice.uniform(*width),
-            opacity=dice.uniform(*opacity),
-            angle=dice.uniform(-angle, angle),
-            jitter=0.02,
-            fall=dice.uniform(1.5, 6.0),
-        )
-        for _ in range(count)
-    )
-    return RainStyle(family="stylised", layers=layers, redraw=redraw)
-
-
 def render_rain(
     clean: Tensor, style: RainStyle, generator: torch.Generator, *, frame_rate: float = 25.0
 ) -> tuple[Tensor, Tensor]:
     """Render rain over a clip.
-
-    The rain of frame t depends on the style, the generator and t alone: a clip's first frames come out the same
-    however many follow.
 
     Args:
         clean: [T, 3, H, W] sRGB, float 0..1, on any device.
@@ -255,39 +40,78 @@ def render_rain(
     Raises:
         ValueError: if ``clean`` has another shape or is not floating point, or ``frame_rate`` is not positive.
     """
-    if clean.ndim != 4 or clean.shape[1] != 3 or not clean.is_floating_point() or clean.shape[0] == 0:
-        raise ValueError(f"clean must be floating point [T, 3, H, W], got {clean.dtype} {tuple(clean.shape)}")
-    if not frame_rate > 0:
-        raise ValueError(f"frame_rate must be positive, got {frame_rate}")
-    seed = int(torch.randint(0, 2**48, (1,), generator=generator, device=generator.device))
-    if style.family == "dry":
-        return clean.clone(), clean
-    height, width = clean.shape[2:]
-    physical = style.family == "physical"
-    rain = (_PhysicalRain if physical else _StylisedRain)(style, seed, height, width, frame_rate)
-    bright = _bright_radiance(clean[0]) if physical else clean.new_zeros(())
-    extinction = _extinction(style, clean[0], seed) if physical and style.veil > 0 else None
-    rainy, target = torch.empty_like(clean), clean if extinction is None else torch.empty_like(clean)
-    tint = clean.new_tensor(style.tint).view(3, 1, 1)
-    step = max(1, _CHUNK // (height * width))
-    for first in range(0, clean.shape[0], step):
-        part = clean[first : first + step]
-        frames = range(first, first + part.shape[0])
-        density, value = draw_streaks(
-            rain.streaks(frames, clean.device), planes=len(frames), height=height, width=width
-        )
-        if not physical:
-            rainy[frames.start : frames.stop] = _compose_stylised(part, density.to(part), screen=style.screen)
-            continue
-        light = to_linear(part)
-        if extinction is not None:
+    return Rain(style, generator, frame_rate=frame_rate).fall_on(clean)
+
+
+class Rain:
+    """One shower over one clip, of which any number of frames may be handed over at a time.
+
+    The rain of frame t depends on the style, the generator and t alone, the light on the first frame: however a clip
+    is cut into parts, and however many frames follow, it comes out the same. Not thread-safe.
+
+    Args: as of ``render_rain``.
+    """
+
+    def __init__(self, style: RainStyle, generator: torch.Generator, *, frame_rate: float = 25.0) -> None:
+        if not frame_rate > 0:
+            raise ValueError(f"frame_rate must be positive, got {frame_rate}")
+        self._style, self._frame_rate = style, frame_rate
+        self._seed = int(torch.randint(0, 2**48, (1,), generator=generator, device=generator.device))
+        self._physical = style.family == "physical"
+        self._frame = 0
+        self._size = (0, 0)
+        self._drops: _PhysicalRain | _StylisedRain
+        self._bright: Tensor
+        self._extinction: Tensor | None = None
+
+    def fall_on(self, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Rainy and target of the clip's next frames; see ``render_rain``."""
+        if clean.ndim != 4 or clean.shape[1] != 3 or not clean.is_floating_point() or clean.shape[0] == 0:
+            raise ValueError(f"clean must be floating point [T, 3, H, W], got {clean.dtype} {tuple(clean.shape)}")
+        if self._style.family == "dry":
+            return clean.clone(), clean
+        height, width = clean.shape[2:]
+        if self._frame == 0:
+            self._begin(clean[0])
+        elif (height, width) != self._size:
+            raise ValueError(f"clean must stay {self._size[1]}x{self._size[0]}, got {width}x{height}")
+        rainy, target = torch.empty_like(clean), clean if self._extinction is None else torch.empty_like(clean)
+        step = max(1, _CHUNK // (height * width))
+        for first in range(0, clean.shape[0], step):
+            part = slice(first, min(first + step, clean.shape[0]))
+            frames = range(self._frame + part.start, self._frame + part.stop)
+            streaks = self._drops.streaks(frames, clean.device)
+            density, value = draw_streaks(streaks, planes=len(frames), height=height, width=width)
+            if self._physical:
+                rainy[part], fogged = self._compose_physical(clean[part], density.to(clean), value.to(clean))
+                if self._extinction is not None:
+                    target[part] = fogged
+            else:
+                rainy[part] = _compose_stylised(clean[part], density.to(clean), screen=self._style.screen)
+        self._frame += clean.shape[0]
+        return rainy, target
+
+    def _begin(self, picture: Tensor) -> None:
+        height, width = self._size = (picture.shape[1], picture.shape[2])
+        if not self._physical:
+            self._drops = _StylisedRain(self._style, self._seed, height, width)
+            return
+        self._drops = _PhysicalRain(self._style, self._seed, height, width, self._frame_rate)
+        self._bright = _bright_radiance(picture)
+        if self._style.veil > 0:
+            self._extinction = _extinction(self._style, picture, self._seed)
+
+    def _compose_physical(self, clean: Tensor, density: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Rainy and, where there is a veil, what is seen through it."""
+        light, fogged = to_linear(clean), clean
+        if self._extinction is not None:
             # The veil is lit by the sky: what it hides turns towards the bright radiance.
-            light = light * extinction + 0.9 * bright * (1 - extinction)
-            target[frames.start : frames.stop] = to_srgb(light)
+            light = light * self._extinction + 0.9 * self._bright * (1 - self._extinction)
+            fogged = to_srgb(light)
         opacity = _OPACITY_LIMIT * (1 - torch.exp(-density / _OPACITY_LIMIT))
-        glow = value / density.clamp(min=1e-6) * bright * tint
-        rainy[frames.start : frames.stop] = to_srgb(light + opacity * (glow - light))
-    return rainy, target
+        tint = clean.new_tensor(self._style.tint).view(3, 1, 1)
+        glow = value / density.clamp(min=1e-6) * self._bright * tint
+        return to_srgb(light + opacity * (glow - light)), fogged
 
 
 def _compose_stylised(clean: Tensor, layer: Tensor, *, screen: bool) -> Tensor:
@@ -315,7 +139,7 @@ def _extinction(style: RainStyle, picture: Tensor, seed: int) -> Tensor:
 class _StylisedRain:
     """Streaks in the picture plane, falling on or drawn anew."""
 
-    def __init__(self, style: RainStyle, seed: int, height: int, width: int, frame_rate: float) -> None:
+    def __init__(self, style: RainStyle, seed: int, height: int, width: int) -> None:
         self._style, self._seed, self._size = style, seed, (width, height)
 
     def streaks(self, frames: range, device: torch.device) -> Streaks:

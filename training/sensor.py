@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import av
 import torch
@@ -12,8 +11,7 @@ import torch.nn.functional as F
 from av.video.frame import VideoFrame
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from training.rain import RainStyle
+from training.style import RainStyle
 
 _SHOT = 2e-4  # variance per unit of linear signal at gain 1: a full well of 5000 electrons
 _READ = 1.5e-3  # standard deviation at gain 1
@@ -78,7 +76,9 @@ def compress(clip: Tensor, *, crf: int) -> Tensor:
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.width, encoder.height, encoder.pix_fmt = padded.shape[3], padded.shape[2], "yuv420p"
     encoder.framerate, encoder.thread_count = Fraction(25), 1
-    encoder.options = {"crf": str(crf), "preset": "veryfast"}
+    # libx264's macroblock tree with B-frames depends on what the memory held before (seen with av 18.1: ten encodes of
+    # one clip, ten results), and a seed must give one clip.
+    encoder.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
     decoder = av.CodecContext.create("h264", "r")
     assert isinstance(decoder, av.VideoCodecContext)
     decoder.thread_count = 1

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from training.rain import FAMILIES, PRESETS, Layer, RainStyle, degrade, render_rain, sample_style
+from training.rain import FAMILIES, PRESETS, Layer, Rain, RainStyle, degrade, render_rain, sample_style
 from training.sensor import compress, to_linear, to_srgb
 from training.streaks import Streaks, draw_streaks
 
@@ -50,6 +51,19 @@ def test_first_frames_do_not_depend_on_how_many_follow(seed: int) -> None:
     whole, part = _render(style, clean), _render(style, clean[:5])
     assert torch.allclose(whole[0][:5], part[0], atol=1e-6)
     assert torch.allclose(whole[1][:5], part[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_clip_handed_over_in_parts_comes_out_the_same(seed: int) -> None:
+    style, clean = sample_style(_generator(seed)), _clip(7)
+    whole = _render(style, clean)
+    rain = Rain(style, _generator(1))
+    parts = [rain.fall_on(clean[cut]) for cut in (slice(0, 1), slice(1, 5), slice(5, 7))]
+    for index in (0, 1):
+        assert torch.allclose(torch.cat([part[index] for part in parts]), whole[index], atol=1e-6)
+    if style.family != "dry":
+        with pytest.raises(ValueError, match="must stay 64x48, got 32x48"):
+            rain.fall_on(clean[:, :, :, :32])
 
 
 def test_chunks_of_a_large_clip_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +235,18 @@ def test_compression_loses_more_at_a_higher_crf_and_keeps_every_frame() -> None:
     assert torch.allclose(compress(moving, crf=18).mean((1, 2, 3)), torch.tensor([0.1, 0.3, 0.5, 0.7]), atol=0.02)
 
 
+def test_compression_does_not_depend_on_what_the_memory_held() -> None:
+    clean = F.interpolate(torch.rand(8, 3, 80, 120, generator=_generator(3)), scale_factor=4.0, mode="bicubic")
+    clip = _render(FALLING, (0.4 * clean[:1] + 0.1 * clean).clamp(0, 1))[0]
+    results = []
+    for turn in range(5):
+        sizes = torch.randint(4000, 1000000, (60,), generator=_generator(turn)).tolist()
+        junk = [torch.randint(0, 255, (size,), dtype=torch.uint8) for size in sizes]
+        del junk[::2]
+        results.append(compress(clip, crf=21))
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
 def test_wrong_arguments_name_their_value() -> None:
     with pytest.raises(ValueError, match="'drizzle'"):
         sample_style(_generator(0), family="drizzle")
@@ -235,7 +261,6 @@ def test_wrong_arguments_name_their_value() -> None:
 
 
 @pytest.mark.needs_cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_cuda_renders_what_the_cpu_renders() -> None:
     for family in ("physical", "stylised"):
         style, clean = sample_style(_generator(2), family=family), _clip()
