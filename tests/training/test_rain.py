@@ -143,9 +143,9 @@ def test_coverage_is_what_was_asked_for(coverage: float) -> None:
     shares = []
     for seed in range(6):
         rainy, _ = _render(style, clean, seed)
-        # The visible part of a streak: brighter than its faint ends.
-        shares.append(float(((rainy - clean).mean(1) > 4 / 255).float().mean()))
-    assert 0.4 * coverage < sum(shares) / 6 < 2.5 * coverage
+        shares.append(float(((rainy - clean).mean(1) > 1 / 255).float().mean()))
+    # The faint halo of a streak is a little wider than what counts as its area.
+    assert coverage < sum(shares) / 6 < 1.6 * coverage
 
 
 @pytest.mark.parametrize("family", ["physical", "stylised"])
