@@ -73,6 +73,9 @@ def plan_encoder(
         if plain not in known:
             raise OutputError(f"{codec} has no option {key!r}", hint=f"ffmpeg -h encoder={codec} lists them")
         chosen[plain] = value
+    if muxer == "nut" and codec in _BEST_AND_WORST:
+        # B-frames are decoded before time 0, which NUT cannot say: FFmpeg would move everything later.
+        chosen.setdefault("bf", "0")
     speed = chosen.get("preset")
     if codec in _BEST_AND_WORST and speed is not None and speed not in _PRESETS:
         # Left to itself x264 says so on stderr, past FFmpeg's log.

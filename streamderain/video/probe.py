@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from fractions import Fraction
 from typing import Any, NamedTuple, cast
@@ -48,6 +49,10 @@ def orientation(picture: av.VideoFrame) -> tuple[Orientation, str | None]:
         matrix = cast(Any, picture.side_data)[Type.DISPLAYMATRIX]
     except KeyError:
         return Orientation(0, mirrored=False), None
+    except ValueError:
+        # PyAV 18.1 does not know all side data of FFmpeg 8.1 (Exif is one) and then shows none; the angle it has.
+        angle = picture.rotation
+        return Orientation(angle % 360 if angle % 90 == 0 else 0, mirrored=False), None
     a, b, _, c, d = struct.unpack("<5i", bytes(matrix)[:20])
     mirrored = a * d - b * c < 0
     if mirrored:
@@ -57,6 +62,32 @@ def orientation(picture: av.VideoFrame) -> tuple[Orientation, str | None]:
     if abs(turn - right) > 1:
         return Orientation(0, mirrored=False), f"rotation by {turn:.0f} degrees is ignored: no multiple of 90"
     return Orientation(right % 360, mirrored), "mirrored: written upright, without the flag" if mirrored else None
+
+
+_EXIF = re.compile(rb"(?:^|Exif\0\0|eXIf|EXIF.{4}(?:Exif\0\0)?)(?=II\*\0|MM\0\*)", re.DOTALL)
+_ORIENTATION = 0x0112
+# How Exif's eight orientations are shown: flipped left to right first, then turned anticlockwise.
+_EXIF_TURNS = {1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True), 5: (90, True), 6: (270, False),
+               7: (270, True), 8: (90, False)}  # fmt: skip
+
+
+def exif_orientation(data: bytes) -> Orientation | None:
+    """The orientation that a JPEG, PNG, WebP or TIFF file states; None if it states none."""
+    found = _EXIF.search(data)
+    if found is None:
+        return None
+    tiff = data[found.end() :]
+    order = "<" if tiff[:2] == b"II" else ">"
+    try:
+        (at,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, at)
+        for index in range(count):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, at + 2 + 12 * index)
+            if tag == _ORIENTATION and value in _EXIF_TURNS:
+                return Orientation(*_EXIF_TURNS[value])
+    except struct.error:
+        pass  # cut short: as good as none
+    return None
 
 
 def notes_on(picture: av.VideoFrame) -> list[str]:

@@ -19,6 +19,7 @@ from streamderain.errors import OutputError
 _ATTACHED_PICTURE = 1 << 10
 _HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
 _ADTS = {"mpegts", "adts", "rtsp"}
+_NOT_BEFORE_ZERO = {"nut"}
 _PICTURES_ONLY = "none"
 # Written by muxers for the file they were in; wrong in any other.
 _OF_THE_OLD_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "number_of_frames",
@@ -244,6 +245,8 @@ class Remuxer:
                 packet.dts = last + 1
                 packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else packet.dts
             self._last[index] = packet.dts
+            if packet.pts is not None and packet.pts < 0 and self._container.format.name in _NOT_BEFORE_ZERO:
+                continue  # the priming of an audio codec, which is never heard
             if index in self._unwrap:
                 base = packet.time_base  # the filter takes the packet away
                 for bare in self._unwrap[index].filter(packet):

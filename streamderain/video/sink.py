@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -23,6 +24,8 @@ from streamderain.video.remux import Remuxer, SideStreams
 _MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
 _TURNABLE = _MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
 _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
+_CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # containers that count pictures and hold no times
+_ASSUMED_RATE = Fraction(25)
 _SCHEMES = {"rtsp": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts", "tcp": "mpegts"}
 _SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
 _FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
@@ -75,6 +78,10 @@ class ContainerSink:
     ) -> None:  # fmt: skip
         self.frames_written = 0
         self.notes = (*plan.notes, *remuxer.notes)
+        self._rounded_to = info.time_base if container.format.name in _CONSTANT_RATE else None
+        self._latest: int | None = None
+        if self._rounded_to is not None:
+            self.notes += (f"{container.format.name} has a constant rate: times are rounded to {info.time_base} s",)
         self.description = f"{plan.codec} {plan.quality} {plan.pix_fmt} → {name}"
         self._container = container
         self._stream = stream
@@ -98,7 +105,7 @@ class ContainerSink:
                 f"frame is {frame.width}x{frame.height}, the output {self._info.width}x{self._info.height}"
             )
         try:
-            self._mux(self._stream.encode(self._writer.picture(frame)))
+            self._mux(self._stream.encode(self._writer.picture(self._timed(frame))))
             self.frames_written += 1
             self._remuxer.pump()
         except _FAILURES as error:
@@ -158,6 +165,13 @@ class ContainerSink:
         else:
             self.abort()
 
+    def _timed(self, frame: Frame) -> Frame:
+        if self._rounded_to is None:
+            return frame
+        pts = round(frame.pts * frame.time_base / self._rounded_to)
+        self._latest = pts if self._latest is None else max(pts, self._latest + 1)
+        return Frame(frame.pixels, self._latest, self._rounded_to, 1)
+
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
             self._packets += 1
@@ -214,6 +228,8 @@ def open_sink(
     muxer = _muxer(uri, name, format)
     if muxer not in _TURNABLE:
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
+    if muxer in _CONSTANT_RATE:
+        info = replace(info, time_base=1 / (info.frame_rate or _ASSUMED_RATE))
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
     url = "pipe:1" if uri == "-" else ffmpeg.local_url(str(part)) if part is not None else uri
     with ffmpeg.listening() as lines:
@@ -302,12 +318,12 @@ def _muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict
         # delay_moov: only then are edit lists right, which hold B-frame delay, audio priming and a late start.
         flags = "frag_keyframe+delay_moov" if piped else "hybrid_fragmented+delay_moov"
         return {"movflags": flags, "use_editlist": "1", "flush_packets": "1"}
-    if muxer in ("matroska", "webm", "nut"):
+    if muxer in ("matroska", "webm"):
         # B-frames begin at negative decoding times; FFmpeg would move everything later for their sake.
         return {"flush_packets": "1", "avoid_negative_ts": "disabled"}
     if muxer == "yuv4mpegpipe":
         return {"strict": "-1"}  # more than 8 bits, which every reader of today knows
-    return {"flush_packets": "1"} if muxer == "mpegts" else {}
+    return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}
 
 
 def _refuse_unread(plan: encoder.EncoderPlan, lines: list[tuple[int, str, str]]) -> None:

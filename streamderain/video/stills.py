@@ -86,28 +86,29 @@ def read_still(path: Path | str) -> Frame:
         raise InputError(f"{name} does not exist" if not Path(path).exists() else f"{name} is no file")
     with ffmpeg.listening() as lines:
         try:
+            data = Path(path).read_bytes()
+            turned = probe.exif_orientation(data) or probe.Orientation(0, mirrored=False)
             try:
                 # By name, but neither a pattern nor a protocol is to be read into it.
                 options = {"pattern_type": "none"}
                 with av.open(f"file:{name}", "r", format="image2", container_options=options) as container:
-                    return _first(container, name)
+                    return _first(container, name, turned)
             except (av.error.FFmpegError, InputError):
                 # By content: a PNG called .jpg is no rarity.
-                with av.open(io.BytesIO(Path(path).read_bytes()), "r") as container:
-                    return _first(container, name)
+                with av.open(io.BytesIO(data), "r") as container:
+                    return _first(container, name, turned)
         except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
             reason = ffmpeg.explain(error, lines)
             raise InputError(f"{name} cannot be read as a picture: {reason}", hint="is the file whole?") from error
 
 
-def _first(container: InputContainer, name: str) -> Frame:
+def _first(container: InputContainer, name: str, turned: probe.Orientation) -> Frame:
     video = probe.video_stream(container, name)
     picture = next(container.decode(video), None)
     if picture is None:
         raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
     tags = colour.colour_of(picture)
     colour.check_supported(tags, name=name)
-    turned, _ = probe.orientation(picture)
     reader = colour.RgbReader(tags, rotation=turned.turn, mirrored=turned.mirrored)
     return reader.read(picture, 0, _TICK, None)
 

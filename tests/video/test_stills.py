@@ -1,0 +1,184 @@
+"""Single pictures and image sequences, compared with OpenCV."""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from streamderain.errors import InputError, OutputError, OutputExistsError
+from streamderain.frame import Frame
+from streamderain.video import list_stills, open_sink, open_source, read_still, write_still
+
+from .clips import COUNT, Array, scene, times, write_clip
+from .copying import copy
+
+
+def seen_by_opencv(path: Path, *, flags: int = cv2.IMREAD_COLOR) -> Array:
+    bgr = cv2.imread(str(path), flags)
+    assert bgr is not None
+    return np.asarray(bgr[..., ::-1])
+
+
+def frame_of(rgb: Array) -> Frame:
+    return Frame(torch.from_numpy(rgb.copy()), 0, Fraction(1, 25))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".tif", ".ppm", ".webp"])
+def test_lossless_formats_are_read_and_written_exactly(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"picture{suffix}"
+    write_still(path, frame_of(scene(3)))
+    assert (seen_by_opencv(path) == scene(3)).all()
+    assert (read_still(path).pixels.numpy() == scene(3)).all()
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("size", [(64, 48), (63, 47)])
+def test_jpeg_is_as_good_as_its_finest_quantiser(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_still(tmp_path / "picture.jpg", frame_of(scene(3, size)))
+    assert np.abs(seen_by_opencv(tmp_path / "picture.jpg").astype(int) - scene(3, size)).mean() < 1.0
+    assert np.abs(read_still(tmp_path / "picture.jpg").pixels.numpy().astype(int) - scene(3, size)).mean() < 1.0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"deep{suffix}"
+    assert cv2.imwrite(str(path), scene(2, deep=True)[..., ::-1])
+    frame = read_still(path)
+    assert frame.pixels.dtype == torch.uint16
+    assert (frame.pixels.numpy() == scene(2, deep=True)).all()
+    write_still(tmp_path / f"out{suffix}", frame)
+    assert (seen_by_opencv(tmp_path / f"out{suffix}", flags=cv2.IMREAD_UNCHANGED) == scene(2, deep=True)).all()
+
+
+def exif(jpeg: bytes, orientation: int) -> bytes:
+    """``jpeg`` with an APP1 segment that holds nothing but tag 0x0112."""
+    tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, orientation) + struct.pack("<I", 0)
+    body = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_eight_exif_orientations_are_seen_as_opencv_sees_them(tmp_path: Path, orientation: int) -> None:
+    ok, data = cv2.imencode(".jpg", scene(3)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
+    assert ok
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(exif(data.tobytes(), orientation))
+    want = seen_by_opencv(path).astype(int)
+    got = read_still(path)
+    assert got.pixels.shape == want.shape
+    assert np.abs(got.pixels.numpy().astype(int) - want).mean() < 1.5
+    write_still(tmp_path / "out.jpg", got, like=path)
+    assert np.abs(seen_by_opencv(tmp_path / "out.jpg").astype(int) - want).mean() < 1.5
+
+
+def test_grey_and_transparent_pictures_become_three_channels(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), scene(1)[..., 0])
+    assert (read_still(tmp_path / "grey.png").pixels.numpy() == scene(1)[..., :1]).all()
+    cv2.imwrite(str(tmp_path / "clear.png"), np.dstack([scene(1)[..., ::-1], np.full((48, 64), 128, np.uint8)]))
+    assert (read_still(tmp_path / "clear.png").pixels.numpy() == scene(1)).all()
+
+
+def test_a_png_called_jpg_is_read_all_the_same(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), scene(1)[..., ::-1])
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert (read_still(tmp_path / "a.jpg").pixels.numpy() == scene(1)).all()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a picture at all" * 20])
+def test_what_is_no_picture_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.png") as caught:
+        read_still(tmp_path / "a.png")
+    assert "\n" not in str(caught.value)
+
+
+def test_writing_never_destroys(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_still(path, frame_of(scene(0)))
+    before = path.read_bytes()
+    with pytest.raises(OutputExistsError):
+        write_still(path, frame_of(scene(1)))
+    with pytest.raises(OutputError, match="is the input itself"):
+        write_still(path, frame_of(scene(1)), like=path, overwrite=True)
+    assert path.read_bytes() == before
+    write_still(path, frame_of(scene(1)), overwrite=True)
+    assert path.read_bytes() != before
+    with pytest.raises(OutputError, match=r"\.xyz has no suffix"):
+        write_still(tmp_path / "a.xyz", frame_of(scene(0)))
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_still(tmp_path / "nowhere" / "a.png", frame_of(scene(0)))
+
+
+def test_which_inputs_are_stills(tmp_path: Path) -> None:
+    for name in ("f10.png", "f2.JPG", "f1.png", "notes.txt", "clip.mp4"):
+        (tmp_path / name).touch()
+    named = [tmp_path / name for name in ("f1.png", "f2.JPG", "f10.png")]
+    assert list_stills(str(tmp_path)) == named
+    assert list_stills(str(tmp_path / "*.png")) == [named[0], named[2]]
+    assert list_stills(str(tmp_path / "f1.png")) == [named[0]]
+    for video in ("clip.mp4", "f%d.png", "missing.mp4"):
+        assert list_stills(str(tmp_path / video)) is None
+    assert list_stills("-") is None
+    assert list_stills("rtsp://camera/1") is None
+    (tmp_path / "empty").mkdir()
+    for nothing in ("empty", "*.webp", "*.mp4"):
+        with pytest.raises(InputError, match="no pictures"):
+            list_stills(str(tmp_path / nothing))
+
+
+def test_a_sequence_is_a_video(tmp_path: Path) -> None:
+    for number in range(7, 7 + COUNT):
+        cv2.imwrite(str(tmp_path / f"f{number:05d}.png"), scene(number)[..., ::-1])
+    with open_source(str(tmp_path / "f%05d.png")) as source:
+        frames = list(source)
+    assert source.info.frame_rate == 25
+    assert [frame.pts * frame.time_base for frame in frames] == [Fraction(i, 25) for i in range(COUNT)]
+    assert all((f.pixels.numpy() == scene(7 + i)).all() for i, f in enumerate(frames))
+    copy(tmp_path / "f%05d.png", tmp_path / "out.mp4", reading={"frame_rate": Fraction(30000, 1001)})
+    assert times(tmp_path / "out.mp4") == [Fraction(1001 * i, 30000) for i in range(COUNT)]
+
+
+def test_a_gap_in_a_sequence_is_an_error_not_an_end(tmp_path: Path) -> None:
+    for number in (1, 2, 4):
+        cv2.imwrite(str(tmp_path / f"f{number}.png"), scene(number))
+    with pytest.raises(InputError, match=r"f3\.png is missing"):
+        open_source(str(tmp_path / "f%d.png"))
+    with pytest.raises(InputError, match="no picture matches"):
+        open_source(str(tmp_path / "g%d.png"))
+
+
+def test_a_frame_rate_is_for_sequences_only(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    with pytest.raises(ValueError, match="30"):
+        open_source(str(tmp_path / "in.mp4"), frame_rate=Fraction(30))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_video_becomes_a_sequence(tmp_path: Path, deep: bool) -> None:
+    write_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt="gbrp10le" if deep else "bgr0", count=3, audio=0.2)
+    copy(tmp_path / "in.mkv", tmp_path / "o%03d.png")
+    assert sorted(p.name for p in tmp_path.glob("o*")) == ["o001.png", "o002.png", "o003.png"]
+    with open_source(str(tmp_path / "in.mkv")) as source:
+        for number, frame in enumerate(source, start=1):
+            made = read_still(tmp_path / f"o{number:03d}.png")
+            assert torch.equal(made.pixels, frame.pixels)
+    with pytest.raises(OutputExistsError, match=r"o001\.png"):
+        open_sink(str(tmp_path / "o%03d.png"), source.info)
+    copy(tmp_path / "in.mkv", tmp_path / "o%03d.png", overwrite=True)
+
+
+def test_a_sequence_of_nothing_is_an_error(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        sink = open_sink(str(tmp_path / "o%d.jpg"), source.info)
+        with pytest.raises(OutputError, match="no frame came"):
+            sink.close()
+        with pytest.raises(OutputError, match="not a folder"):
+            open_sink(str(tmp_path / "no" / "o%d.jpg"), source.info)
