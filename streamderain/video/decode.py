@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 class Decoder:
     """Reads one container: pictures of ``video`` come out, packets of the side streams go into ``side``.
 
-    Not thread-safe; iterated once. ``concealed`` counts pictures repeated for damaged ones, ``decoded`` those
+    Not thread-safe; iterated once. ``concealed`` counts pictures repeated or patched up, ``decoded`` those
     that came out, ``notes`` are things to say aloud.
     """
 
@@ -130,6 +130,11 @@ class Decoder:
             self._damage = ffmpeg.explain(error)
             return
         for frame in frames:
+            if frame.is_corrupt and self._wanted(frame):
+                # The decoder has patched it up; FFmpeg's own repair is better than the frame before.
+                if not self._conceal:
+                    raise self._failure("is damaged")
+                self.concealed += 1
             self.decoded += 1
             if frame.interlaced_frame and self._bwdif is None:
                 self._bwdif = self._deinterlacer(frame)
@@ -138,6 +143,11 @@ class Decoder:
             else:
                 self._bwdif.vpush(frame)
                 yield from self._pulled()
+
+    def _wanted(self, frame: av.VideoFrame) -> bool:
+        """Whether the picture will be shown: those between a keyframe and the start asked for will not."""
+        begin = self._side.begin
+        return begin is None or frame.pts is None or frame.pts * (frame.time_base or self._tick) >= begin
 
     def _deinterlacer(self, frame: av.VideoFrame) -> Graph:
         self.notes.append("interlaced: deinterlaced with bwdif, one picture a frame")
@@ -216,5 +226,5 @@ class Decoder:
         reason = f": {ffmpeg.explain(error)}" if error is not None else ""
         return InputError(
             f"{self._name} {what} ({after}){reason}",
-            hint="--on-error conceal repeats the last good frame instead" if self.decoded else None,
+            hint="--on-error conceal patches it up and goes on" if self.decoded else None,
         )
