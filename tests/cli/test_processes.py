@@ -127,14 +127,6 @@ def test_video_through_pipes_and_nothing_else_on_stdout(start: Start, clip: Clip
         assert b"12 frames" in stderr
 
 
-def test_video_from_a_pipe(start: Start, clip: Clip, tmp_path: Path) -> None:
-    rainy, out = clip("rainy.mkv"), tmp_path / "out.mp4"
-    process = start("run", *IDENTITY, "-", out, stdin=subprocess.PIPE)
-    _, stderr = process.communicate(rainy.read_bytes(), timeout=60)
-    assert process.returncode == 0, stderr
-    assert frame_times(str(out)) == pytest.approx(frame_times(str(rainy)))
-
-
 def test_reader_that_goes_away_is_one_line(start: Start, clip: Clip) -> None:
     process = start("run", *IDENTITY, clip(frames=400, width=320, height=240), "-", "--format", "y4m", "--no-progress")
     assert process.stdout is not None
@@ -143,7 +135,8 @@ def test_reader_that_goes_away_is_one_line(start: Start, clip: Clip) -> None:
     process.stdout = None
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert len(stderr.splitlines()) == 2, stderr  # what is run on what, and that the reader went away
+    assert b"went away" in stderr.splitlines()[-1], stderr
+    assert stderr.count(b"went away") == 1
     assert b"Traceback" not in stderr
     assert b"Exception ignored" not in stderr
 
@@ -181,8 +174,7 @@ def test_progress_bar_on_a_terminal_only(start: Start, clip: Clip, tmp_path: Pat
     assert b"\x1b[?25h" in seen  # and the cursor is back
     assert b"60 frames in" in seen
 
-    for arguments in ((), ("--no-progress",)):
-        process = start("run", *IDENTITY, rainy, tmp_path / "a.mp4", "--overwrite", *arguments)
-        _, stderr = process.communicate(timeout=60)
-        assert b"\x1b" not in stderr
-        assert len(stderr.splitlines()) == 2
+    process = start("run", *IDENTITY, rainy, tmp_path / "a.mp4", "--overwrite")
+    _, stderr = process.communicate(timeout=60)
+    assert b"\x1b" not in stderr
+    assert len(stderr.splitlines()) == 2

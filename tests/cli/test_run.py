@@ -62,11 +62,13 @@ def test_sound_is_kept_unless_unwanted(clip: Clip, tmp_path: Path) -> None:
 
 def test_options_reach_the_encoder(clip: Clip, tmp_path: Path) -> None:
     rainy, fine, coarse = clip(), tmp_path / "fine.mkv", tmp_path / "coarse.mkv"
-    assert run(rainy, fine, "--crf", 5, "--preset", "veryfast").exit_code == 0
-    assert run(rainy, coarse, "--codec", "libx265", "--crf", 45, "-e", "x265-params=log-level=none").exit_code == 0
+    hevc = ("--codec", "libx265", "--preset", "ultrafast", "-e", "x265-params=log-level=none:keyint=1")
+    assert run(rainy, fine, "--crf", 5, *hevc).exit_code == 0
+    assert run(rainy, coarse, "--crf", 45, *hevc).exit_code == 0
     assert fine.stat().st_size > coarse.stat().st_size
     with av.open(str(coarse)) as container:
         assert container.streams.video[0].codec_context.name == "hevc"
+        assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
 
 
 def test_part_of_a_video(clip: Clip, tmp_path: Path) -> None:
