@@ -43,6 +43,7 @@ class Reporter:
         self._bar: tuple[Progress, TaskID] | None = None
         self._said: set[str] = set()
         self._total: int | None = None
+        self._frames = 0
         self._began = self._last = 0.0
         self._handler: logging.Handler | None = None
 
@@ -110,6 +111,7 @@ class Reporter:
 
     def advance(self, frames: int) -> None:
         """``frames`` are done in all."""
+        self._frames = frames
         now = time.monotonic()
         every = _BAR_EVERY if self._bar is not None else _JSON_EVERY if self.style == "json" else _LINE_EVERY
         if now - self._last < every or not self._progress_wanted:
@@ -120,15 +122,21 @@ class Reporter:
         fps = frames / max(now - self._began, 1e-9)
         eta = None if self._total is None else (self._total - frames) / max(fps, 1e-9)
         if self._bar is not None:
-            progress, task = self._bar
-            progress.update(task, completed=frames, total=self._total, detail=_detail(frames, self._total, fps, eta))
+            self._update_bar(_detail(frames, self._total, fps, eta))
             return
         self.say("progress", _detail(frames, self._total, fps, eta), frames=frames, total=self._total, fps=fps, eta=eta)
 
     def end_progress(self) -> None:
         if self._bar is not None:
+            fps = self._frames / max(time.monotonic() - self._began, 1e-9)
+            self._update_bar(_detail(self._frames, self._total, fps, None))
             self._bar[0].stop()
             self._bar = None
+
+    def _update_bar(self, detail: str) -> None:
+        if self._bar is not None:
+            progress, task = self._bar
+            progress.update(task, completed=self._frames, total=self._total, detail=detail)
 
     def __enter__(self) -> Self:
         return self
@@ -152,9 +160,13 @@ class _Forward(logging.Handler):
 
 def _detail(frames: int, total: int | None, fps: float, eta: float | None) -> str:
     count = f"{frames}" if total is None else f"{frames}/{total}"
-    rate = f"{fps:.1f}" if fps >= 1 else f"{fps:.2f}"
     left = "" if eta is None else f", {_clock(eta)} left"
-    return f"{count} frames, {rate} frames/s{left}"
+    return f"{count} frames, {pace(fps)}{left}"
+
+
+def pace(fps: float) -> str:
+    """As "23.4 frames/s", with a digit more for those who wait longest."""
+    return f"{fps:.1f} frames/s" if fps >= 1 else f"{fps:.2f} frames/s"
 
 
 def _clock(seconds: float) -> str:

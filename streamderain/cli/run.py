@@ -10,7 +10,7 @@ import click
 
 from streamderain.cli.interrupt import Interruptible
 from streamderain.cli.options import KeyValue, Rate, Seconds, model_options, talk_options, usage_errors
-from streamderain.cli.report import Reporter
+from streamderain.cli.report import Reporter, pace
 
 if TYPE_CHECKING:
     from streamderain.pipeline import RunStats
@@ -256,7 +256,7 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
     interrupted = stats.interrupted and signal_code != 0
     degraded = DEGRADED if concealed else 0
     code = signal_code if interrupted else degraded
-    line = f"{stats.frames} frames in {stats.seconds:.1f} s, {stats.fps:.1f} frames/s → {_shown(target)}"
+    line = f"{stats.frames} frames in {stats.seconds:.1f} s, {pace(stats.fps)} → {_shown(target)}"
     if interrupted:
         line = f"interrupted: {line}" if stats.frames else "interrupted before the first frame: nothing is written"
     reporter.say(
