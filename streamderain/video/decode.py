@@ -131,9 +131,10 @@ class Decoder:
             return
         for frame in frames:
             if frame.is_corrupt and self._wanted(frame):
-                # The decoder has patched it up; FFmpeg's own repair is better than the frame before.
-                if not self._conceal:
-                    raise self._failure("is damaged")
+                # The decoder has patched it up. Not an error even where errors are: with threads FFmpeg's flag
+                # may come too late to be seen, and a job must not fail by chance.
+                if self.concealed == 0:
+                    self.notes.append("damaged: the decoder has patched up some pictures")
                 self.concealed += 1
             self.decoded += 1
             if frame.interlaced_frame and self._bwdif is None:
@@ -226,5 +227,5 @@ class Decoder:
         reason = f": {ffmpeg.explain(error)}" if error is not None else ""
         return InputError(
             f"{self._name} {what} ({after}){reason}",
-            hint="--on-error conceal patches it up and goes on" if self.decoded else None,
+            hint="--on-error conceal repeats the last good frame instead" if self.decoded else None,
         )
