@@ -60,7 +60,8 @@ def write_clip(
 ) -> list[int]:
     """Writes a clip of ``scene`` (or of raw ``planes``) and returns the pts it asked for, in ``time_base``.
 
-    ``audio``: seconds of tone from the first frame on; ``subtitles``: one SubRip line at the second frame.
+    ``audio``: seconds of tone from the first frame on; ``subtitles``: one SubRip line, in German and forced, at the
+    second frame.
     """
     step = round(1 / (rate * time_base))
     pts = list(pts) if pts is not None else [i * step for i in range(count)]
@@ -80,6 +81,8 @@ def write_clip(
             video.set_display_rotation(rotation or 0, hflip=mirrored)
         sounds: list[Any] = [out.add_stream("aac", rate=48000) for _ in range(audio_tracks)] if audio else []
         lines: Any = out.add_mux_stream("subrip", time_base=Fraction(1, 1000)) if subtitles else None
+        if lines is not None:
+            lines.metadata["language"], lines.disposition = "deu", 1 << 6  # forced
         if chapters:
             half = len(pts) * step // 2
             out.set_chapters(

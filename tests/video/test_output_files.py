@@ -168,6 +168,24 @@ def test_every_codec_writes_every_frame_and_nothing_on_the_terminal(
     assert codec in sink.description
 
 
+def test_frames_that_the_encoder_loses_are_missed(clip: Path) -> None:
+    class Forgetful:
+        def __init__(self, stream: object) -> None:
+            self._stream = stream
+
+        def encode(self, frame: object) -> list[object]:
+            return self._stream.encode(frame)[1:]  # type: ignore[attr-defined, no-any-return]
+
+    with open_source(str(clip)) as source:
+        sink = open_sink(str(clip.with_name("out.mp4")), source.info, preset="ultrafast")
+        sink._stream = Forgetful(sink._stream)  # type: ignore[attr-defined]
+        for frame in source:
+            sink.write(frame)
+        with pytest.raises(OutputError, match=r"12 frames went in, \d+ came out"):
+            sink.close()
+    assert not clip.with_name("out.mp4").exists()
+
+
 def test_null_counts_and_writes_nothing(clip: Path) -> None:
     before = sorted(clip.parent.iterdir())
     assert copy(clip, "null:") == COUNT
