@@ -26,6 +26,7 @@ _TURNABLE = _MP4 | {"matroska", "webm"}  # containers that can say how to turn t
 _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
 _CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # containers that count pictures and hold no times
 _ASSUMED_RATE = Fraction(25)
+_FRAGMENT = "2000000"  # microseconds that a killed process may lose; by key frames alone it would be a whole GOP
 _SCHEMES = {"rtsp": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts", "tcp": "mpegts"}
 _SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
 _FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
@@ -317,7 +318,7 @@ def _muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict
         # hybrid_fragmented: playable up to the last fragment if the process dies, an ordinary MP4 once closed.
         # delay_moov: only then are edit lists right, which hold B-frame delay, audio priming and a late start.
         flags = "frag_keyframe+delay_moov" if piped else "hybrid_fragmented+delay_moov"
-        return {"movflags": flags, "use_editlist": "1", "flush_packets": "1"}
+        return {"movflags": flags, "use_editlist": "1", "flush_packets": "1", "frag_duration": _FRAGMENT}
     if muxer in ("matroska", "webm"):
         # B-frames begin at negative decoding times; FFmpeg would move everything later for their sake.
         return {"flush_packets": "1", "avoid_negative_ts": "disabled"}

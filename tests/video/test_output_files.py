@@ -209,7 +209,7 @@ _KILLED = """
 import sys, time
 from streamderain.video import open_sink, open_source
 with open_source(sys.argv[1]) as source:
-    sink = open_sink(sys.argv[2], source.info, side=source.side, options={"g": "10", "tune": "zerolatency"})
+    sink = open_sink(sys.argv[2], source.info, side=source.side, preset="ultrafast")
     for frame in source:
         sink.write(frame)
     print("written", flush=True)
@@ -219,7 +219,7 @@ with open_source(sys.argv[1]) as source:
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_most_frames_survive_a_kill(tmp_path: Path, suffix: str) -> None:
-    write_clip(tmp_path / "in.mp4", count=60, options={"crf": "20"})
+    write_clip(tmp_path / "in.mp4", count=200, options={"crf": "20"}, audio=8.0)
     out = tmp_path / f"out.{suffix}"
     job = subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(tmp_path / "in.mp4"), str(out)], stdout=subprocess.PIPE, text=True
@@ -231,4 +231,6 @@ def test_most_frames_survive_a_kill(tmp_path: Path, suffix: str) -> None:
         job.wait()
     assert not out.exists()
     with av.open(str(out) + ".part") as part:
-        assert sum(1 for _ in part.decode(video=0)) >= 40
+        assert (
+            sum(1 for _ in part.decode(video=0)) > 100
+        )  # of 200; the GOP is 250 frames, so by key frames alone none would be left
