@@ -33,7 +33,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	@touch $@
 
 demo: $(VENV)/.run
-	$(BIN)/python examples/demo.py demo
+	$(BIN)/python -m training demo demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

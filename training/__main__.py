@@ -1,13 +1,15 @@
-"""``python -m training``: render shards, train, evaluate, synthesise."""
+"""``python -m training``: render shards, train, evaluate, synthesise, demonstrate."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from streamderain.networks import Provenance, load_checkpoint, read_provenance, save_checkpoint
 from training.data import evaluation_clips, render_shard, split
 from training.evaluate import evaluate
 from training.loop import Run
@@ -34,9 +36,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     recipe = load_recipe(args.recipe)
     files = split(recipe.data, args.data)[args.part]
-    size = tuple(int(n) for n in args.size.split("x"))
     clips = evaluation_clips(
-        recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=(size[1], size[0])
+        recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=_size(args.size)
     )
     result = evaluate(clips, Derainer(args.weights, device=args.device))
     print(json.dumps(result, indent=2))
@@ -44,13 +45,43 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def _publish(args: argparse.Namespace) -> None:
+    recipe = load_recipe(args.recipe)
+    module, spec = load_checkpoint(args.weights)
+    if spec != recipe.network:
+        raise SystemExit(f"{args.weights} is not of the network of {args.recipe}")
+    origin = Provenance(
+        **asdict(recipe.card),
+        steps=read_provenance(args.weights).steps,
+        seed=recipe.seed,
+        scores=json.loads(args.scores.read_text()),
+    )
+    save_checkpoint(args.out, module, spec, origin, half=True)
+
+
 def _synthesise(args: argparse.Namespace) -> None:
     from streamderain.video import open_sink, open_source
+    from training.rain import sample_style
     from training.synthesise import add_rain
 
-    with open_source(args.clip) as source, open_sink(args.out, source.info, side=source.side) as sink:
-        for frame in add_rain(source, seed=args.seed, family=args.family):
-            sink.write(frame)
+    style = sample_style(torch.Generator().manual_seed(args.seed), family=args.family)
+    with open_source(args.clip) as source:
+        rate = float(source.info.frame_rate or 25)
+        with open_sink(args.out, source.info, side=source.side) as sink:
+            for frame in add_rain(source, seed=args.seed, style=style, frame_rate=rate):
+                sink.write(frame)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from training.demo import demo
+
+    demo(args.folder, model=args.model, frames=args.frames, size=_size(args.size), seed=args.seed)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width of WxH."""
+    width, height = text.split("x")
+    return int(height), int(width)
 
 
 def main() -> None:
@@ -87,6 +118,13 @@ def main() -> None:
     test.add_argument("--json", type=Path)
     test.set_defaults(run_command=_evaluate)
 
+    publish = commands.add_parser("publish", help="write a run's weights as they ship: float16, with card and scores")
+    publish.add_argument("recipe", type=Path)
+    publish.add_argument("--weights", type=Path, required=True)
+    publish.add_argument("--scores", type=Path, required=True, help="what `evaluate --json` wrote")
+    publish.add_argument("--out", type=Path, required=True)
+    publish.set_defaults(run_command=_publish)
+
     synthesise = commands.add_parser("synthesise", help="render rain over a clean clip")
     synthesise.add_argument("clip")
     synthesise.add_argument("out")
@@ -95,6 +133,14 @@ def main() -> None:
         "--family", help="physical, stylised, rain100l, rain100h or nturain; default: drawn by seed"
     )
     synthesise.set_defaults(run_command=_synthesise)
+
+    show = commands.add_parser("demo", help="paint a street, let it rain, derain it, measure")
+    show.add_argument("folder", type=Path)
+    show.add_argument("--model", default="fast")
+    show.add_argument("--frames", type=int, default=100)
+    show.add_argument("--size", default="640x360")
+    show.add_argument("--seed", type=int, default=1)
+    show.set_defaults(run_command=_demo)
 
     args = parser.parse_args()
     if args.threads:

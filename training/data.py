@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from streamderain.networks.streaming import StreamingNet
-from streamderain.preprocess import estimate_motion
+from streamderain.preprocess import MESH, estimate_motion
 from training.camera import simulate_camera
 from training.metrics import psnr
 from training.rain import degrade, render_rain, sample_style
@@ -26,6 +26,7 @@ from training.recipe import ClipData
 
 _HEIGHT, _WIDTH = 256, 384  # what is rendered and aligned before patches are cut
 _VISIBLE_PSNR = 30.0  # dB
+_POINTS = 9  # control points each way that the motion of a patch is stored by
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def align_clip(rainy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What a session gives the network at each frame of a clip, before the network has run.
 
     Returns:
-        previous and before [T, 3, H, W], aligned to their frame, and the motion [T, 2, 3] into the last frame.
+        previous and before [T, 3, H, W], aligned to their frame, and the motion [T, 2, 5, 7] into the last frame.
     """
     network = StreamingNet(channels=(1, 1, 1))  # only its alignment is used
     size = rainy.shape[-2:]
@@ -131,8 +132,8 @@ def align_clip(rainy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     previous, before, motions = [], [], []
     for t in range(rainy.shape[0]):
         frame = rainy[t : t + 1]
-        motions.append(estimate_motion(frame, state[0]) if t else torch.eye(2, 3)[None])
-        p, b, o, h, keep = network.align(frame, state)
+        motions.append(estimate_motion(frame, state[0]) if t else frame.new_zeros(1, 2, *MESH))
+        p, b, o, h, keep = network.lay(frame, state, motions[-1])
         p, b = frame + keep * (p - frame), frame + keep * (b - frame)
         previous.append(p)
         before.append(b)
@@ -154,17 +155,21 @@ def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:
             top = int(torch.randint(0, _HEIGHT - data.patch + 1, (), generator=generator))
             left = int(torch.randint(0, _WIDTH - data.patch + 1, (), generator=generator))
             pictures.append(stack[..., top : top + data.patch, left : left + data.patch])
-            motions.append(recentre(motion, left + data.patch / 2 - _WIDTH / 2, top + data.patch / 2 - _HEIGHT / 2))
+            motions.append(crop_motion(motion, (_HEIGHT, _WIDTH), (top, left), data.patch))
     temporary = path.with_suffix(".tmp")
     save_file({"pictures": torch.stack(pictures), "motion": torch.stack(motions)}, temporary)
     temporary.replace(path)
 
 
-def recentre(motion: Tensor, x: float, y: float) -> Tensor:
-    """The same affine map [..., 2, 3] about a centre that lies at (x, y) from the old one."""
-    centre = torch.tensor([x, y], dtype=motion.dtype)
-    offset = motion[..., :2] @ centre + motion[..., 2] - centre
-    return torch.cat((motion[..., :2], offset[..., None]), -1)
+def crop_motion(motion: Tensor, size: tuple[int, int], corner: tuple[int, int], patch: int) -> Tensor:
+    """The motion [T, 2, rows, columns] of a picture of ``size``, as the motion [T, 2, 9, 9] of a square cut from it."""
+    places = [
+        (start + torch.linspace(0, patch - 1, _POINTS)) * (2 / (whole - 1)) - 1
+        for start, whole in zip(corner, size, strict=True)
+    ]
+    y, x = torch.meshgrid(*places, indexing="ij")
+    grid = torch.stack((x, y), -1).expand(motion.shape[0], -1, -1, -1)
+    return F.grid_sample(motion, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 class ShardReader:
@@ -181,7 +186,7 @@ class ShardReader:
         return names
 
     def batch(self, step: int, *, size: int, frames: int, patch: int) -> tuple[Tensor, Tensor]:
-        """Pictures [T, 4, B, 3, P, P] in 0..1 (rainy, previous, before, target) and motion [T, B, 2, 3]."""
+        """Pictures [T, 4, B, 3, P, P] in 0..1 (rainy, previous, before, target) and motion [T, B, 2, 9, 9]."""
         rng = random.Random(self._seed * 1_000_003 + step)
         names = self._names()
         pictures, motions = [], []
@@ -197,10 +202,10 @@ class ShardReader:
             top, left = rng.randrange(whole - patch + 1), rng.randrange(whole - patch + 1)
             clip = shard["pictures"][item, first : first + frames, ..., top : top + patch, left : left + patch]
             motion = shard["motion"][item, first : first + frames]
-            motion = recentre(motion, left + patch / 2 - whole / 2, top + patch / 2 - whole / 2)
+            motion = crop_motion(motion, (whole, whole), (top, left), patch)
             if rng.random() < 0.5:  # mirror left and right; rain falls down, so never upside down
                 clip = clip.flip(-1)
-                motion = motion * torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, 1.0]])
+                motion = motion.flip(-1) * torch.tensor([-1.0, 1.0])[:, None, None]
             pictures.append(clip)
             motions.append(motion)
         batch = torch.stack(pictures).permute(1, 2, 0, 3, 4, 5).float() / 255

@@ -41,7 +41,7 @@ def unroll(network: StreamingNet, pictures: Tensor, motion: Tensor, resets: Tens
 
     Args:
         pictures: [T, 4, B, 3, H, W], 0..1: rainy, previous and before (both aligned), target.
-        motion: [T, B, 2, 3] into the last frame.
+        motion: [T, B, 2, 9, 9] into the last frame.
         resets: [T, B] bool, True where the state is dropped before the frame.
 
     Returns:

@@ -64,6 +64,15 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class Card:
+    """What the header of the published weights says of them, in words."""
+
+    summary: str = ""
+    licence: str = "Apache-2.0"
+    trained_on: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything a run depends on, besides the data on disk."""
 
@@ -72,6 +81,7 @@ class Recipe:
     data: ClipData
     optimiser: Optimiser
     loss: Loss = field(default_factory=Loss)
+    card: Card = field(default_factory=Card)
     seed: int = 0
 
 

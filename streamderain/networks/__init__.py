@@ -10,6 +10,7 @@ from streamderain.networks.checkpoint import (
     load_checkpoint,
     load_model,
     model_names,
+    read_provenance,
     save_checkpoint,
 )
 from streamderain.networks.spec import Network, NetworkSpec, State, count_macs, count_parameters
@@ -27,5 +28,6 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "model_names",
+    "read_provenance",
     "save_checkpoint",
 ]

@@ -112,6 +112,11 @@ def _read_header(path: Path) -> tuple[NetworkSpec, Provenance]:
         raise ModelError(f"the header of {path} is damaged: {error}") from error
 
 
+def read_provenance(path: Path) -> Provenance:
+    """Where a weights file comes from, from its header alone. Raises ModelError."""
+    return _read_header(path)[1]
+
+
 def _shelf() -> Path:
     return Path(str(resources.files("streamderain.networks") / "weights"))
 

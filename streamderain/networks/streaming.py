@@ -93,11 +93,15 @@ class StreamingNet(nn.Module):
         hidden = torch.zeros(batch, self.hidden_channels, height // 4, width // 4, device=device, dtype=dtype)
         return picture, picture, picture, hidden, torch.zeros(batch, 1, 1, 1, device=device, dtype=dtype)
 
-    @staticmethod
-    def align(rainy: Tensor, state: State) -> State:
+    @classmethod
+    def align(cls, rainy: Tensor, state: State) -> State:
         """Lay the state on the new frame, and drop it at a cut. Done before ``forward``, outside the compiled graph."""
+        return cls.lay(rainy, state, estimate_motion(rainy, state[0]))
+
+    @staticmethod
+    def lay(rainy: Tensor, state: State, motion: Tensor) -> State:
+        """``align`` by a motion that is known already."""
         previous, before, output, hidden, keep = state
-        motion = estimate_motion(rainy, previous)
         pictures = warp(torch.cat((previous, before, output), 1), motion)
         keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
         return (*torch.split(pictures, 3, 1), warp(hidden, motion, scale=4.0), keep)

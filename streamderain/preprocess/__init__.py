@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from streamderain.preprocess.motion import estimate_motion, same_scene, warp
+from streamderain.preprocess.motion import MESH, estimate_motion, same_scene, warp
 
-__all__ = ["estimate_motion", "same_scene", "warp"]
+__all__ = ["MESH", "estimate_motion", "same_scene", "warp"]

@@ -1,14 +1,17 @@
-"""Camera motion between two frames: one affine map, found on the device and in a fixed number of steps.
+"""Motion between two frames, found on the device in a fixed number of steps: what lays the past on the present.
 
 Rain lasts one frame at a place and the scene lasts many, so frames that lie on each other tell them apart. The
-estimate must bear dense streaks, which are noise that correlates with nothing, and objects that move by themselves:
+estimate must bear dense streaks, which correlate with nothing, objects that move by themselves, and a car that drives
+between house fronts, where no single plane's motion will do:
 
-1. a translation by phase correlation under a Hann window (Kuglin & Hines 1975), kept if it explains the frame better;
-2. six affine parameters by inverse compositional Gauss-Newton (Baker & Matthews 2004), with Geman-McClure weights
-   whose scale follows the residual, so that streaks and moving objects lose their vote;
-3. whichever of {no motion, translation, affine} leaves the least robust residual.
+1. a translation by phase correlation under a Hann window (Kuglin & Hines 1975);
+2. six affine parameters by inverse compositional Gauss-Newton (Baker & Matthews 2004);
+3. a mesh of 5 x 7 control points, bilinear between, by Gauss-Newton with a penalty on bending (a coarse relative of
+   the meshes of video stabilisation, Liu et al. 2013), for parallax;
 
-Every step has a static shape and no branch on data, so a batch on a GPU never waits for the host.
+each with Geman-McClure weights whose scale follows the residual, so that streaks and objects lose their vote, and of
+these and no motion at all the one that leaves the least residual. Every step has a static shape and no branch on data,
+so a batch on a GPU never waits for the host.
 """
 
 from __future__ import annotations
@@ -17,10 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MESH = (5, 7)  # control points, rows and columns; the outermost lie on the centres of the outermost pixels
+
 _COARSE_ROWS, _FINE_ROWS = 90, 180  # heights that estimation works at, whatever the frame's
-_MAX_SHIFT = 0.15  # of the frame's height or width, by phase correlation
-_COARSE_STEPS, _FINE_STEPS = 6, 2
+_COARSE_STEPS, _FINE_STEPS, _MESH_STEPS = 6, 2, 5
+_TILE = 4  # px at the fine size: the mesh bends so little within that its normal equations are summed by tiles
+_STIFFNESS = 0.05
+_MESH_MUST_GAIN = 0.97  # of the affine residual; a mesh always fits a little better, to noise
 _CUT_ROWS = 45  # height that scenes are compared at
+_MAX_SHIFT = 0.15  # of the frame's height or width, by phase correlation
 _STILL = 0.06  # px of the full frame: less than this is no motion, and is not resampled
 
 
@@ -41,12 +49,29 @@ def _grey(image: Tensor, factor: int) -> Tensor:
     return grey - grey.mean((-2, -1), keepdim=True)  # exposure is no motion
 
 
-def _coordinates(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixel centres about the middle of the frame, x and y [h, w]; the map is then the same at every scale."""
-    y = torch.arange(height, device=like.device, dtype=torch.float32) - (height - 1) / 2
-    x = torch.arange(width, device=like.device, dtype=torch.float32) - (width - 1) / 2
-    yy, xx = torch.meshgrid(y, x, indexing="ij")
-    return xx, yy
+def _gradients(grey: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences [B, h, w] along x and y."""
+    padded = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+
+
+def _axis(count: int, like: Tensor) -> Tensor:
+    """``count`` places from -1 to 1, the first and the last pixel's centres."""
+    return torch.linspace(-1, 1, count, device=like.device) if count > 1 else torch.zeros(1, device=like.device)
+
+
+def _fetch(image: Tensor, displacement: Tensor) -> Tensor:
+    """[B, C, h, w] at places moved by ``displacement`` [B, 2, h, w] px (x, y), bilinear, borders replicated."""
+    height, width = image.shape[-2:]
+    x = _axis(width, image) + displacement[:, 0] * (2 / max(width - 1, 1))
+    y = _axis(height, image)[:, None] + displacement[:, 1] * (2 / max(height - 1, 1))
+    grid = torch.stack((x, y), -1).to(image.dtype)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _dense(motion: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mesh [B, 2, rows, columns] as one displacement a pixel [B, 2, h, w]."""
+    return F.interpolate(motion, size, mode="bilinear", align_corners=True)
 
 
 def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -54,19 +79,23 @@ def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
 
     Args:
         image: [B, C, H, W], any range, at ``1 / scale`` of the size that ``motion`` is given for.
-        motion: [B, 2, 3] affine map in pixels about the middle of the frame: output (x, y) -> source (x, y).
+        motion: [B, 2, rows, columns] displacement in px (x, y) of control points spread over the frame: what is shown
+            at p was at p + motion(p).
         scale: full size over the size of ``image``; 4 for features at a quarter of the resolution.
 
     Returns:
         [B, C, H, W] in the dtype of ``image``.
     """
     height, width = image.shape[-2:]
-    xx, yy = _coordinates(height, width, image)
-    grid = torch.stack((xx, yy, torch.full_like(xx, 1.0 / scale)), -1)  # translation shrinks with the picture
-    source = torch.einsum("hwk,bck->bhwc", grid, motion)
-    half = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=image.device, dtype=torch.float32)
-    grid = (source / half.clamp_min(0.5)).to(image.dtype)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return _fetch(image, _dense(motion.float(), (height, width)) / scale)
+
+
+def _affine_mesh(affine: Tensor, size: tuple[int, int]) -> Tensor:
+    """The mesh [B, 2, *MESH] of an affine map [B, 2, 3] in px about the middle of a frame of ``size``."""
+    rows, columns = MESH
+    y, x = torch.meshgrid(_axis(rows, affine), _axis(columns, affine), indexing="ij")
+    place = torch.stack((x * (size[1] - 1) / 2, y * (size[0] - 1) / 2, torch.ones_like(x)))
+    return torch.einsum("bck,khw->bchw", affine, place) - place[:2]
 
 
 def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
@@ -87,93 +116,137 @@ def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
 
 
 def _residual(moved: Tensor, reference: Tensor, motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Difference [B, h, w] of the warped reference to the moved frame, where it is inside, and its robust scale [B]."""
+    """Difference [B, h, w] of the warped reference to the moved frame, where it is inside, and its mean size [B]."""
     height, width = moved.shape[-2:]
-    xx, yy = _coordinates(height, width, moved)
-    grid = torch.einsum("hwk,bck->bhwc", torch.stack((xx, yy, torch.ones_like(xx)), -1), motion)
-    half = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=moved.device)
-    grid = grid / half
-    inside = (grid.abs() <= 1).all(-1).float()
-    warped = F.grid_sample(reference[:, None], grid, mode="bilinear", padding_mode="border", align_corners=True)[:, 0]
-    difference = warped - moved
+    displacement = _dense(motion, (height, width))
+    x = torch.arange(width, device=moved.device) + displacement[:, 0]
+    y = torch.arange(height, device=moved.device)[:, None] + displacement[:, 1]
+    inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).float()
+    difference = _fetch(reference[:, None], displacement)[:, 0] - moved
     scale = (difference.abs() * inside).sum((-2, -1)) / inside.sum((-2, -1)).clamp_min(1.0)
     return difference, inside, scale.clamp_min(2e-3)
 
 
-def _best(moved: Tensor, reference: Tensor, motions: list[Tensor]) -> Tensor:
-    """Of several maps the one with the least Geman-McClure residual, per batch item; a tie goes to the first."""
+def _weights(difference: Tensor, inside: Tensor, scale: Tensor) -> Tensor:
+    """Geman-McClure weights of Gauss-Newton, [B, h, w]."""
+    return inside / (1 + (difference / scale[:, None, None]) ** 2) ** 2
+
+
+def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], *, gain: float = 1.0) -> Tensor:
+    """Of several meshes the one with the least Geman-McClure residual, per batch item; a tie goes to the first.
+
+    The last must bring the residual below ``gain`` of what the others leave.
+    """
     residuals = [_residual(moved, reference, m) for m in motions]
     common = torch.stack([scale for _, _, scale in residuals]).amin(0)[:, None, None]
     costs = []
     for motion, (difference, inside, _) in zip(motions, residuals, strict=True):
         squared = (difference / common) ** 2
-        cost = (inside * squared / (1 + squared)).mean((-2, -1)) / inside.mean((-2, -1)).clamp_min(1e-3)
-        # A map that throws most of the frame away, or that is no camera's, has not explained it.
-        distortion = (motion[:, :, :2] - torch.eye(2, device=motion.device)).abs().amax((1, 2))
-        sane = (inside.mean((-2, -1)) > 0.5) & (distortion < 0.3) & cost.isfinite()
+        share = inside.mean((-2, -1))
+        cost = (inside * squared / (1 + squared)).mean((-2, -1)) / share.clamp_min(1e-3)
+        # What throws half of the frame away has not explained it.
+        sane = (share > 0.5) & cost.isfinite() & motion.isfinite().all(-1).all(-1).all(-1)
         costs.append(torch.where(sane, cost, torch.full_like(cost, 9.0)))
     costs[0] = costs[0] - 1e-3
+    costs[-1] = costs[-1] / gain
     best = torch.stack(costs).argmin(0)
     return torch.stack(motions)[best, torch.arange(moved.shape[0], device=moved.device)]
 
 
-def _rescale(motion: Tensor, factor: float) -> Tensor:
-    """The same map for a picture ``factor`` times as large."""
-    return torch.cat((motion[:, :, :2], motion[:, :, 2:] * factor), 2)
-
-
-def _refine(moved: Tensor, reference: Tensor, motion: Tensor, steps: int) -> Tensor:
-    """Gauss-Newton steps on the six affine parameters; the gradients are the moved frame's, taken once."""
+def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, steps: int) -> Tensor:
+    """Better an affine map [B, 2, 3] px about the middle; the gradients are the moved frame's, taken once."""
     height, width = moved.shape[-2:]
-    xx, yy = _coordinates(height, width, moved)
-    padded = F.pad(moved[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    gx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
-    gy = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+    gx, gy = _gradients(moved)
     unit = max(height, width) / 2  # conditions the normal equations
-    x, y = xx / unit, yy / unit
+    x, y = _axis(width, moved) * ((width - 1) / 2 / unit), (_axis(height, moved) * ((height - 1) / 2 / unit))[:, None]
     jacobian = torch.stack((gx * x, gx * y, gx, gy * x, gy * y, gy), -1).flatten(1, 2)  # [B, N, 6]
-    damping = 1e-3 * torch.eye(6, device=moved.device)
+    eye = torch.eye(2, 3, device=moved.device)
     bottom = torch.tensor([0.0, 0.0, 1.0], device=moved.device).expand(moved.shape[0], 1, 3)
+    size = torch.tensor([unit, unit, 1, unit, unit, 1], device=moved.device)
     for _ in range(steps):
-        difference, inside, scale = _residual(moved, reference, motion)
-        weight = inside / (1 + (difference / scale[:, None, None]) ** 2) ** 2
-        weighted = jacobian * weight.flatten(1)[..., None]
-        normal = weighted.transpose(1, 2) @ jacobian
-        gradient = weighted.transpose(1, 2) @ difference.flatten(1)[..., None]
-        trace = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] + 1e-6
-        step = torch.linalg.solve(normal + damping * trace, gradient)[..., 0]
-        a = step / torch.tensor([unit, unit, 1, unit, unit, 1], device=moved.device)
+        difference, inside, scale = _residual(moved, reference, _affine_mesh(affine, (height, width)))
+        weighted = jacobian * _weights(difference, inside, scale).flatten(1)[..., None]
+        step = _solve(weighted.transpose(1, 2) @ jacobian, weighted.transpose(1, 2) @ difference.flatten(1)[..., None])
         # The step moves the frame that stands still, so its inverse is what the other one is warped by.
-        delta = torch.cat((a.view(-1, 2, 3) + torch.eye(2, 3, device=moved.device), bottom), 1)
-        motion = motion @ torch.linalg.inv(delta)
-    return motion
+        delta = torch.cat(((step / size).view(-1, 2, 3) + eye, bottom), 1)
+        affine = affine @ torch.linalg.inv(delta)
+    distortion = (affine[:, :, :2] - eye[:, :2]).abs().amax((1, 2))
+    return torch.where((distortion < 0.3)[:, None, None], affine, eye)  # what shears more is no camera
+
+
+def _solve(normal: Tensor, gradient: Tensor, stiffness: Tensor | None = None) -> Tensor:
+    """Damped normal equations: [B, K, K] and [B, K, 1] -> [B, K]; the damping follows the texture there is."""
+    trace = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] + 1e-6
+    damping = 1e-3 * torch.eye(normal.shape[-1], device=normal.device) if stiffness is None else stiffness
+    solution: Tensor = torch.linalg.solve(normal + damping * trace, gradient)
+    return solution[..., 0]
+
+
+def _hats(size: tuple[int, int], like: Tensor) -> Tensor:
+    """How much each control point has to say at each place: [K, h, w], bilinear."""
+    points = torch.eye(MESH[0] * MESH[1], device=like.device).view(-1, 1, *MESH)
+    return F.interpolate(points, size, mode="bilinear", align_corners=True)[:, 0]
+
+
+def _bending(like: Tensor) -> Tensor:
+    """[2K, 2K]: squared differences between neighbouring control points, and a little of each."""
+    rows, columns = MESH
+    number = torch.arange(rows * columns).view(rows, columns)
+    first = torch.cat((number[:, :-1].flatten(), number[:-1].flatten()))
+    second = torch.cat((number[:, 1:].flatten(), number[1:].flatten()))
+    edges = torch.zeros(len(first), rows * columns)
+    edges[torch.arange(len(first)), first] = 1.0
+    edges[torch.arange(len(first)), second] = -1.0
+    one = edges.T @ edges + 0.1 * torch.eye(rows * columns)
+    return _STIFFNESS * torch.kron(torch.eye(2), one).to(like.device)
+
+
+def _fit_mesh(moved: Tensor, reference: Tensor, start: Tensor) -> Tensor:
+    """Bend a mesh [B, 2, *MESH] away from ``start`` where the frames ask for it."""
+    gx, gy = _gradients(moved)
+    products = torch.stack((gx * gx, gx * gy, gy * gy), 1)
+    tiles = (max(1, moved.shape[-2] // _TILE), max(1, moved.shape[-1] // _TILE))
+    hats = _hats(tiles, moved).flatten(1)  # [K, tiles]
+    stiffness = _bending(moved)
+    bend = torch.zeros_like(start)
+    for _ in range(_MESH_STEPS):
+        difference, inside, scale = _residual(moved, reference, start + bend)
+        weight = _weights(difference, inside, scale)[:, None]
+        slope = torch.stack((gx * difference, gy * difference), 1)
+        sums = F.adaptive_avg_pool2d(torch.cat((products, slope), 1) * weight, tiles).flatten(2)
+        xx, xy, yy = ((hats * s[:, None]) @ hats.T for s in sums[:, :3].unbind(1))  # [B, K, K]
+        normal = torch.cat((torch.cat((xx, xy), 2), torch.cat((xy, yy), 2)), 1)
+        trace = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] + 1e-9
+        gradient = torch.einsum("kn,bcn->bck", hats, sums[:, 3:]).flatten(1)[..., None]
+        gradient = gradient + trace * (stiffness @ bend.flatten(1)[..., None])
+        bend = bend - _solve(normal, gradient, stiffness).view_as(bend)
+    return start + bend
 
 
 def estimate_motion(moved: Tensor, reference: Tensor) -> Tensor:
-    """The affine camera motion that lays ``reference`` on ``moved``: ``warp(reference, motion)`` looks like ``moved``.
+    """The motion that lays ``reference`` on ``moved``: ``warp(reference, motion)`` looks like ``moved``.
 
     Args:
         moved, reference: [B, 3, H, W], 0..1, at least 16x16.
 
     Returns:
-        [B, 2, 3] float32, pixels about the middle of the frame.
+        [B, 2, 5, 7] float32: displacement of the control points in px, x and y.
     """
     with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
         rows = min(moved.shape[-2:])
         coarse, fine = (max(1, round(rows / r)) for r in (_COARSE_ROWS, _FINE_ROWS))
         a, b = _grey(moved, coarse), _grey(reference, coarse)
-        still = torch.eye(2, 3, device=a.device).expand(a.shape[0], 2, 3)
-        shifted = torch.cat((still[:, :, :2], _phase_correlation(a, b)[..., None]), 2)
-        start = _best(a, b, [still, shifted])
-        refined = _rescale(_refine(a, b, start, _COARSE_STEPS), coarse / fine)
+        still = a.new_zeros(a.shape[0], 2, *MESH)
+        shifted = _best(a, b, [still, still + _phase_correlation(a, b)[..., None, None]])
+        eye = torch.eye(2, device=a.device).expand(a.shape[0], 2, 2)
+        affine = _fit_affine(a, b, torch.cat((eye, shifted[:, :, 0, :1]), 2), _COARSE_STEPS)
+        zoom = coarse / fine
         if fine < coarse:
             a, b = _grey(moved, fine), _grey(reference, fine)
-        refined = _refine(a, b, refined, _FINE_STEPS)
-        motion = _rescale(_best(a, b, [still, _rescale(start, coarse / fine), refined]), fine)
-        height, width = moved.shape[-2:]
-        corner = torch.tensor([width / 2, height / 2, 1.0], device=a.device)
-        reach = ((motion - still).abs() @ corner).amax(1)
-        return torch.where((reach < _STILL)[:, None, None], still, motion)
+        affine = _fit_affine(a, b, torch.cat((affine[:, :, :2], affine[:, :, 2:] * zoom), 2), _FINE_STEPS)
+        rigid = _best(a, b, [still, shifted * zoom, _affine_mesh(affine, (a.shape[-2], a.shape[-1]))])
+        motion = _best(a, b, [rigid, _fit_mesh(a, b, rigid)], gain=_MESH_MUST_GAIN) * fine
+        return torch.where((motion.abs().amax((1, 2, 3)) < _STILL)[:, None, None, None], still, motion)
 
 
 def same_scene(frame: Tensor, aligned: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from streamderain.preprocess import estimate_motion, same_scene, warp
+from streamderain.preprocess import MESH, estimate_motion, same_scene, warp
 
 
 def _texture(height: int, width: int, *, seed: int = 0) -> Tensor:
@@ -20,6 +20,18 @@ def _texture(height: int, width: int, *, seed: int = 0) -> Tensor:
         noise = torch.rand(1, 3, cells * height // width + 2, cells + 2, generator=generator) - 0.5
         picture += F.interpolate(noise, (height, width), mode="bicubic") / cells**0.5
     return (0.5 + picture).clamp(0, 1)
+
+
+def _shift(x: float, y: float) -> Tensor:
+    """The mesh [2, *MESH] of a translation."""
+    return torch.tensor([x, y])[:, None, None].expand(2, *MESH)
+
+
+def _affine(matrix: list[list[float]], height: int, width: int) -> Tensor:
+    """The mesh [1, 2, *MESH] of an affine map in px about the middle."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, MESH[0]), torch.linspace(-1, 1, MESH[1]), indexing="ij")
+    place = torch.stack((x * (width - 1) / 2, y * (height - 1) / 2, torch.ones_like(x)))
+    return (torch.einsum("ck,khw->chw", torch.tensor(matrix), place) - place[:2])[None]
 
 
 def _streaks(like: Tensor, count: int, *, seed: int) -> Tensor:
@@ -42,7 +54,8 @@ def test_translation_is_found(shift: tuple[int, int]) -> None:
     reference = scene[..., 30:210, 40:280]
     moved = scene[..., 30 + y : 210 + y, 40 + x : 280 + x]
     motion = estimate_motion(moved, reference)
-    torch.testing.assert_close(motion[0], torch.tensor([[1.0, 0, x], [0, 1, y]]), atol=0.5, rtol=0)
+    assert (motion[0] - _shift(x, y)).mean((1, 2)).abs().max() < 0.4
+    assert (motion[0] - _shift(x, y)).abs().max() < 1.0  # a control point may look at what has just come into view
     blurred = [cv2.GaussianBlur(i[0].mean(0).numpy().astype(np.float64), (0, 0), 1) for i in (moved, reference)]
     window = cv2.createHanningWindow((240, 180), cv2.CV_64F)
     (cv_x, cv_y), _ = cv2.phaseCorrelate(blurred[0], blurred[1], window)
@@ -51,10 +64,19 @@ def test_translation_is_found(shift: tuple[int, int]) -> None:
 
 def test_affine_motion_is_found_to_a_fifth_of_a_pixel() -> None:
     scene = _texture(360, 480)
-    true = torch.tensor([[[1.02, 0.01, 4.3], [-0.008, 1.015, -3.6]]])
+    true = _affine([[1.02, 0.01, 4.3], [-0.008, 1.015, -3.6]], 360, 480)
     found = estimate_motion(warp(scene, true), scene)
-    corners = torch.tensor([[-200.0, -140, 1], [200, -140, 1], [200, 140, 1], [0, 0, 1]]).T
-    assert ((found - true) @ corners).abs().max() < 0.2
+    assert (found - true)[..., 1:-1, 1:-1].abs().max() < 0.2
+
+
+def test_parallax_is_followed_where_no_affine_map_can() -> None:
+    scene = _texture(240, 320, seed=8)
+    true = torch.zeros(1, 2, *MESH)
+    true[:, 0, :, :3], true[:, 0, :, 4:] = -5.0, 5.0  # both sides flow outwards at one speed, as walls of a street do
+    moved = warp(scene, true)
+    found = warp(scene, estimate_motion(moved, scene))
+    left_alone = (moved - scene).pow(2).mean()
+    assert (moved - found).pow(2).mean() < 0.05 * left_alone
 
 
 def test_dense_streaks_do_not_mislead() -> None:
@@ -62,7 +84,7 @@ def test_dense_streaks_do_not_mislead() -> None:
     reference = _streaks(scene[..., 20:200, 30:270], 200, seed=1)
     moved = _streaks(scene[..., 24:204, 36:276], 200, seed=2)
     motion = estimate_motion(moved, reference)
-    torch.testing.assert_close(motion[0], torch.tensor([[1.0, 0, 6], [0, 1, 4]]), atol=0.35, rtol=0)
+    assert (motion[0] - _shift(6, 4)).abs().mean() < 0.3
 
 
 def test_an_object_that_moves_by_itself_has_no_vote() -> None:
@@ -71,7 +93,8 @@ def test_an_object_that_moves_by_itself_has_no_vote() -> None:
     reference[..., 60:120, 60:140] = thing
     moved[..., 60:120, 72:152] = thing
     motion = estimate_motion(moved, reference)
-    torch.testing.assert_close(motion[0], torch.eye(2, 3), atol=0.05, rtol=0)
+    assert motion[..., 0].abs().max() < 0.1
+    assert motion.abs().mean() < 0.3
 
 
 def test_what_shares_nothing_is_not_moved_and_is_another_scene() -> None:
@@ -96,21 +119,23 @@ def test_a_batch_is_estimated_item_by_item() -> None:
     reference = scene[..., 30:210, 40:280].expand(3, -1, -1, -1)
     together = estimate_motion(moved, reference)
     for i in range(3):
-        torch.testing.assert_close(together[i : i + 1], estimate_motion(moved[i : i + 1], reference[:1]))
+        torch.testing.assert_close(
+            together[i : i + 1], estimate_motion(moved[i : i + 1], reference[:1]), atol=1e-2, rtol=0
+        )
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 300), (90, 33)])
 def test_small_and_flat_frames_are_borne(size: tuple[int, int]) -> None:
     black = torch.zeros(1, 3, *size)
-    torch.testing.assert_close(estimate_motion(black, black)[0], torch.eye(2, 3))
+    assert torch.equal(estimate_motion(black, black), torch.zeros(1, 2, *MESH))
     noise = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     assert torch.isfinite(warp(noise, estimate_motion(noise, black))).all()
 
 
 def test_warp_without_motion_changes_nothing_and_scales_with_the_features() -> None:
     picture = _texture(64, 96)
-    still = torch.eye(2, 3)[None]
+    still = torch.zeros(1, 2, *MESH)
     torch.testing.assert_close(warp(picture, still), picture, atol=1e-5, rtol=0)
-    eight = torch.tensor([[[1.0, 0, 8], [0, 1, -4]]])
+    eight = _shift(8, -4)[None]
     quarter = torch.rand(1, 5, 16, 24)
     torch.testing.assert_close(warp(quarter, eight, scale=4.0)[..., 1:, :-2], quarter[..., :-1, 2:], atol=1e-4, rtol=0)

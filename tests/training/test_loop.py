@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from streamderain.networks import load_checkpoint
-from training.data import ShardReader, align_clip, recentre, split
+from streamderain.preprocess import MESH, warp
+from training.data import ShardReader, align_clip, crop_motion, split
 from training.loop import Run, learning_rate
 from training.recipe import ClipData, load_recipe
 
@@ -49,7 +50,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     previous = torch.cat((rainy[:, :1], rainy[:, :-1]), 1)
     before = torch.cat((previous[:, :1], previous[:, :-1]), 1)
     pictures = torch.stack((rainy, previous, before, clean), 2).byte()
-    motion = torch.eye(2, 3).expand(12, 4, 2, 3).contiguous()
+    motion = torch.zeros(12, 4, 2, 9, 9)
     save_file({"pictures": pictures, "motion": motion}, folder / "shard.safetensors")
     return folder
 
@@ -100,14 +101,15 @@ def test_batches_are_the_same_for_the_same_step(shards: Path) -> None:
     assert not torch.equal(a.batch(0, size=3, frames=3, patch=32)[0], a.batch(1, size=3, frames=3, patch=32)[0])
 
 
-def test_a_motion_seen_from_another_centre_is_the_same_motion() -> None:
-    motion = torch.tensor([[1.02, 0.01, 4.0], [-0.02, 0.99, -3.0]])
-    moved = recentre(motion, 30.0, -20.0)
-    point = torch.tensor([5.0, 7.0])
-    centre = torch.tensor([30.0, -20.0])
-    a = motion[:, :2] @ (point + centre) + motion[:, 2]
-    b = moved[:, :2] @ point + moved[:, 2] + centre
-    torch.testing.assert_close(a, b)
+def test_the_motion_of_a_patch_is_that_of_the_picture_there() -> None:
+    picture = torch.rand(1, 3, 101, 141, generator=torch.Generator().manual_seed(0))
+    motion = torch.zeros(1, 2, *MESH)
+    motion[:, 0], motion[:, 1] = torch.linspace(-3, 3, MESH[1]), torch.linspace(2, -2, MESH[0])[:, None]
+    top, left, patch = 20, 30, 33
+    whole = warp(picture, motion)[..., top : top + patch, left : left + patch]
+    cut = picture[..., top - 8 : top + patch + 8, left - 8 : left + patch + 8]
+    part = crop_motion(motion, (101, 141), (top - 8, left - 8), patch + 16)
+    torch.testing.assert_close(warp(cut, part)[..., 8:-8, 8:-8], whole, atol=2e-2, rtol=0)
 
 
 def test_alignment_of_a_clip_starts_from_nothing() -> None:
@@ -115,7 +117,7 @@ def test_alignment_of_a_clip_starts_from_nothing() -> None:
     previous, before, motion = align_clip(clip)
     torch.testing.assert_close(previous[0], clip[0])
     torch.testing.assert_close(before[1], previous[1])
-    assert motion.shape == (3, 2, 3)
+    assert motion.shape == (3, 2, *MESH)
 
 
 def test_parts_share_no_scene(tmp_path: Path) -> None:
