@@ -91,7 +91,7 @@ class Session:
         try:
             with torch.inference_mode():
                 clean = self._derain(self._upload(frame.pixels))
-                pixels = self._download(clean, frame.pixels.dtype)
+            pixels = self._download(clean, frame.pixels.dtype)  # an ordinary tensor, which callers may write into
         except torch.OutOfMemoryError as error:
             raise DeviceError(
                 f"{self._engine.device} is out of memory at {self.width}x{self.height}",

@@ -51,6 +51,15 @@ def test_any_size_comes_back_as_it_went_in(tiny: Path, size: tuple[int, int]) ->
         assert (clean.pts, clean.time_base, clean.duration) == (frame.pts, frame.time_base, frame.duration)
 
 
+def test_what_comes_back_is_the_callers_to_write_into(tiny: Path) -> None:
+    for model in ("identity", tiny):
+        frame = _frame(16, 24)
+        kept = frame.pixels.clone()
+        clean = Derainer(model).session(16, 24).step(frame)
+        clean.pixels.fill_(7)
+        assert torch.equal(frame.pixels, kept)
+
+
 def test_reset_forgets_the_past(tiny: Path) -> None:
     derainer = Derainer(tiny)
     fresh, used = derainer.session(48, 64), derainer.session(48, 64)

@@ -22,8 +22,10 @@ from torch import Tensor
 
 MESH = (5, 7)  # control points, rows and columns; the outermost lie on the centres of the outermost pixels
 
-_COARSE_ROWS, _FINE_ROWS = 90, 180  # heights that estimation works at, whatever the frame's
-_COARSE_STEPS, _FINE_STEPS, _MESH_STEPS = 6, 2, 5
+_ROWS = 180  # the height that estimation works at, whatever the frame's; it begins at half of that
+_LEAST_ROWS = 32  # no smaller than this
+_COARSE_STEPS, _FINE_STEPS = 6, 2  # of the affine map
+_COARSE_MESH_STEPS, _FINE_MESH_STEPS = 5, 1
 _TILE = 4  # px at the fine size: the mesh bends so little within that its normal equations are summed by tiles
 _STIFFNESS = 0.05
 _MESH_MUST_GAIN = 0.97  # of the affine residual; a mesh always fits a little better, to noise
@@ -33,18 +35,13 @@ _STILL = 0.06  # px of the full frame: less than this is no motion, and is not r
 
 
 def _grey(image: Tensor, factor: int) -> Tensor:
-    """[B, 3, H, W] -> [B, h, w] luma without thin bright streaks, averaged over squares of ``factor``, mean zero.
+    """[B, 3, H, W] -> [B, h, w] luma averaged over squares of ``factor``, without thin bright streaks, mean zero.
 
-    A grey opening of five columns, at half of ``factor``, removes what is brighter and narrower: most of the rain, and
-    so little of the scene that motion is found as if it were dry (+1.3 dB on the warped frame under visible rain).
+    A grey opening of five columns removes what is brighter and narrower: most of the rain, and so little of the scene
+    that motion is found as if it were dry (+1.3 dB on the warped frame under visible rain).
     """
-    first = max(1, factor // 2)
-    grey = image.float().mean(1, keepdim=True)
-    if first > 1:
-        grey = F.avg_pool2d(grey, first)
+    grey = F.avg_pool2d(image.float(), factor).mean(1, keepdim=True)
     grey = F.max_pool2d(-F.max_pool2d(-grey, (1, 5), 1, (0, 2)), (1, 5), 1, (0, 2))
-    if factor > first:
-        grey = F.avg_pool2d(grey, factor // first)
     grey = F.avg_pool2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
     return grey - grey.mean((-2, -1), keepdim=True)  # exposure is no motion
 
@@ -201,16 +198,16 @@ def _bending(like: Tensor) -> Tensor:
     return _STIFFNESS * torch.kron(torch.eye(2), one).to(like.device)
 
 
-def _fit_mesh(moved: Tensor, reference: Tensor, start: Tensor) -> Tensor:
-    """Bend a mesh [B, 2, *MESH] away from ``start`` where the frames ask for it."""
+def _fit_mesh(moved: Tensor, reference: Tensor, rigid: Tensor, start: Tensor, steps: int) -> Tensor:
+    """Better a mesh [B, 2, *MESH] from ``start``, bending it away from ``rigid`` where the frames ask for it."""
     gx, gy = _gradients(moved)
     products = torch.stack((gx * gx, gx * gy, gy * gy), 1)
     tiles = (max(1, moved.shape[-2] // _TILE), max(1, moved.shape[-1] // _TILE))
     hats = _hats(tiles, moved).flatten(1)  # [K, tiles]
     stiffness = _bending(moved)
-    bend = torch.zeros_like(start)
-    for _ in range(_MESH_STEPS):
-        difference, inside, scale = _residual(moved, reference, start + bend)
+    bend = start - rigid
+    for _ in range(steps):
+        difference, inside, scale = _residual(moved, reference, rigid + bend)
         weight = _weights(difference, inside, scale)[:, None]
         slope = torch.stack((gx * difference, gy * difference), 1)
         sums = F.adaptive_avg_pool2d(torch.cat((products, slope), 1) * weight, tiles).flatten(2)
@@ -220,7 +217,7 @@ def _fit_mesh(moved: Tensor, reference: Tensor, start: Tensor) -> Tensor:
         gradient = torch.einsum("kn,bcn->bck", hats, sums[:, 3:]).flatten(1)[..., None]
         gradient = gradient + trace * (stiffness @ bend.flatten(1)[..., None])
         bend = bend - _solve(normal, gradient, stiffness).view_as(bend)
-    return start + bend
+    return rigid + bend
 
 
 def estimate_motion(moved: Tensor, reference: Tensor) -> Tensor:
@@ -234,18 +231,20 @@ def estimate_motion(moved: Tensor, reference: Tensor) -> Tensor:
     """
     with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
         rows = min(moved.shape[-2:])
-        coarse, fine = (max(1, round(rows / r)) for r in (_COARSE_ROWS, _FINE_ROWS))
-        a, b = _grey(moved, coarse), _grey(reference, coarse)
+        factor = max(1, round(rows / _ROWS))
+        a, b = _grey(moved, factor), _grey(reference, factor)
+        half = 2 if rows // factor >= 2 * _LEAST_ROWS else 1
+        small_a, small_b = (F.avg_pool2d(g[:, None], half)[:, 0] for g in (a, b))
         still = a.new_zeros(a.shape[0], 2, *MESH)
-        shifted = _best(a, b, [still, still + _phase_correlation(a, b)[..., None, None]])
+        shifted = _best(small_a, small_b, [still, still + _phase_correlation(small_a, small_b)[..., None, None]])
         eye = torch.eye(2, device=a.device).expand(a.shape[0], 2, 2)
-        affine = _fit_affine(a, b, torch.cat((eye, shifted[:, :, 0, :1]), 2), _COARSE_STEPS)
-        zoom = coarse / fine
-        if fine < coarse:
-            a, b = _grey(moved, fine), _grey(reference, fine)
-        affine = _fit_affine(a, b, torch.cat((affine[:, :, :2], affine[:, :, 2:] * zoom), 2), _FINE_STEPS)
-        rigid = _best(a, b, [still, shifted * zoom, _affine_mesh(affine, (a.shape[-2], a.shape[-1]))])
-        motion = _best(a, b, [rigid, _fit_mesh(a, b, rigid)], gain=_MESH_MUST_GAIN) * fine
+        affine = _fit_affine(small_a, small_b, torch.cat((eye, shifted[:, :, 0, :1]), 2), _COARSE_STEPS)
+        affine = torch.cat((affine[:, :, :2], affine[:, :, 2:] * half), 2)
+        affine = _fit_affine(a, b, affine, _FINE_STEPS)
+        rigid = _best(a, b, [still, shifted * half, _affine_mesh(affine, (a.shape[-2], a.shape[-1]))])
+        mesh = _fit_mesh(small_a, small_b, rigid / half, rigid / half, _COARSE_MESH_STEPS) * half
+        mesh = _fit_mesh(a, b, rigid, mesh, _FINE_MESH_STEPS)
+        motion = _best(a, b, [rigid, mesh], gain=_MESH_MUST_GAIN) * factor
         return torch.where((motion.abs().amax((1, 2, 3)) < _STILL)[:, None, None, None], still, motion)
 
 
