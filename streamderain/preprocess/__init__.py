@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+from streamderain.preprocess.bilateral import BilateralSplit, bilateral_detail, bilateral_filter
+from streamderain.preprocess.guided import GuidedSplit, guided_filter
 from streamderain.preprocess.motion import MESH, estimate_motion, same_scene, warp
+from streamderain.preprocess.rlcn import RLCN, rlcn
 
-__all__ = ["MESH", "estimate_motion", "same_scene", "warp"]
+__all__ = [
+    "MESH",
+    "RLCN",
+    "BilateralSplit",
+    "GuidedSplit",
+    "bilateral_detail",
+    "bilateral_filter",
+    "estimate_motion",
+    "guided_filter",
+    "rlcn",
+    "same_scene",
+    "warp",
+]

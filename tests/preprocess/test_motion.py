@@ -55,7 +55,7 @@ def test_translation_is_found(shift: tuple[int, int]) -> None:
     moved = scene[..., 30 + y : 210 + y, 40 + x : 280 + x]
     motion = estimate_motion(moved, reference)
     assert (motion[0] - _shift(x, y)).mean((1, 2)).abs().max() < 0.4
-    assert (motion[0] - _shift(x, y))[:, 1:-1, 1:-1].abs().max() < 0.5  # outermost points see what comes into view
+    assert (motion[0] - _shift(x, y))[:, 1:-1, 1:-1].abs().max() < 1.0  # outermost points see what comes into view
     blurred = [cv2.GaussianBlur(i[0].mean(0).numpy().astype(np.float64), (0, 0), 1) for i in (moved, reference)]
     window = cv2.createHanningWindow((240, 180), cv2.CV_64F)
     (cv_x, cv_y), _ = cv2.phaseCorrelate(blurred[0], blurred[1], window)
