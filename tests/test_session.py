@@ -100,9 +100,10 @@ def test_what_cannot_be_had_is_an_error_unless_fallback_is_allowed(caplog: pytes
 
 
 @pytest.mark.needs_cuda
-def test_fp16_on_a_gpu_is_the_cpu_to_a_level(tiny: Path) -> None:
+@pytest.mark.parametrize("deep", [False, True])
+def test_fp16_on_a_gpu_is_the_cpu_to_a_level(tiny: Path, deep: bool) -> None:
     gpu, cpu = Derainer(tiny, device="cuda").session(96, 128), Derainer(tiny, device="cpu").session(96, 128)
     for seed in range(4):
-        frame = _frame(96, 128, seed=seed)
+        frame = _frame(96, 128, seed=seed, deep=deep)
         difference = gpu.step(frame).pixels.int() - cpu.step(frame).pixels.int()
-        assert difference.abs().max() <= 2
+        assert difference.abs().max() <= (512 if deep else 2)

@@ -62,8 +62,11 @@ def _fetch(image: Tensor, displacement: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     x = _axis(width, image) + displacement[:, 0] * (2 / max(width - 1, 1))
     y = _axis(height, image)[:, None] + displacement[:, 1] * (2 / max(height - 1, 1))
-    grid = torch.stack((x, y), -1).to(image.dtype)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    # In float32 whatever the image: half precision cannot name a place in a frame to better than half a pixel.
+    fetched = F.grid_sample(
+        image.float(), torch.stack((x, y), -1), mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return fetched.to(image.dtype)
 
 
 def _dense(motion: Tensor, size: tuple[int, int]) -> Tensor:
@@ -166,7 +169,7 @@ def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, steps: int) ->
         step = _solve(weighted.transpose(1, 2) @ jacobian, weighted.transpose(1, 2) @ difference.flatten(1)[..., None])
         # The step moves the frame that stands still, so its inverse is what the other one is warped by.
         delta = torch.cat(((step / size).view(-1, 2, 3) + eye, bottom), 1)
-        affine = affine @ torch.linalg.inv(delta)
+        affine = affine @ torch.linalg.inv_ex(delta).inverse  # _ex: without asking the host whether it worked
     distortion = (affine[:, :, :2] - eye[:, :2]).abs().amax((1, 2))
     return torch.where((distortion < 0.3)[:, None, None], affine, eye)  # what shears more is no camera
 
@@ -175,7 +178,7 @@ def _solve(normal: Tensor, gradient: Tensor, stiffness: Tensor | None = None) ->
     """Damped normal equations: [B, K, K] and [B, K, 1] -> [B, K]; the damping follows the texture there is."""
     trace = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] + 1e-6
     damping = 1e-3 * torch.eye(normal.shape[-1], device=normal.device) if stiffness is None else stiffness
-    solution: Tensor = torch.linalg.solve(normal + damping * trace, gradient)
+    solution: Tensor = torch.linalg.solve_ex(normal + damping * trace, gradient).result
     return solution[..., 0]
 
 

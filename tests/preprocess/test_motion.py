@@ -139,3 +139,10 @@ def test_warp_without_motion_changes_nothing_and_scales_with_the_features() -> N
     eight = _shift(8, -4)[None]
     quarter = torch.rand(1, 5, 16, 24)
     torch.testing.assert_close(warp(quarter, eight, scale=4.0)[..., 1:, :-2], quarter[..., :-1, 2:], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_fetched_from_the_same_places(dtype: torch.dtype) -> None:
+    picture = torch.rand(1, 3, 180, 640, generator=torch.Generator().manual_seed(0)).to(dtype)
+    motion = _affine([[1.01, 0.0, 3.3], [0.0, 1.01, -2.6]], 180, 640)
+    torch.testing.assert_close(warp(picture, motion).float(), warp(picture.float(), motion), atol=4e-3, rtol=0)
