@@ -67,6 +67,10 @@ def _lines(card: ModelCard) -> list[tuple[str, str]]:
         ("parameters", f"{card.parameters:,}"),
         ("at 1280x720", f"{card.macs_720p / 1e9:.1f} GMAC a frame"),
         ("sha256", card.sha256 or "no weights"),
+    ]
+    if card.sha256 is None:
+        return lines
+    lines += [
         ("licence", card.licence),
         ("trained on", card.trained_on),
         ("steps", str(card.steps)),

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from streamderain.errors import ModelError
+from streamderain.networks.named import NAMED
 from streamderain.networks.spec import NetworkSpec, count_macs, count_parameters
 
 _HEIGHT_720, _WIDTH_720 = 720, 1280
@@ -137,6 +138,11 @@ def model_path(model: str | Path) -> Path | None:
     shipped = _shelf() / f"{model}.safetensors"
     if shipped.is_file() and "/" not in str(model):
         return shipped
+    if str(model) in NAMED:
+        raise ModelError(
+            f"no weights ship for {str(model)!r}",
+            hint="train them with `python -m training` and pass the .safetensors file that it writes",
+        )
     path = Path(model)
     if path.suffix == ".safetensors" or path.exists():
         return path
@@ -144,28 +150,40 @@ def model_path(model: str | Path) -> Path | None:
 
 
 def load_model(model: str | Path) -> tuple[nn.Module, NetworkSpec]:
-    """The network of a shipped name or a weights file, in float32 and eval mode. Raises ModelError."""
+    """The network of a shipped name or a weights file, in float32 and eval mode.
+
+    Raises:
+        ModelError: if there are no such weights, they are damaged, or they are of a network that derains nothing.
+    """
     path = model_path(model)
     if path is None:
         spec = NetworkSpec("identity")
         return spec.build().eval(), spec
-    return load_checkpoint(path)
+    module, spec = load_checkpoint(path)
+    if not hasattr(module, "align"):  # the autoencoder of rain, which only teaches
+        raise ModelError(f"{path} holds a {spec.architecture}, which derains nothing")
+    return module, spec
 
 
 def describe(model: str | Path) -> ModelCard:
-    """The card of a shipped name or a weights file; parameters and MACs are counted, not quoted. Raises ModelError."""
-    path = model_path(model)
-    if path is None:
+    """The card of a name or a weights file; parameters and MACs are counted, not quoted. Raises ModelError."""
+    digest = None
+    name = str(model)
+    if name in NAMED and name not in model_names():
+        spec, origin = NAMED[name].spec, Provenance(summary=f"no weights ship: {NAMED[name].summary}")
+    elif (path := model_path(model)) is None:
         spec, origin = NetworkSpec("identity"), Provenance(summary="changes nothing; for tests and for measuring I/O")
-        digest = None
     else:
         spec, origin = _read_header(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        name = path.stem
+    with torch.device("meta"):
+        parameters = count_parameters(spec.build())
     return ModelCard(
-        name=path.stem if path else str(model),
+        name=name,
         summary=origin.summary,
         architecture=spec.architecture,
-        parameters=count_parameters(spec.build()),
+        parameters=parameters,
         macs_720p=count_macs(spec, height=_HEIGHT_720, width=_WIDTH_720),
         sha256=digest,
         licence=origin.licence,
@@ -177,5 +195,6 @@ def describe(model: str | Path) -> ModelCard:
 
 
 def list_models() -> tuple[ModelCard, ...]:
-    """Cards of everything that is installed."""
-    return tuple(describe(name) for name in model_names())
+    """Cards of everything with a name: shipped weights first, then the networks that are there to be trained."""
+    shipped = model_names()
+    return tuple(describe(name) for name in (*shipped, *(name for name in NAMED if name not in shipped)))

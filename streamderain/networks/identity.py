@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from streamderain.networks.single_image import Restoration, SingleImage
 
 
-class Identity(nn.Module):
+class Identity(SingleImage):
     """Returns the frame as it came; no state, no weights."""
 
-    stride = 1
+    def restore(self, rainy: Tensor) -> Restoration:
+        return Restoration(stages=(rainy,))
 
-    def zero_state(
-        self, batch: int, height: int, width: int, *, device: torch.device, dtype: torch.dtype
-    ) -> tuple[Tensor, ...]:
-        return ()
-
-    @staticmethod
-    def align(rainy: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return state
-
-    def forward(self, rainy: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, rainy: Tensor) -> tuple[Tensor]:
         return (rainy,)

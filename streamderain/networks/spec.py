@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamderain.errors import ModelError
+from streamderain.networks.detail_resnet import DDN, DetailResNet
+from streamderain.networks.ecnet import ECNet, RainAutoencoder
 from streamderain.networks.identity import Identity
+from streamderain.networks.prenet import PReNet
 from streamderain.networks.streaming import StreamingNet
 
 State = tuple[Tensor, ...]
@@ -28,7 +31,15 @@ class Network(Protocol):
     def __call__(self, rainy: Tensor, *state: Tensor) -> tuple[Tensor, ...]: ...
 
 
-_ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {"identity": Identity, "streaming": StreamingNet}
+_ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {
+    "identity": Identity,
+    "streaming": StreamingNet,
+    "detail-resnet": DetailResNet,
+    "ddn": DDN,
+    "ecnet": ECNet,
+    "prenet": PReNet,
+    "rain-autoencoder": RainAutoencoder,  # derains nothing; its weights are kept beside those that it teaches
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +75,19 @@ class NetworkSpec:
 
 
 def count_parameters(module: nn.Module) -> int:
+    """What is learned; the running statistics of norms are not counted, as nobody counts them."""
     return sum(p.numel() for p in module.parameters())
 
 
 def count_macs(spec: NetworkSpec, *, height: int, width: int) -> int:
     """Multiply-accumulates of one ``forward`` at ``height`` x ``width``, counted on the meta device."""
-    module = spec.build().to("meta").eval()
     meta = torch.device("meta")
+    with meta:
+        module = spec.build().eval()
     rainy = torch.empty(1, 3, height, width, device=meta)
-    state = module.zero_state(1, height, width, device=meta, dtype=torch.float32)  # type: ignore[operator]
+    state: State = ()
+    if hasattr(module, "zero_state"):  # which what only helps to train has not
+        state = module.zero_state(1, height, width, device=meta, dtype=torch.float32)  # type: ignore[operator]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(rainy, *state)
     return int(counter.get_total_flops() // 2)

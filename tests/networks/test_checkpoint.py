@@ -86,10 +86,56 @@ def test_unknown_architecture_and_options_are_named() -> None:
 
 def test_everything_shipped_loads_and_has_a_card() -> None:
     assert "fast" in model_names()
-    for card in list_models():
-        module, _ = load_model(card.name)
+    for name in model_names():
+        module, _ = load_model(name)
+        card = describe(name)
         assert sum(p.numel() for p in module.parameters()) == card.parameters
-        if card.name != "identity":
+        if name != "identity":
             assert card.licence
             assert card.trained_on
             assert card.scores
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("paper-a", 56_947),
+        ("paper-a-wide", 891_331),
+        ("ddn", 57_369),
+        ("paper-b", 2_883_184),
+        ("paper-b-as-written", 2_820_138),
+        ("ecnet", 2_461_100),
+        ("ecnet-ll", 8_730_764),
+        ("prenet", 168_963),
+    ],
+)
+def test_networks_of_the_papers_have_a_card_and_no_weights(name: str, parameters: int) -> None:
+    card = describe(name)
+    assert (card.name, card.parameters, card.sha256) == (name, parameters, None)
+    assert card.macs_720p > 0
+    assert "no weights ship" in card.summary
+    with pytest.raises(ModelError, match=rf"no weights ship for '{name}'.*python -m training.*\.safetensors"):
+        load_model(name)
+
+
+def test_shipped_weights_are_listed_first() -> None:
+    shipped = [card.sha256 is not None or card.name == "identity" for card in list_models()]
+    assert shipped == sorted(shipped, reverse=True)
+    assert not all(shipped)
+
+
+def test_a_name_of_a_paper_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prenet").mkdir()
+    with pytest.raises(ModelError, match="no weights ship"):
+        load_model("prenet")
+
+
+def test_the_autoencoder_is_kept_like_the_others_and_derains_nothing(tmp_path: Path) -> None:
+    spec = NetworkSpec("rain-autoencoder", {"channels": 4})
+    path = tmp_path / "rain.safetensors"
+    save_checkpoint(path, spec.build(), spec, Provenance(), half=False)
+    assert load_checkpoint(path)[1] == spec
+    assert describe(path).macs_720p > 0
+    with pytest.raises(ModelError, match="derains nothing"):
+        load_model(path)
