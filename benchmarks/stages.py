@@ -19,6 +19,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and read when torch is imported
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
