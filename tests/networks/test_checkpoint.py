@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from streamderain.errors import ModelError
+from streamderain.frame import Frame
 from streamderain.networks import (
     NetworkSpec,
     Provenance,
@@ -19,6 +21,8 @@ from streamderain.networks import (
     model_names,
     save_checkpoint,
 )
+from streamderain.networks.named import NAMED
+from streamderain.session import Derainer
 
 _SPEC = NetworkSpec("streaming", {"channels": [4, 8, 8]})
 
@@ -116,6 +120,18 @@ def test_networks_of_the_papers_have_a_card_and_no_weights(name: str, parameters
     assert "no weights ship" in card.summary
     with pytest.raises(ModelError, match=rf"no weights ship for '{name}'.*python -m training.*\.safetensors"):
         load_model(name)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_weights_of_a_papers_network_run_on_odd_frames(name: str, tmp_path: Path) -> None:
+    spec = NAMED[name].spec
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "own.safetensors", spec.build(), spec, Provenance(), half=True)
+    derainer = Derainer(tmp_path / "own.safetensors", device="cpu")
+    for height, width in ((19, 30), (1, 3)):
+        pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+        clean = derainer.session(height, width).step(Frame(pixels=pixels, pts=5, time_base=Fraction(1, 25)))
+        assert (clean.pixels.shape, clean.pixels.dtype, clean.pts) == (pixels.shape, torch.uint8, 5)
 
 
 def test_shipped_weights_are_listed_first() -> None:
