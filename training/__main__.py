@@ -10,15 +10,25 @@ from pathlib import Path
 import torch
 
 from streamderain.networks import Provenance, load_checkpoint, read_provenance, save_checkpoint
+from training.clips import ClipTask
 from training.data import evaluation_clips, render_shard, split
 from training.evaluate import evaluate
 from training.loop import Run
-from training.recipe import load_recipe
+from training.parallel import Workers
+from training.recipe import ClipRecipe, load_recipe
+from training.task import Task
+
+
+def _clip_recipe(path: Path) -> ClipRecipe:
+    recipe = load_recipe(path)
+    if not isinstance(recipe, ClipRecipe):
+        raise SystemExit(f"{path} is for pairs of pictures; this needs one for clips")
+    return recipe
 
 
 def _render(args: argparse.Namespace) -> None:
-    recipe = load_recipe(args.recipe)
-    files = split(recipe.data, args.data)["train"]
+    recipe = _clip_recipe(args.recipe)
+    files = split(recipe.data, args.data)[args.part]
     args.shards.mkdir(parents=True, exist_ok=True)
     for number in range(args.first, args.first + args.count):
         path = args.shards / f"shard-{number:05d}.safetensors"
@@ -28,13 +38,22 @@ def _render(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    Run(load_recipe(args.recipe), args.run, args.shards, start=args.start).train(checkpoint_every=args.checkpoint_every)
+    recipe = _clip_recipe(args.recipe)
+    workers = Workers.join()
+    try:
+        task: Task = ClipTask(recipe, args.shards, validation=args.validation)
+        run = Run(recipe, task, args.run, workers=workers, start=args.start)
+        stopped = run.train(checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard)
+    finally:
+        workers.leave()
+    if stopped:
+        raise SystemExit(128 + stopped)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from streamderain.session import Derainer
 
-    recipe = load_recipe(args.recipe)
+    recipe = _clip_recipe(args.recipe)
     files = split(recipe.data, args.data)[args.part]
     clips = evaluation_clips(
         recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=_size(args.size)
@@ -95,6 +114,7 @@ def main() -> None:
     render.add_argument("--shards", type=Path, default=Path("runs/shards"))
     render.add_argument("--first", type=int, default=0)
     render.add_argument("--count", type=int, default=60)
+    render.add_argument("--part", choices=("train", "validation"), default="train")
     render.set_defaults(run_command=_render)
 
     train = commands.add_parser("train", help="train by a recipe; goes on where it was stopped")
@@ -103,6 +123,8 @@ def main() -> None:
     train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and weights")
     train.add_argument("--start", type=Path, help="weights to start from")
     train.add_argument("--checkpoint-every", type=int, default=500)
+    train.add_argument("--validation", type=Path, help="shards of the held-out part, where the recipe validates")
+    train.add_argument("--tensorboard", action="store_true", help="write curves into the run's folder")
     train.set_defaults(run_command=_train)
 
     test = commands.add_parser("evaluate", help="PSNR, SSIM and temporal error on held-out clips with rendered rain")

@@ -1,173 +1,221 @@
-"""The training loop of the streaming network, to be read from top to bottom.
-
-Each step back-propagates through a short clip: the state starts empty, the output and hidden features of a frame are
-laid on the next by the camera motion found when the clip was rendered, and now and then the state is dropped, as a
-scene cut or a reconnect will drop it.
-"""
+"""The training loop, to be read from top to bottom; what is trained, and on what, is a task's business."""
 
 from __future__ import annotations
 
-import json
+import copy
 import math
-import time
+import signal
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamderain.networks import Provenance, save_checkpoint
-from streamderain.networks.streaming import StreamingNet
-from streamderain.preprocess import warp
-from training.data import ShardReader
-from training.losses import clip_loss
+from training.journal import Journal
+from training.parallel import Workers
 from training.recipe import Optimiser, Recipe
+from training.state import moments_of, read_part, read_progress, restore_moments, write_state
+from training.task import Task
 
 
-def learning_rate(step: int, settings: Optimiser) -> float:
-    """Linear warm-up, then half a cosine down to the final rate."""
+def count_steps(settings: Optimiser, batches_per_epoch: int) -> int:
+    return settings.steps or settings.epochs * batches_per_epoch
+
+
+def learning_rate(step: int, settings: Optimiser, batches_per_epoch: int = 1) -> float:
+    """The rate of a step: linear warm-up, then half a cosine down to the final rate, or the milestones passed."""
     if step < settings.warm_up:
         return settings.learning_rate * (step + 1) / settings.warm_up
-    progress = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
+    if settings.schedule == "step":
+        unit = batches_per_epoch if settings.epochs else 1
+        return settings.learning_rate * settings.factor ** sum(step >= m * unit for m in settings.milestones)
+    total = count_steps(settings, batches_per_epoch)
+    progress = (step - settings.warm_up) / max(1, total - settings.warm_up)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine
 
 
-def unroll(network: StreamingNet, pictures: Tensor, motion: Tensor, resets: Tensor) -> list[Tensor]:
-    """Run a clip through the network with its own outputs as state.
-
-    Args:
-        pictures: [T, 4, B, 3, H, W], 0..1: rainy, previous and before (both aligned), target.
-        motion: [T, B, 2, 9, 9] into the last frame.
-        resets: [T, B] bool, True where the state is dropped before the frame.
-
-    Returns:
-        T outputs [B, 3, H, W], not clamped.
-    """
-    rainy, previous, before, _ = pictures.unbind(1)
-    output = torch.zeros_like(rainy[0])
-    hidden: Tensor | None = None
-    outputs = []
-    for t in range(rainy.shape[0]):
-        keep = (~resets[t]).to(rainy.dtype).view(-1, 1, 1, 1)
-        if hidden is None:
-            height, width = rainy.shape[-2] // 4, rainy.shape[-1] // 4
-            hidden = rainy.new_zeros(rainy.shape[1], network.hidden_channels, height, width)
-        else:
-            output, hidden = warp(output, motion[t]), warp(hidden.float(), motion[t], scale=4.0)
-        # The frame before last is not known to a session that was reset one frame ago.
-        young = resets[t - 1].view(-1, 1, 1, 1) if t else torch.zeros_like(keep, dtype=torch.bool)
-        oldest = torch.where(young, previous[t], before[t])
-        clean, _, _, _, hidden, _ = network(rainy[t], previous[t], oldest, output, hidden, keep)
-        outputs.append(clean.float())
-        output = outputs[-1].clamp(0, 1)
-    return outputs
-
-
 class Run:
-    """A run's folder: ``state/`` to resume from, ``log.jsonl``, and ``NAME.safetensors`` with the averaged weights."""
+    """A run's folder: ``state/`` to resume from, ``log.jsonl``, the last weights as ``NAME.safetensors``, averaged
+    where the recipe asks for it, and as ``NAME-best.safetensors`` those that validated best."""
 
-    def __init__(self, recipe: Recipe, folder: Path, shards: Path, *, start: Path | None = None) -> None:
-        self.recipe, self.folder = recipe, folder
+    def __init__(
+        self, recipe: Recipe, task: Task, folder: Path, *, workers: Workers | None = None, start: Path | None = None
+    ) -> None:
+        """Begin, or go on from what is in ``folder``.
+
+        Args:
+            workers: the processes that train together; None is this one on the CPU.
+            start: weights to begin from.
+        """
+        self.recipe, self.task, self.folder = recipe, task, folder
+        self.workers = workers or Workers()
         folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(recipe.seed)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = recipe.network.build()
-        if not isinstance(network, StreamingNet):
-            raise ValueError(f"this loop trains streaming networks, got {recipe.network.architecture!r}")
-        self.network = network.to(self.device)
+        settings = recipe.optimiser
+        if settings.batch % self.workers.count:
+            raise ValueError(f"a batch of {settings.batch} cannot be shared by {self.workers.count} processes")
+        self.steps = count_steps(settings, task.batches_per_epoch)
+
+        task.objective.to(self.workers.device)
+        self.network = task.objective.network
         if start is not None:
             self.network.load_state_dict({k: t.float() for k, t in load_file(start).items()})
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        settings = recipe.optimiser
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))  # type: ignore[no-untyped-call]
-        self.optimiser = torch.optim.AdamW(
+        self.average: AveragedModel | None = None
+        if settings.ema:
+            self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))  # type: ignore[no-untyped-call]
+        make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.algorithm]
+        self.optimiser = make(
             self.network.parameters(), settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
-        self.reader = ShardReader(shards, recipe.seed)
-        self.step = 0
-        if (folder / "state" / "progress.json").exists():
-            self._resume()
+        self.scaler = torch.amp.GradScaler(self.workers.device.type, enabled=settings.precision == "fp16")
+        self.step, self.best = 0, {"step": 0, "score": -math.inf}
+        self._resume()
+        self._objective: nn.Module = task.objective
+        if self.workers.count > 1:  # normalisations keep the statistics of their own process; the first one's count
+            self._objective = DistributedDataParallel(task.objective)
 
-    def train(self, *, checkpoint_every: int = 500, log_every: int = 50) -> None:
-        """Go on until the recipe's steps are done."""
+    def train(self, *, checkpoint_every: int = 500, log_every: int = 50, tensorboard: bool = False) -> int:
+        """Go on until the recipe's steps are done, or until SIGINT or SIGTERM, which ends the step and saves.
+
+        Returns:
+            0, or the number of the signal.
+
+        Raises:
+            FloatingPointError: the loss is no longer a number; what was saved before stays.
+        """
+        settings, workers = self.recipe.optimiser, self.workers
+        first = workers.rank == 0
+        losses: list[Mapping[str, Tensor]] = []
+        with (
+            Journal(self.folder, step=self.step, total=self.steps, quiet=not first, tensorboard=tensorboard) as journal,
+            StopSignal() as stop,
+            ThreadPoolExecutor(1) as ahead,  # the next batch is fetched while this one is computed
+        ):
+            coming = ahead.submit(self._batch, self.step)
+            while self.step < self.steps:
+                batch = coming.result()
+                coming = ahead.submit(self._batch, self.step + 1)
+                losses.append(self.advance(*batch))
+                journal.tick(self.step)
+                if self.step % log_every == 0 or self.step == self.steps:
+                    journal.note(self.step, {**_mean(losses), "seconds_per_step": journal.seconds_per_step(self.step)})
+                    losses = []
+                if settings.validate_every and (self.step % settings.validate_every == 0 or self.step == self.steps):
+                    if first:
+                        journal.note(self.step, self.validate())
+                    workers.wait()
+                stopped = workers.any(stop.number != 0)
+                if self.step % checkpoint_every == 0 or self.step == self.steps or stopped:
+                    if first:
+                        self.save()
+                    workers.wait()
+                if stopped:
+                    return stop.number or signal.SIGTERM
+        return 0
+
+    def _batch(self, step: int) -> tuple[Tensor, ...]:
+        return self.task.batch(step, part=self.workers.rank, parts=self.workers.count)
+
+    def advance(self, *batch: Tensor) -> Mapping[str, Tensor]:
+        """One step of the optimiser. Returns the loss and its terms."""
         settings = self.recipe.optimiser
         self.network.train()
-        begun, first, losses = time.monotonic(), self.step, []
-        while self.step < settings.steps:
-            losses.append(self._one_step(settings))
-            self.step += 1
-            if self.step % log_every == 0:
-                seconds = (time.monotonic() - begun) / (self.step - first)
-                self._log({"step": self.step, "loss": sum(losses) / len(losses), "seconds_per_step": round(seconds, 4)})
-                losses = []
-            if self.step % checkpoint_every == 0 or self.step == settings.steps:
-                self.save()
-
-    def _one_step(self, settings: Optimiser) -> float:
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, settings)
-        pictures, motion = self.reader.batch(
-            self.step, size=settings.batch, frames=settings.frames, patch=settings.patch
-        )
-        pictures, motion = pictures.to(self.device, non_blocking=True), motion.to(self.device, non_blocking=True)
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        resets = torch.rand(pictures.shape[0], pictures.shape[2], generator=generator) < settings.reset_probability
-        resets[0] = True
-        low = settings.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            outputs = unroll(self.network, pictures, motion, resets.to(self.device))
-        loss = clip_loss(outputs, list(pictures[:, 3]), self.recipe.loss)
+            group["lr"] = learning_rate(self.step, settings, self.task.batches_per_epoch)
+        loss, terms = self._objective(*(t.to(self.workers.device, non_blocking=True) for t in batch))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
-        self.optimiser.step()
-        self.average.update_parameters(self.network)
-        return float(loss.detach())
+        self.scaler.scale(loss).backward()
+        if settings.clip_norm:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.step += 1
+        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
 
-    def _log(self, entry: Mapping[str, float]) -> None:
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-        print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()), flush=True)
+    @property
+    def result(self) -> nn.Module:
+        """The network that comes of it: averaged, if the recipe says so."""
+        return self.network if self.average is None else self.average.module
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the held-out data; the best weights so far are kept."""
+        # A copy, so that no mode and no memory of the network that is being trained is touched.
+        with torch.no_grad():
+            figures = dict(self.task.validate(copy.deepcopy(self.result).eval()))
+        if figures["score"] > self.best["score"]:
+            self.best = {"step": self.step, "score": figures["score"]}
+            self._publish(f"{self.recipe.name}-best", scores={"validation": figures})
+        return {f"validation_{name}": value for name, value in figures.items()}
 
     def save(self) -> None:
-        """Write the averaged weights, and everything that resuming needs; each file by rename, progress last."""
-        state = self.folder / "state"
-        state.mkdir(exist_ok=True)
-        moments = self.optimiser.state_dict()["state"]
-        files = {
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": {f"{i}.{k}": torch.as_tensor(v) for i, slot in moments.items() for k, v in slot.items()},
-        }
-        for name, tensors in files.items():
-            temporary = state / f"{name}.tmp"
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
-            temporary.replace(state / f"{name}-{self.step}.safetensors")
-        progress = state / "progress.tmp"
-        progress.write_text(json.dumps({"step": self.step, "recipe": asdict(self.recipe)}, default=str))
-        progress.replace(state / "progress.json")
-        for old in state.glob("*-*.safetensors"):
-            if not old.name.endswith(f"-{self.step}.safetensors"):
-                old.unlink()
-        weights = self.folder / f"{self.recipe.name}.safetensors"
-        temporary = weights.with_suffix(".tmp")
-        origin = Provenance(steps=self.step, seed=self.recipe.seed)
-        save_checkpoint(temporary, self.average.module, self.recipe.network, origin, half=False)
-        temporary.replace(weights)
+        """Write the last weights, and everything that resuming needs."""
+        parts = {"network": self.network.state_dict(), "optimiser": moments_of(self.optimiser)}
+        if self.average is not None:
+            parts["average"] = self.average.state_dict()
+        best = self.best if self.best["step"] else None
+        progress = {"best": best, "scaler": self.scaler.state_dict(), "recipe": asdict(self.recipe)}
+        write_state(self.folder / "state", self.step, parts, progress)
+        self._publish(self.recipe.name, scores={})
+
+    def _publish(self, name: str, *, scores: Mapping[str, Any]) -> None:
+        path = self.folder / f"{name}.safetensors"
+        temporary = path.with_suffix(".tmp")
+        origin = Provenance(steps=self.step, seed=self.recipe.seed, scores=scores)
+        save_checkpoint(temporary, self.result, self.recipe.network, origin, half=False)
+        temporary.replace(path)
 
     def _resume(self) -> None:
         state = self.folder / "state"
-        self.step = json.loads((state / "progress.json").read_text())["step"]
-        self.network.load_state_dict(load_file(state / f"network-{self.step}.safetensors"))
-        self.average.load_state_dict(load_file(state / f"average-{self.step}.safetensors"))
-        flat = load_file(state / f"optimiser-{self.step}.safetensors")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in flat.items():
-            index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = tensor
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        progress = read_progress(state)
+        if progress is None:
+            return
+        self.step = progress["step"]
+        self.best = progress.get("best") or self.best
+        self.network.load_state_dict(read_part(state, "network", self.step))
+        restore_moments(self.optimiser, read_part(state, "optimiser", self.step))
+        if self.average is not None:
+            self.average.load_state_dict(read_part(state, "average", self.step))
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(progress["scaler"])
+
+
+def _mean(entries: list[Mapping[str, Tensor]]) -> dict[str, float]:
+    means = {name: float(torch.stack([e[name] for e in entries]).mean()) for name in entries[0]}
+    if not math.isfinite(means["loss"]):
+        raise FloatingPointError(f"the loss is {means['loss']}: lower learning_rate or clip_norm, or use fp32")
+    return means
+
+
+class StopSignal:
+    """While entered, SIGINT and SIGTERM set ``number`` and nothing else; the second one acts as it always did."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
+            self._before = {n: signal.signal(n, self._caught) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self.__exit__(None, None, None)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from training.metrics import ssim
-from training.recipe import Loss
+from training.recipe import ClipLoss
 
 
-def clip_loss(outputs: list[Tensor], targets: list[Tensor], weights: Loss) -> Tensor:
+def clip_loss(outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss) -> Tensor:
     """Loss of a clip, T tensors [B, 3, H, W] each way.
 
     ``log(mse + floor)`` per picture, so that light rain counts as much as a downpour: plain MSE leaves the light rain

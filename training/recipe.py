@@ -12,8 +12,78 @@ from streamderain.networks import NetworkSpec
 
 T = TypeVar("T")
 
+ALGORITHMS = ("adamw", "adam")
+SCHEDULES = ("cosine", "step")
+PRECISIONS = ("fp32", "bf16", "fp16")
+PATCHES = ("grid", "random")
+MAPS = ("all", "finest")
 
-@dataclass(frozen=True, slots=True)
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimiser:
+    """Steps, learning rate, clipping, averaging, precision, and how often to look at the validation pictures.
+
+    A run lasts ``steps``, or ``epochs`` passes over its data: one of them is given. Schedule "cosine" comes down to
+    ``final_learning_rate``; "step" multiplies by ``factor`` at each milestone, in epochs where the run is. Either
+    begins with ``warm_up`` steps. ``batch`` counts over all processes. ``clip_norm`` and ``ema`` are off at 0, and so
+    is ``validate_every``, in steps. "fp16" is for CUDA, where losses are scaled; "bf16" runs on the CPU too.
+    """
+
+    batch: int
+    patch: int
+    steps: int = 0
+    epochs: int = 0
+    algorithm: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    final_learning_rate: float = 2e-5
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    warm_up: int = 200
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    ema: float = 0.999
+    precision: str = "fp32"
+    validate_every: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("algorithm", self.algorithm, ALGORITHMS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("precision", self.precision, PRECISIONS)
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(f"give either steps or epochs, got {self.steps = }, {self.epochs = }")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"milestones {self.milestones} belong to the schedule 'step'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What the header of the published weights says of them, in words."""
+
+    summary: str = ""
+    licence: str = "Apache-2.0"
+    trained_on: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything a run depends on, besides the data on disk; what the loop itself needs of it."""
+
+    name: str
+    network: NetworkSpec
+    optimiser: Optimiser
+    card: Card = field(default_factory=Card)
+    seed: int = 0
+    task: str = "clips"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClipData:
     """Clean pictures and videos that rain is rendered over, and how they are split.
 
@@ -35,27 +105,16 @@ class ClipData:
     clips_per_shard: int = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Optimiser:
-    """AdamW, linear warm-up, cosine decay, gradient clipping, exponential moving average of the weights."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipOptimiser(Optimiser):
+    """Besides, how many frames are back-propagated through, and how often the state is dropped on the way."""
 
-    steps: int
-    batch: int
     frames: int
-    patch: int
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 2e-5
-    warm_up: int = 200
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    ema: float = 0.999
-    precision: str = "fp32"
     reset_probability: float = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipLoss:
     """Weights of the terms; ``floor`` is the error below which a picture is clean enough (see losses.py)."""
 
     floor: float = 1e-4
@@ -63,26 +122,69 @@ class Loss:
     temporal: float = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What the header of the published weights says of them, in words."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRecipe(Recipe):
+    """A streaming network, trained on clips with rendered rain."""
 
-    summary: str = ""
-    licence: str = "Apache-2.0"
-    trained_on: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything a run depends on, besides the data on disk."""
-
-    name: str
-    network: NetworkSpec
     data: ClipData
-    optimiser: Optimiser
-    loss: Loss = field(default_factory=Loss)
-    card: Card = field(default_factory=Card)
-    seed: int = 0
+    optimiser: ClipOptimiser
+    loss: ClipLoss = field(default_factory=ClipLoss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairData:
+    """Rainy pictures beside the same without rain.
+
+    ``folder`` is under ``--data`` and ``layout`` one of pairs.LAYOUTS, or "auto". A share of the backgrounds, drawn by
+    ``split_seed``, validates: ``validation_pictures`` of the pictures over them (0: all), each cut down to the middle
+    ``validation_crop`` px (0: whole). Patches lie on a fixed "grid" of ``stride``, or at "random" places, one from
+    each picture in an epoch, with ``flips`` left to right.
+    """
+
+    folder: str
+    layout: str = "auto"
+    held_out: float = 0.1
+    split_seed: int = 0
+    patches: str = "random"
+    stride: int = 96
+    flips: bool = False
+    validation_pictures: int = 0
+    validation_crop: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("patches", self.patches, PATCHES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairLoss:
+    """Weights of the terms, see losses.py; 0 leaves one out.
+
+    ``mse`` and ``ssim`` (of which the negative is taken) compare with the clean picture. ``embedding`` is the L1 to
+    that of the autoencoder whose weights are ``teacher``, a file; ``attention`` the L2 of the ``maps``, "all" or the
+    "finest", to where the rain layer is above ``threshold``. ``stages`` weighs the last stages, the answer last.
+    """
+
+    mse: float = 0.0
+    ssim: float = 0.0
+    embedding: float = 0.0
+    attention: float = 0.0
+    maps: str = "all"
+    threshold: float = 1e-3
+    stages: tuple[float, ...] = (1.0,)
+    teacher: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("maps", self.maps, MAPS)
+        if (self.embedding > 0) != bool(self.teacher):
+            raise ValueError(f"embedding and teacher go together, got {self.embedding = }, {self.teacher = }")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRecipe(Recipe):
+    """A network for single pictures, or the autoencoder of rain, trained on pairs."""
+
+    data: PairData
+    loss: PairLoss
 
 
 def _parse(cls: type[T], data: Mapping[str, Any], where: str) -> T:
@@ -99,15 +201,21 @@ def _parse(cls: type[T], data: Mapping[str, Any], where: str) -> T:
             values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**values)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe.
+def load_recipe(path: Path) -> ClipRecipe | PairRecipe:
+    """Read a recipe; its ``task``, "clips" unless it says "pairs", decides which tables it has.
 
     Raises:
-        ValueError: for a field that is unknown or missing, naming it.
+        ValueError: for a field that is unknown, missing or none of its choices, naming it.
     """
     with path.open("rb") as file:
-        return _parse(Recipe, tomllib.load(file), path.name)
+        data = tomllib.load(file)
+    task = data.get("task", "clips")
+    if task == "clips":
+        return _parse(ClipRecipe, data, path.name)
+    if task == "pairs":
+        return _parse(PairRecipe, data, path.name)
+    raise ValueError(f"{path.name}: task must be 'clips' or 'pairs', got {task!r}")

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from streamderain.networks import load_checkpoint
+from streamderain.networks import load_checkpoint, read_provenance
 from streamderain.preprocess import MESH, warp
+from training.clips import ClipTask
 from training.data import ShardReader, align_clip, crop_motion, split
 from training.loop import Run, learning_rate
-from training.recipe import ClipData, load_recipe
+from training.recipe import ClipData, ClipRecipe, load_recipe
 
 _RECIPE = """
 name = "tiny"
@@ -55,23 +56,39 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _run(path: Path, folder: Path, shards: Path) -> Run:
+    recipe = load_recipe(path)
+    assert isinstance(recipe, ClipRecipe)
+    return Run(recipe, ClipTask(recipe, shards, validation=shards), folder)
+
+
+def _step(run: Run) -> float:
+    return float(run.advance(*run.task.batch(run.step, part=0, parts=1))["loss"])
+
+
 def test_training_lowers_the_loss(recipe: Path, shards: Path, tmp_path: Path) -> None:
     recipe.write_text(_RECIPE.format(steps=60))
-    run = Run(load_recipe(recipe), tmp_path / "run", shards)
-    first = run._one_step(run.recipe.optimiser)
+    run = _run(recipe, tmp_path / "run", shards)
+    first = _step(run)
     run.train()
-    assert run._one_step(run.recipe.optimiser) < first - 0.15
+    assert _step(run) < first - 0.15
+
+
+def test_clips_validate_on_shards_of_their_own(recipe: Path, shards: Path, tmp_path: Path) -> None:
+    recipe.write_text(_RECIPE.format(steps=4) + "validate_every = 2\n")
+    run = _run(recipe, tmp_path / "run", shards)
+    run.train()
+    assert run.best["step"] in (2, 4)
+    assert read_provenance(tmp_path / "run" / "tiny-best.safetensors").steps == run.best["step"]
 
 
 def test_resuming_gives_the_weights_of_an_unbroken_run(recipe: Path, shards: Path, tmp_path: Path) -> None:
-    whole = Run(load_recipe(recipe), tmp_path / "whole", shards)
-    whole.train()
-    broken = Run(load_recipe(recipe), tmp_path / "broken", shards)
+    _run(recipe, tmp_path / "whole", shards).train()
+    broken = _run(recipe, tmp_path / "broken", shards)
     for _ in range(3):
-        broken._one_step(broken.recipe.optimiser)
-        broken.step += 1
+        _step(broken)
     broken.save()
-    resumed = Run(load_recipe(recipe), tmp_path / "broken", shards)
+    resumed = _run(recipe, tmp_path / "broken", shards)
     assert resumed.step == 3
     resumed.train()
     for name in ("network", "average", "optimiser"):

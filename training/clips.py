@@ -1,0 +1,117 @@
+"""The task of the streaming networks: short clips, back-propagated through.
+
+The state starts empty, the output and hidden features of a frame are laid on the next by the camera motion found when
+the clip was rendered, and now and then the state is dropped, as a scene cut or a reconnect will drop it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from streamderain.networks.streaming import StreamingNet
+from streamderain.preprocess import warp
+from training.data import ShardReader
+from training.losses import clip_loss
+from training.metrics import psnr, ssim, to_8bit
+from training.recipe import ClipLoss, ClipRecipe
+from training.task import Objective, Terms
+
+_VALIDATION_BATCHES = 8
+
+
+def unroll(network: StreamingNet, pictures: Tensor, motion: Tensor, resets: Tensor) -> list[Tensor]:
+    """Run a clip through the network with its own outputs as state.
+
+    Args:
+        pictures: [T, 4, B, 3, H, W], 0..1: rainy, previous and before (both aligned), target.
+        motion: [T, B, 2, 9, 9] into the last frame.
+        resets: [T, B] bool, True where the state is dropped before the frame.
+
+    Returns:
+        T outputs [B, 3, H, W], not clamped.
+    """
+    rainy, previous, before, _ = pictures.unbind(1)
+    output = torch.zeros_like(rainy[0])
+    hidden: Tensor | None = None
+    outputs = []
+    for t in range(rainy.shape[0]):
+        keep = (~resets[t]).to(rainy.dtype).view(-1, 1, 1, 1)
+        if hidden is None:
+            height, width = rainy.shape[-2] // 4, rainy.shape[-1] // 4
+            hidden = rainy.new_zeros(rainy.shape[1], network.hidden_channels, height, width)
+        else:
+            output, hidden = warp(output, motion[t]), warp(hidden.float(), motion[t], scale=4.0)
+        # The frame before last is not known to a session that was reset one frame ago.
+        young = resets[t - 1].view(-1, 1, 1, 1) if t else torch.zeros_like(keep, dtype=torch.bool)
+        oldest = torch.where(young, previous[t], before[t])
+        clean, _, _, _, hidden, _ = network(rainy[t], previous[t], oldest, output, hidden, keep)
+        outputs.append(clean.float())
+        output = outputs[-1].clamp(0, 1)
+    return outputs
+
+
+class ClipObjective(Objective):
+    """The loss of a clip."""
+
+    def __init__(self, network: StreamingNet, loss: ClipLoss, precision: str) -> None:
+        super().__init__(network, precision)
+        self._loss = loss
+
+    def forward(self, *batch: Tensor) -> tuple[Tensor, Terms]:
+        pictures, motion, resets = batch
+        assert isinstance(self.network, StreamingNet)
+        with self.amp(pictures.device):
+            outputs = unroll(self.network, pictures, motion, resets)
+        return clip_loss(outputs, list(pictures[:, 3]), self._loss), {}
+
+
+class ClipTask:
+    """Clips from shards of rendered rain.
+
+    Args:
+        shards: folder of what ``python -m training render`` wrote.
+        validation: the same, rendered from the held-out part.
+    """
+
+    def __init__(self, recipe: ClipRecipe, shards: Path, *, validation: Path | None = None) -> None:
+        torch.manual_seed(recipe.seed)
+        network = recipe.network.build()
+        if not isinstance(network, StreamingNet):
+            raise ValueError(f"clips train streaming networks, got {recipe.network.architecture!r}")
+        if recipe.optimiser.epochs:
+            raise ValueError("shards may come while training runs, so there are no epochs; give steps")
+        if recipe.optimiser.validate_every and validation is None:
+            raise ValueError("validate_every asks for --validation, a folder of shards of the held-out part")
+        self._recipe = recipe
+        self._reader = ShardReader(shards, recipe.seed)
+        self._held_out = ShardReader(validation, 0) if validation else None
+        self.objective = ClipObjective(network, recipe.loss, recipe.optimiser.precision)
+        self.batches_per_epoch = 1
+
+    def batch(self, step: int, *, part: int, parts: int) -> tuple[Tensor, ...]:
+        settings = self._recipe.optimiser
+        pictures, motion = self._reader.batch(step, size=settings.batch, frames=settings.frames, patch=settings.patch)
+        generator = torch.Generator().manual_seed(self._recipe.seed * 1_000_003 + step)
+        resets = torch.rand(pictures.shape[0], pictures.shape[2], generator=generator) < settings.reset_probability
+        resets[0] = True
+        return pictures[:, :, part::parts], motion[:, part::parts], resets[:, part::parts]
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        assert self._held_out is not None
+        assert isinstance(network, StreamingNet)
+        settings, device = self._recipe.optimiser, next(network.parameters()).device
+        rows = []
+        for step in range(_VALIDATION_BATCHES):
+            batch = self._held_out.batch(step, size=settings.batch, frames=settings.frames, patch=settings.patch)
+            pictures, motion = (t.to(device) for t in batch)
+            resets = torch.zeros(pictures.shape[0], pictures.shape[2], dtype=torch.bool, device=device)
+            resets[0] = True
+            out = to_8bit(torch.cat(unroll(network, pictures, motion, resets)))
+            target = pictures[:, 3].flatten(0, 1)
+            rows.append((float(psnr(out, target).mean()), float(ssim(out, target).mean())))
+        score, structure = (statistics.fmean(column) for column in zip(*rows, strict=True))
+        return {"score": score, "psnr": score, "ssim": structure}

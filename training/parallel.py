@@ -1,0 +1,48 @@
+"""Data parallelism under torchrun; a process that was started by itself is a group of one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """This process among those that train together."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def join(cls) -> Workers:
+        """Join the group that torchrun describes in the environment: NCCL with a GPU for each process, else gloo."""
+        cuda = torch.cuda.is_available()
+        count, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(device)
+        if count == 1:
+            return cls(device=device)
+        dist.init_process_group("nccl" if cuda else "gloo")
+        return cls(rank=dist.get_rank(), count=count, device=device)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process; all of them ask at the same step, and all get the same answer."""
+        if self.count == 1:
+            return flag
+        votes = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return bool(votes)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        if self.count > 1:
+            dist.destroy_process_group()
