@@ -42,12 +42,23 @@ def test_any_size(network: DetailResNet | DDN, size: tuple[int, int]) -> None:
 def test_block_normalises_first_and_keeps_its_input() -> None:
     torch.manual_seed(0)
     block = ImprovedBlock(4).eval()
+    block.norm.running_mean = torch.rand(4)
     x = torch.rand(1, 4, 9, 9)
     branch = nn.Sequential(block.norm, block.conv1, nn.ReLU(), block.conv2)
     torch.testing.assert_close(block(x), x + branch(x))
     block.conv2.weight.data.zero_()
     block.conv2.bias.data.zero_()  # type: ignore[union-attr]
     torch.testing.assert_close(block(x), x)
+
+
+def test_ddn_skips_two_convolutions_at_a_time() -> None:
+    network = DDN(channels=8, blocks=3).eval()
+    for pair in network.trunk:
+        nn.init.zeros_(pair[1][1].weight)  # type: ignore[index]  # so that the pair adds nothing
+    rainy = torch.rand(1, 3, 12, 12)
+    _, detail = network.split(rainy)
+    expected = rainy + network.tail(network.head(detail))
+    torch.testing.assert_close(network.restore(rainy).stages[0], expected)
 
 
 def _seen(network: nn.Module, rainy: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from streamderain.networks import count_parameters
 from streamderain.networks.attention import ChannelAttention, MultiScalePixelAttention
-from streamderain.networks.ecnet import ECNet, RainAutoencoder, ResidualBlock
+from streamderain.networks.ecnet import ECNet, RainAutoencoder, ResidualBlock, UpSkip
 from streamderain.networks.single_image import ConvLSTM
 from streamderain.preprocess import rlcn
 
@@ -79,7 +79,8 @@ def test_it_sees_the_picture_about_zero_and_its_rlcn() -> None:
         stages = network.restore(rainy).stages
         pictures = seen[0].split(3, 1)
         assert len(pictures) == parts
-        torch.testing.assert_close(pictures[0], 2 * rainy - 1)
+        for picture in pictures[:-1]:  # before the first run there is no rain layer, and the picture stands in
+            torch.testing.assert_close(picture, 2 * rainy - 1)
         torch.testing.assert_close(pictures[-1], rlcn(rainy))
         for stage in stages:  # a rain layer of 0.5 in -1..1 is 0.25 in 0..1
             torch.testing.assert_close(stage, rainy - 0.25)
@@ -121,12 +122,21 @@ def test_lstm_is_torchs_where_pictures_are_single_pixels() -> None:
 
 def test_channel_attention_weighs_channels_by_their_means() -> None:
     attention = ChannelAttention(32)
+    assert attention.down.weight.shape == (2, 32, 1, 1)
     x = torch.rand(1, 32, 6, 6)
     weights = attention(x) / x
     torch.testing.assert_close(weights, weights[..., :1, :1].expand_as(x))
-    shuffled = x.flatten(2)[..., torch.randperm(36)].view_as(x)  # the same means
-    torch.testing.assert_close(attention(shuffled) / shuffled, weights)
-    assert attention.down.weight.shape == (2, 32, 1, 1)
+    flat = x.mean((-2, -1), keepdim=True).expand_as(x)
+    torch.testing.assert_close(attention(flat) / flat, weights)
+
+
+@pytest.mark.parametrize("skips", ["gate", "mspam"])
+def test_attention_decides_how_much_of_the_skip_is_seen(skips: str) -> None:
+    scale = UpSkip(4, 2, skips=skips).eval()
+    x, skips_seen = torch.rand(1, 8, 4, 4), torch.rand(2, 1, 4, 8, 8)
+    assert not torch.equal(scale(x, skips_seen[0])[0], scale(x, skips_seen[1])[0])
+    scale.gate.register_forward_hook(lambda _, __, attention: torch.zeros_like(attention))
+    torch.testing.assert_close(scale(x, skips_seen[0])[0], scale(x, skips_seen[1])[0])
 
 
 def test_mspam_reaches_seven_pixels_further_than_a_convolution() -> None:

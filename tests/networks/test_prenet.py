@@ -107,6 +107,7 @@ def test_published_weights_take_rain_away(shared: Path) -> None:
 
 @pytest.mark.needs_shared
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_published_weights_do_what_they_do_in_the_authors_code(shared: Path) -> None:
     """Every sixth picture of the set; 22.31 dB was measured with the authors' network."""
     network = _load_published(shared, "Rain100L", shared_block=False)
