@@ -9,13 +9,16 @@ from pathlib import Path
 
 import torch
 
+from streamderain.errors import StreamderainError
 from streamderain.networks import Provenance, load_checkpoint, read_provenance, save_checkpoint
 from training.clips import ClipTask
 from training.data import evaluation_clips, render_shard, split
 from training.evaluate import evaluate
 from training.loop import Run
+from training.pairs import LAYOUTS
 from training.parallel import Workers
 from training.recipe import ClipRecipe, load_recipe
+from training.restoration import PairTask
 from training.task import Task
 
 
@@ -38,10 +41,16 @@ def _render(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    recipe = _clip_recipe(args.recipe)
+    recipe = load_recipe(args.recipe)
     workers = Workers.join()
     try:
-        task: Task = ClipTask(recipe, args.shards, validation=args.validation)
+        task: Task
+        if isinstance(recipe, ClipRecipe):
+            task = ClipTask(recipe, args.shards, validation=args.validation)
+        elif args.data is None:
+            raise SystemExit(f"{args.recipe} trains on pairs of pictures: give --data")
+        else:
+            task = PairTask(recipe, args.data, teacher=args.teacher)
         run = Run(recipe, task, args.run, workers=workers, start=args.start)
         stopped = run.train(checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard)
     finally:
@@ -51,6 +60,11 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    if (args.recipe is None) == (args.network is None):
+        raise SystemExit("give either a recipe, for clips, or --network, for pairs of pictures")
+    if args.network is not None:
+        _evaluate_pairs(args)
+        return
     from streamderain.session import Derainer
 
     recipe = _clip_recipe(args.recipe)
@@ -62,6 +76,32 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _evaluate_pairs(args: argparse.Namespace) -> None:
+    from training.evaluate_pairs import evaluate_pairs, open_network
+    from training.published import guess_set, table
+    from training.sheet import Sheet
+
+    sheet = Sheet()
+    with open_network(args.network, args.weights, device=args.device) as derainer:
+        result = evaluate_pairs(
+            derainer,
+            args.data,
+            layout=args.layout,
+            clean=args.clean,
+            limit=args.limit,
+            show=sheet.add if args.sheet else None,
+        )
+    result = {"network": args.network, "weights": Path(args.weights).name, "data": args.data.as_posix(), **result}
+    print(json.dumps({key: value for key, value in result.items() if key != "each"}, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    if args.table:
+        others = [json.loads(path.read_text()) for path in args.beside]
+        args.table.write_text(table([result, *others], dataset=guess_set(str(args.data.resolve()))))
+    if args.sheet:
+        sheet.write(args.sheet)
 
 
 def _publish(args: argparse.Namespace) -> None:
@@ -119,7 +159,9 @@ def main() -> None:
 
     train = commands.add_parser("train", help="train by a recipe; goes on where it was stopped")
     train.add_argument("recipe", type=Path)
-    train.add_argument("--shards", type=Path, default=Path("runs/shards"))
+    train.add_argument("--shards", type=Path, default=Path("runs/shards"), help="rendered clips")
+    train.add_argument("--data", type=Path, help="folder that the recipe's pairs of pictures are under")
+    train.add_argument("--teacher", type=Path, help="weights of the autoencoder of rain, in place of the recipe's")
     train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and weights")
     train.add_argument("--start", type=Path, help="weights to start from")
     train.add_argument("--checkpoint-every", type=int, default=500)
@@ -127,8 +169,12 @@ def main() -> None:
     train.add_argument("--tensorboard", action="store_true", help="write curves into the run's folder")
     train.set_defaults(run_command=_train)
 
-    test = commands.add_parser("evaluate", help="PSNR, SSIM and temporal error on held-out clips with rendered rain")
-    test.add_argument("recipe", type=Path, help="names the data and its split")
+    test = commands.add_parser(
+        "evaluate",
+        help="PSNR and SSIM, on held-out clips with rendered rain (by a recipe) or on pairs of pictures (--network)",
+    )
+    test.add_argument("recipe", type=Path, nargs="?", help="names the clips and their split")
+    test.add_argument("--network", help="a network of `streamderain models list`, or a recipe's name")
     test.add_argument("--weights", required=True, help="a shipped model or a .safetensors file")
     test.add_argument("--data", type=Path, required=True)
     test.add_argument("--part", choices=("validation", "test"), default="validation")
@@ -138,6 +184,13 @@ def main() -> None:
     test.add_argument("--seed", type=int, default=1)
     test.add_argument("--device", default="auto")
     test.add_argument("--json", type=Path)
+    pairs = test.add_argument_group("pairs of pictures")
+    pairs.add_argument("--layout", default="auto", choices=("auto", *LAYOUTS))
+    pairs.add_argument("--clean", type=Path, help="the clean pictures' folder, where --data has the rainy ones")
+    pairs.add_argument("--limit", type=int, help="measure the first N pictures")
+    pairs.add_argument("--table", type=Path, help="write Markdown, beside the papers' figures for the set")
+    pairs.add_argument("--beside", type=Path, nargs="*", default=[], help="results of other networks, for the table")
+    pairs.add_argument("--sheet", type=Path, help="write a contact sheet of rainy, ours and clean, PNG")
     test.set_defaults(run_command=_evaluate)
 
     publish = commands.add_parser("publish", help="write a run's weights as they ship: float16, with card and scores")
@@ -167,7 +220,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.run_command(args)
+    try:
+        args.run_command(args)
+    except (StreamderainError, FileNotFoundError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from streamderain.networks.single_image import Restoration
 from training.metrics import ssim
-from training.recipe import ClipLoss
+from training.recipe import ClipLoss, PairLoss
 
 
 def clip_loss(outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss) -> Tensor:
@@ -24,3 +26,49 @@ def clip_loss(outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss) -
     if weights.temporal and len(outputs) > 1:
         loss = loss + weights.temporal * (out.diff(dim=0) - target.diff(dim=0)).abs().mean()
     return loss
+
+
+def rain_mask(rainy: Tensor, clean: Tensor, *, threshold: float) -> Tensor:
+    """Where it rains: 1 where any channel of rainy - clean, [B, 3, H, W] in 0..1, is above the threshold, else 0.
+
+    [B, 1, H, W]. Paper B, section 3.3; the threshold is that of ECNet's code.
+    """
+    return ((rainy - clean).amax(1, keepdim=True) > threshold).to(rainy.dtype)
+
+
+def pair_loss(
+    made: Restoration, rainy: Tensor, clean: Tensor, weights: PairLoss, *, ideal: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of single pictures [B, 3, H, W] in 0..1, and its terms, unweighted, of the last stage.
+
+    Paper A: the mean squared error. Paper B, eq. 3-7 to 3-10: the L1 from the embedding to ``ideal``, the
+    autoencoder's; the mean over the scales of the L2 from the attention maps to where it rains, which is made small
+    by taking the maximum; minus the SSIM. ECNet: the same with the finest map alone. PReNet: minus the SSIM.
+
+    Raises:
+        ValueError: the loss asks for what the network does not give.
+    """
+    if weights.embedding and (ideal is None or not made.embeddings):
+        raise ValueError("the loss asks for an embedding, which this network has not")
+    if weights.attention and not made.attention:
+        raise ValueError("the loss asks for attention maps, which this network has not")
+    if len(weights.stages) > len(made.stages):
+        raise ValueError(f"the loss weighs {len(weights.stages)} stages of a network with {len(made.stages)}")
+    total = rainy.new_zeros(())
+    terms: dict[str, Tensor] = {}
+    for stage, weight in enumerate(weights.stages, -len(weights.stages)):
+        out = made.stages[stage].float()
+        if weights.mse:
+            terms["mse"] = F.mse_loss(out, clean)
+        if weights.ssim:
+            terms["ssim"] = -ssim(out, clean).mean()
+        if weights.embedding and ideal is not None:
+            terms["embedding"] = F.l1_loss(made.embeddings[stage].float(), ideal.float())
+        if weights.attention:
+            maps = made.attention[stage] if weights.maps == "all" else made.attention[stage][:1]
+            mask = rain_mask(rainy, clean, threshold=weights.threshold)
+            sizes = [m.shape[-2:] for m in maps]
+            errors = [F.mse_loss(m.float(), F.adaptive_max_pool2d(mask, s)) for m, s in zip(maps, sizes, strict=True)]
+            terms["attention"] = torch.stack(errors).mean()
+        total = total + weight * sum(getattr(weights, name) * term for name, term in terms.items())
+    return total, terms

@@ -1,0 +1,154 @@
+"""What a network does to pairs of pictures, 8-bit: by the papers' protocol (RGB) and by the field's (luma)."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streamderain.errors import ModelError
+from streamderain.frame import Frame
+from streamderain.networks import NetworkSpec, Provenance, count_parameters, save_checkpoint
+from streamderain.networks.named import NAMED
+from streamderain.networks.prenet import PReNet, published_name
+from streamderain.session import Derainer
+from training.metrics import luma, psnr, ssim
+from training.pairs import Pair, find_pairs
+from training.recipe import load_recipe
+
+_RECIPES = Path(__file__).parent / "recipes"
+_RAIN800_TEST, _LEFT_OUT = 100, 2  # published tables leave out the two largest of its hundred pictures
+
+Show = Callable[[str, Tensor, Tensor, Tensor], None]
+
+
+def find_spec(name: str) -> NetworkSpec:
+    """The network of a name: one of ``streamderain models list``, or of the recipe training/recipes/NAME.toml.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    if name in NAMED:
+        return NAMED[name].spec
+    path = _RECIPES / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join([*NAMED, *sorted(p.stem for p in _RECIPES.glob("*.toml"))])
+        raise ModelError(f"no network {name!r}", hint=f"known: {known}")
+    return load_recipe(path).network
+
+
+@contextmanager
+def open_network(name: str, weights: str, *, device: str = "auto") -> Iterator[Derainer]:
+    """A network with its weights: a .safetensors file of ours, a shipped model, or a .pth of PReNet's authors.
+
+    Raises:
+        ModelError: the weights are missing, damaged, or another network's.
+    """
+    if Path(weights).suffix == ".pth":
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.safetensors"
+            _convert(find_spec(name), Path(weights), path)
+            yield Derainer(path, device=device)
+        return
+    derainer = Derainer(weights, device=device)
+    if weights != name and _shapes(derainer.spec) != _shapes(find_spec(name)):
+        raise ModelError(f"{weights} is not of {name!r}: its header says {derainer.spec.to_json()}")
+    yield derainer
+
+
+def _shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in spec.build().state_dict().items()}
+
+
+def _convert(spec: NetworkSpec, weights: Path, path: Path) -> None:
+    network = spec.build()
+    if not isinstance(network, PReNet):
+        raise ModelError(f"{weights}: only PReNet's own weights are read from .pth files", hint="give .safetensors")
+    try:
+        tensors = torch.load(weights, weights_only=True, map_location="cpu")
+        network.load_state_dict({published_name(name): tensor for name, tensor in tensors.items()})
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot read {weights} as PReNet's: {error}") from error
+    save_checkpoint(path, network, spec, Provenance(), half=False)
+
+
+def pick(pairs: Sequence[Pair], *, limit: int | None = None) -> tuple[Pair, ...]:
+    """The pairs to measure, without the two largest where they are Rain800's test set, then the first ``limit``."""
+    if len(pairs) == _RAIN800_TEST and all(p.rainy == p.clean for p in pairs):
+        areas = {p: p.read()[0][0].numel() for p in pairs}
+        largest = sorted(pairs, key=lambda p: areas[p])[-_LEFT_OUT:]
+        pairs = [p for p in pairs if p not in largest]
+    return tuple(pairs[:limit])
+
+
+def evaluate_pairs(
+    derainer: Derainer,
+    folder: Path,
+    *,
+    layout: str = "auto",
+    clean: Path | None = None,
+    limit: int | None = None,
+    show: Show | None = None,
+) -> dict[str, Any]:
+    """Mean figures of a network over the pairs of a folder.
+
+    Args:
+        layout, clean: see ``find_pairs``.
+        limit: measure the first so many.
+        show: called with the name and rainy, ours and clean [3, H, W], 0..1, of each picture.
+
+    Returns:
+        ``psnr``, ``ssim`` (RGB), ``psnr_y``, ``ssim_y`` (luma), the same of the rainy pictures with ``_in``,
+        ``seconds`` a picture from 8-bit pixels to 8-bit pixels, ``parameters``, ``images``, ``device``, and ``each``.
+
+    Raises:
+        FileNotFoundError, StreamderainError: pictures are missing or cannot be read.
+    """
+    pairs = pick(find_pairs(folder, layout=layout, clean=clean), limit=limit)
+    rows: list[dict[str, float]] = []
+    for number, pair in enumerate(pairs):
+        rainy, target = pair.read()
+        if number == 0:
+            _derain(derainer, rainy)  # the first run of all also allocates and chooses kernels: not timed
+        begun = time.perf_counter()
+        ours = _derain(derainer, rainy)
+        seconds = time.perf_counter() - begun
+        before, after, truth = (t[None].float() / 255 for t in (rainy, ours, target))
+        figures = {**_figures(after, truth, ""), **_figures(before, truth, "_in"), "seconds": seconds}
+        rows.append(figures)
+        if show is not None:
+            show(pair.name, before[0], after[0], truth[0])
+    means = {key: round(statistics.fmean(row[key] for row in rows), 4) for key in rows[0]}
+    return {
+        **means,
+        "parameters": count_parameters(derainer.spec.build()),
+        "images": len(rows),
+        "device": str(derainer.plan.device),
+        "each": {pair.name: {k: round(v, 4) for k, v in row.items()} for pair, row in zip(pairs, rows, strict=True)},
+    }
+
+
+def _derain(derainer: Derainer, rainy: Tensor) -> Tensor:
+    """uint8 [3, H, W] -> the same, clean, as a user gets it."""
+    session = derainer.session(rainy.shape[1], rainy.shape[2])
+    frame = Frame(rainy.permute(1, 2, 0).contiguous(), 0, Fraction(1, 25))
+    return session.step(frame).pixels.permute(2, 0, 1)
+
+
+def _figures(image: Tensor, truth: Tensor, suffix: str) -> dict[str, float]:
+    y, true_y = luma(image), luma(truth)
+    return {
+        f"psnr{suffix}": float(psnr(image, truth)),
+        f"ssim{suffix}": float(ssim(image, truth)),
+        f"psnr_y{suffix}": float(psnr(y, true_y)),
+        f"ssim_y{suffix}": float(ssim(y, true_y)),
+    }

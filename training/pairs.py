@@ -1,0 +1,193 @@
+"""Rainy pictures beside the same without rain: finding them on disk, reading them, splitting them by background."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from streamderain.video.stills import SUFFIXES, read_still
+
+SIDE_BY_SIDE = "side-by-side"
+
+# How public sets name their files: patterns for rainy and clean paths under the folder, less the suffix. What the
+# group catches is the same for the two of a pair.
+LAYOUTS: Mapping[str, tuple[str, str]] = {
+    # Rain100H and Rain100L as their users pass them on (RainTrainH, RainTrainL): rain-001.png, norain-001.png.
+    "rain100": (r"(?:.*/)?rain-0*(\d+)", r"(?:.*/)?norain-0*(\d+)"),
+    # Rain200H and Rain200L: rain/X2/norain-1x2.png or rain/norain-1.png, norain/norain-1.png.
+    "rain200": (r"(?:.*/)?rain/(?:X2/)?norain-0*(\d+)(?:x2)?", r"(?:.*/)?norain/norain-0*(\d+)"),
+    # Rain1400, fourteen rainy pictures to a clean one: rainy_image/901_14.jpg, ground_truth/901.jpg.
+    "rain1400": (r"(?:.*/)?rainy_image/(.+)_\d+", r"(?:.*/)?ground_truth/(.+)"),
+    # Anybody's two folders, with the same names in both.
+    "folders": (r"(?:rainy|rain|input)/(.+)", r"(?:clean|norain|target|gt|ground_truth)/(.+)"),
+    # Rain800: one picture a pair, the left half clean, the right half rainy.
+    SIDE_BY_SIDE: (r"(.+)", r"(.+)"),
+}
+
+_BITS = 8  # rows and columns of a background's fingerprint
+# Of 64 bits. Among all twos of Rain800's pictures, 520 are equal in every bit, six differ in 4, four in 8, the rest in
+# 11 and more.
+_SAME = 6
+_CACHE = 2 << 30  # bytes of decoded pictures kept
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One picture, twice; in one file if the paths are the same."""
+
+    name: str
+    rainy: Path
+    clean: Path
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Rainy and clean, uint8 [3, H, W].
+
+        Raises:
+            InputError: a file cannot be read.
+            ValueError: the two differ in size.
+        """
+        if self.rainy == self.clean:
+            both = _read(self.rainy)
+            middle = both.shape[2] // 2
+            return both[..., middle : 2 * middle], both[..., :middle]
+        rainy, clean = _read(self.rainy), _read(self.clean)
+        if rainy.shape != clean.shape:
+            raise ValueError(f"{self.rainy} and {self.clean} differ: {tuple(rainy.shape)}, {tuple(clean.shape)}")
+        return rainy, clean
+
+
+def _read(path: Path) -> Tensor:
+    pixels = read_still(path).pixels
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels.float() * (255 / 65535)).round().to(torch.uint8)
+    return pixels.permute(2, 0, 1)
+
+
+def find_pairs(folder: Path, *, layout: str = "auto", clean: Path | None = None) -> tuple[Pair, ...]:
+    """The pairs under a folder, in natural order.
+
+    Args:
+        layout: one of ``LAYOUTS``; "auto" takes the first that fits.
+        clean: the clean pictures' folder, if ``folder`` holds the rainy ones under the same names.
+
+    Raises:
+        FileNotFoundError: no pairs there, or a rainy picture without a clean one.
+        ValueError: an unknown layout.
+    """
+    if layout != "auto" and layout not in LAYOUTS:
+        raise ValueError(f"layout must be 'auto' or one of {tuple(LAYOUTS)}, got {layout!r}")
+    if clean is not None:
+        return _match(_pictures(folder), _pictures(clean), (r"(.+)", r"(.+)"), folder)
+    found = _pictures(folder)
+    for name in LAYOUTS if layout == "auto" else (layout,):
+        pairs = _match(found, found, LAYOUTS[name], folder)
+        if pairs:
+            return pairs
+    raise FileNotFoundError(f"no pairs of pictures under {folder} (layout {layout!r}; known: {', '.join(LAYOUTS)})")
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Path under the folder, less the suffix -> path."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
+
+
+def _match(
+    rainy: Mapping[str, Path], clean: Mapping[str, Path], patterns: tuple[str, str], folder: Path
+) -> tuple[Pair, ...]:
+    backgrounds = {m[1]: path for name, path in clean.items() if (m := re.fullmatch(patterns[1], name))}
+    pairs, lonely = [], []
+    for name, path in rainy.items():
+        key = re.fullmatch(patterns[0], name)
+        if key and key[1] in backgrounds:
+            pairs.append(Pair(name, path, backgrounds[key[1]]))
+        elif key:
+            lonely.append(name)
+    if pairs and lonely:
+        raise FileNotFoundError(f"{len(lonely)} pictures under {folder} have no clean one, {lonely[0]!r} the first")
+    return tuple(sorted(pairs, key=lambda pair: [(p.isdigit(), p.zfill(9)) for p in re.split(r"(\d+)", pair.name)]))
+
+
+def fingerprint(image: Tensor) -> Tensor:
+    """What a picture looks like from afar: 64 bits [64], whether each of 8x8 fields is brighter than its left one."""
+    grey = image.float().mean(0)[None, None]
+    small = F.interpolate(grey, (_BITS, _BITS + 1), mode="area")[0, 0]
+    return (small[:, 1:] > small[:, :-1]).flatten()
+
+
+def group_backgrounds(prints: Sequence[Tensor]) -> list[int]:
+    """For each fingerprint the number of its group: those that look the same, or the same as one that does."""
+    bits = torch.stack(list(prints)).float()
+    distance = bits @ (1 - bits.T) + (1 - bits) @ bits.T
+    group = list(range(len(prints)))
+
+    def root(i: int) -> int:
+        while group[i] != i:
+            i = group[i]
+        return i
+
+    for a, b in (distance <= _SAME).nonzero().tolist():
+        group[max(root(a), root(b))] = min(root(a), root(b))
+    return [root(i) for i in range(len(prints))]
+
+
+class Pictures:
+    """Pairs, read at need and kept in memory as far as 2 GiB go, with their sizes and groups of backgrounds.
+
+    Making one reads every clean picture, to find pictures over the same background. May be read from any thread.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = tuple(pairs)
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._free = _CACHE
+        first = {pair.clean: i for i, pair in reversed(list(enumerate(self.pairs)))}
+        with ThreadPoolExecutor() as pool:  # FFmpeg decodes outside the interpreter's lock
+            looked = dict(zip(first, pool.map(self._look, first.values()), strict=True))
+        groups = dict(zip(looked, group_backgrounds([bits for bits, _ in looked.values()]), strict=True))
+        self.groups = [groups[pair.clean] for pair in self.pairs]
+        self.sizes = [looked[pair.clean][1] for pair in self.pairs]
+
+    def _look(self, index: int) -> tuple[Tensor, tuple[int, int]]:
+        _, clean = self[index]
+        return fingerprint(clean), (clean.shape[1], clean.shape[2])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Rainy and clean, uint8 [3, H, W]."""
+        kept = self._kept.get(index)
+        if kept is None:
+            rainy, clean = kept = self.pairs[index].read()
+            size = rainy.numel() + clean.numel()
+            if size <= self._free:
+                self._free -= size
+                self._kept[index] = kept
+        return kept
+
+    def split(self, *, held_out: float, seed: int) -> tuple[list[int], list[int]]:
+        """Indices to train on and to validate on, in order; no background is in both.
+
+        Backgrounds are drawn until ``held_out`` of the pairs are held out. The same pairs and seed, the same split.
+        """
+        members: dict[int, list[int]] = {}
+        for index, group in enumerate(self.groups):
+            members.setdefault(group, []).append(index)
+        order = sorted(members)
+        random.Random(seed).shuffle(order)
+        validation: list[int] = []
+        for group in order:
+            if len(validation) >= held_out * len(self):
+                break
+            validation += members[group]
+        chosen = set(validation)
+        return [i for i in range(len(self)) if i not in chosen], sorted(validation)
