@@ -8,8 +8,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if "torch" not in sys.modules:
+    # PyTorch's threads spin while they wait for each other, and starve where decoder and encoder threads want the same
+    # cores: on two busy cores a clip took 113 s so, and 5 s with threads that sleep. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from streamderain import errors

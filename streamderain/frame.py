@@ -34,7 +34,7 @@ class Colour:
         return self.transfer in (_PQ, _HLG)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # pictures have no one truth value; a frame is equal to itself
 class Frame:
     """One picture and its time.
 
