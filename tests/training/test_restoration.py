@@ -1,0 +1,299 @@
+"""Training on pairs: which patches, in which order, to which loss; and the loop under signals, kills and processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from streamderain.networks import read_provenance
+from streamderain.networks.ecnet import RainAutoencoder
+from tests.training import pictures
+from training import __main__ as command
+from training.journal import Journal
+from training.loop import Run, learning_rate
+from training.recipe import PairRecipe, load_recipe
+from training.restoration import PairTask, RestorationObjective
+
+_ROOT = Path(__file__).parents[2]
+_RECIPE = """
+name = "tiny"
+task = "pairs"
+[network]
+{network}
+[data]
+folder = "rain"
+held_out = 0.2
+patches = "{patches}"
+stride = 16
+flips = true
+[optimiser]
+algorithm = "adam"
+{length}
+batch = 4
+patch = 16
+learning_rate = 2e-3
+schedule = "step"
+milestones = [2]
+warm_up = 0
+validate_every = 2
+{more}
+[loss]
+{loss}
+"""
+_SMALL = 'architecture = "detail-resnet"\noptions = { channels = 4, blocks = 1, diameter = 5 }'
+_ECNET = 'architecture = "ecnet"\noptions = { channels = 4, skips = "mspam" }'
+_PRENET = 'architecture = "prenet"\noptions = { channels = 4, blocks = 1, stages = 2 }'
+_AUTOENCODER = 'architecture = "rain-autoencoder"\noptions = { channels = 4 }'
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    pictures.write_side_by_side(folder / "rain", 10)
+    return folder
+
+
+def _recipe(
+    folder: Path,
+    *,
+    network: str = _SMALL,
+    loss: str = "mse = 1.0",
+    length: str = "steps = 6",
+    patches: str = "random",
+    more: str = "",
+) -> PairRecipe:
+    path = folder / "tiny.toml"
+    path.write_text(_RECIPE.format(network=network, loss=loss, length=length, patches=patches, more=more))
+    recipe = load_recipe(path)
+    assert isinstance(recipe, PairRecipe)
+    return recipe
+
+
+def _sources(patches: Tensor) -> list[list[int]]:
+    """For each patch the pictures that hold it somewhere."""
+
+    def held(patch: Tensor, windows: Tensor) -> bool:
+        return bool((windows == patch[:, None, None]).all(dim=(0, 3, 4)).any())
+
+    clean = [torch.from_numpy(pictures.background(i // 2)).permute(2, 0, 1).float() / 255 for i in range(10)]
+    windows = [picture.unfold(1, 16, 1).unfold(2, 16, 1) for picture in clean]  # [3, H, W, 16, 16]
+    return [[i for i, w in enumerate(windows) if held(p, w) or held(p.flip(-1), w)] for p in patches]
+
+
+def test_the_grid_cuts_every_picture_into_its_fixed_patches(tmp_path: Path, data: Path) -> None:
+    task = PairTask(_recipe(tmp_path, patches="grid"), data)
+    kept = {picture for picture, _, _ in task.patches}
+    assert len(kept) == 8  # two of ten validate
+    assert [p[1:] for p in task.patches if p[0] == min(kept)] == [
+        (top, left) for top in (0, 16, 32) for left in (0, 16, 32, 48)
+    ]
+    assert task.batches_per_epoch == 8 * 12 // 4
+
+
+def test_an_epoch_shows_each_picture_once_at_places_of_its_own(tmp_path: Path, data: Path) -> None:
+    task = PairTask(_recipe(tmp_path), data)
+    assert task.batches_per_epoch == 2
+    epochs = [torch.cat([task.batch(2 * e + k, part=0, parts=1)[1] for k in range(2)]) for e in range(2)]
+    for clean in epochs:
+        held = _sources(clean)
+        assert sorted({i // 2 for found in held for i in found}) == sorted({p // 2 for p, _, _ in task.patches})
+    assert not torch.equal(*epochs)
+
+
+def test_rainy_and_clean_patches_lie_on_each_other(tmp_path: Path, data: Path) -> None:
+    rainy, clean = PairTask(_recipe(tmp_path), data).batch(0, part=0, parts=1)
+    difference = rainy - clean
+    assert difference.min() >= 0  # rain only brightens; a patch off by a pixel would darken somewhere
+    assert 0 < difference.max() <= 50 / 255 + 1e-6
+
+
+def test_processes_share_the_batch_of_a_step(tmp_path: Path, data: Path) -> None:
+    task = PairTask(_recipe(tmp_path), data)
+    whole, _ = task.batch(3, part=0, parts=1)
+    for part in range(2):
+        assert torch.equal(task.batch(3, part=part, parts=2)[0], whole[part::2])
+
+
+@pytest.mark.parametrize("epochs", [False, True], ids=["steps", "epochs"])
+def test_steps_of_the_learning_rate_are_pytorchs(epochs: bool, tmp_path: Path) -> None:
+    settings = _recipe(tmp_path).optimiser
+    settings = replace(settings, milestones=(2, 5), factor=0.2, **({"steps": 0, "epochs": 9} if epochs else {}))
+    unit = 3 if epochs else 1
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.Adam([parameter], settings.learning_rate)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimiser, [2 * unit, 5 * unit], 0.2)
+    for step in range(8 * unit):
+        assert learning_rate(step, settings, 3) == pytest.approx(theirs.get_last_lr()[0])
+        optimiser.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize(
+    ("network", "loss"),
+    [(_SMALL, "mse = 1.0"), (_ECNET, "ssim = 1.0\nattention = 0.1"), (_PRENET, "ssim = 1.0"), (_AUTOENCODER, "")],
+    ids=["paper-a", "paper-b", "prenet", "autoencoder"],
+)
+def test_training_lowers_the_loss(network: str, loss: str, tmp_path: Path, data: Path) -> None:
+    recipe = _recipe(tmp_path, network=network, loss=loss, length="steps = 30", more="ema = 0.0")
+    recipe = replace(recipe, optimiser=replace(recipe.optimiser, milestones=(), learning_rate=5e-3))
+    run = Run(recipe, PairTask(recipe, data), tmp_path / "run")
+    batch = run.task.batch(0, part=0, parts=1)
+    losses = [float(run.advance(*batch)["loss"]) for _ in range(30)]
+    assert losses[-1] < losses[0] - 0.1 * abs(losses[0])
+
+
+def test_the_teacher_learns_nothing(tmp_path: Path, data: Path) -> None:
+    autoencoder = _recipe(tmp_path, network=_AUTOENCODER, length="steps = 2")
+    Run(autoencoder, PairTask(autoencoder, data), tmp_path / "a").train()
+    weights = tmp_path / "a" / "tiny.safetensors"
+    loss = f'ssim = 1.0\nembedding = 0.02\nteacher = "{weights}"'
+    recipe = _recipe(tmp_path, network=_ECNET, loss=loss, length="steps = 3")
+    run = Run(recipe, PairTask(recipe, data), tmp_path / "b")
+    run.train()
+    assert isinstance(run.task.objective, RestorationObjective)
+    teacher = run.task.objective.teacher
+    assert isinstance(teacher, RainAutoencoder)
+    for name, tensor in load_file(weights).items():
+        assert torch.equal(teacher.state_dict()[name], tensor), name
+    with pytest.raises(ValueError, match="must be an autoencoder of rain, got 'ecnet'"):
+        PairTask(recipe, data, teacher=tmp_path / "b" / "tiny.safetensors")
+
+
+class _Interrupted(PairTask):
+    """Sends this process a signal while the batch of step 3 is fetched."""
+
+    def batch(self, step: int, *, part: int, parts: int) -> tuple[Tensor, ...]:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().batch(step, part=part, parts=parts)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_signal_saves_and_resuming_gives_the_weights_of_an_unbroken_run(
+    ema: float, tmp_path: Path, data: Path
+) -> None:
+    recipe = _recipe(tmp_path, more=f"ema = {ema}")
+    assert Run(recipe, PairTask(recipe, data), tmp_path / "whole").train() == 0
+    assert Run(recipe, _Interrupted(recipe, data), tmp_path / "broken").train() == signal.SIGTERM
+    resumed = Run(recipe, PairTask(recipe, data), tmp_path / "broken")
+    assert 2 <= resumed.step <= 4
+    assert resumed.train() == 0
+    names = [p.name for p in sorted((tmp_path / "whole" / "state").glob("*.safetensors"))]
+    assert names == [*(["average-6.safetensors"] if ema else []), "network-6.safetensors", "optimiser-6.safetensors"]
+    for name in (*(f"state/{n}" for n in names), "tiny.safetensors", "tiny-best.safetensors"):
+        a, b = (load_file(tmp_path / run / name) for run in ("whole", "broken"))
+        assert a.keys() == b.keys()
+        for key in a:
+            assert torch.equal(a[key], b[key]), (name, key)
+
+
+def test_the_weights_that_validate_best_are_kept(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _recipe(tmp_path)
+    run = Run(recipe, PairTask(recipe, data), tmp_path / "run")
+    scores = iter([20.0, 25.0, 22.0])
+    monkeypatch.setattr(run.task, "validate", lambda network: {"score": next(scores)})
+    run.train()
+    best = read_provenance(tmp_path / "run" / "tiny-best.safetensors")
+    assert (best.steps, best.scores) == (4, {"validation": {"score": 25.0}})
+    assert json.loads((tmp_path / "run" / "state" / "progress.json").read_text())["best"] == {"step": 4, "score": 25.0}
+
+
+def test_a_run_that_diverges_stops_before_it_saves(tmp_path: Path, data: Path) -> None:
+    recipe = _recipe(tmp_path, more="")
+    run = Run(recipe, PairTask(recipe, data), tmp_path / "run")
+    with torch.no_grad():
+        next(run.network.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="loss is nan"):
+        run.train()
+    assert not (tmp_path / "run" / "tiny.safetensors").exists()
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path: Path, data: Path) -> None:
+    # No normalisation by batch, which would see half a batch in each process.
+    recipe = _recipe(tmp_path, network=_PRENET, loss="ssim = 1.0", length="steps = 3")
+    Run(recipe, PairTask(recipe, data), tmp_path / "one").train()
+    launch = [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "--",
+        "training",
+        "--threads",
+        "1",
+    ]
+    train = ["train", str(tmp_path / "tiny.toml"), "--data", str(data), "--run", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *train], cwd=_ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / run / "tiny.safetensors") for run in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=1e-3)
+    assert done.stdout.count("validation_score") == 2  # the first process alone speaks
+
+
+def test_train_command_runs_a_recipe_of_pairs(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _recipe(tmp_path, length="epochs = 1", patches="grid", more='precision = "bf16"')
+    arguments = ["train", str(tmp_path / "tiny.toml"), "--run", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["training", *arguments])
+    with pytest.raises(SystemExit, match="give --data"):
+        command.main()
+    monkeypatch.setattr(sys, "argv", ["training", *arguments, "--data", str(data)])
+    command.main()
+    assert "step 24  loss" in capsys.readouterr().out
+    assert read_provenance(tmp_path / "run" / "tiny.safetensors").steps == 24
+
+
+def test_a_recipe_says_what_does_not_go_together(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(ValueError, match="either steps or epochs"):
+        _recipe(tmp_path, length="steps = 3\nepochs = 3")
+    with pytest.raises(ValueError, match=r"precision must be one of .*'fp8'"):
+        _recipe(tmp_path, more='precision = "fp8"')
+    with pytest.raises(ValueError, match="embedding and teacher go together"):
+        _recipe(tmp_path, loss="embedding = 0.02")
+    recipe = _recipe(tmp_path, loss="attention = 0.1")
+    with pytest.raises(ValueError, match="attention maps, which this network has not"):
+        Run(recipe, PairTask(recipe, data), tmp_path / "run").train()
+
+
+def test_the_journal_strikes_out_what_a_killed_run_wrote_after_it_saved(tmp_path: Path) -> None:
+    for begin in (0, 2):
+        with Journal(tmp_path, step=begin, total=4) as journal:
+            for step in range(begin + 1, begin + 4):
+                journal.note(step, {"loss": float(begin)})
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(e["step"], e["loss"]) for e in entries] == [(1, 0.0), (2, 0.0), (3, 2.0), (4, 2.0), (5, 2.0)]
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "write", written.append)
+    with Journal(tmp_path, step=0, total=8) as journal:
+        journal.tick(2)
+    assert "[======" in written[0]
+    assert "2/8" in written[0]
+    assert written[-1] == "\r\x1b[K"
+
+
+def test_tensorboard_gets_curves_if_it_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with Journal(tmp_path, step=0, total=2, tensorboard=True) as journal:
+        journal.note(1, {"loss": 1.0})
+    (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    assert b"loss" in events.read_bytes()
