@@ -6,7 +6,8 @@
     ├── InputError                    exit 4   the input is unreadable or has no video
     │   └── UnsupportedInputError     exit 4   readable, but not something we can do right (HDR, a size change)
     ├── OutputError                   exit 1   the output cannot be written, or cannot hold what it should
-    │   └── OutputExistsError         exit 2   it is there already and may not be overwritten
+    │   ├── OutputExistsError         exit 2   it is there already and may not be overwritten
+    │   └── OutputOptionError         exit 2   what was asked of it cannot be had: wrong usage
     ├── ModelError                    exit 5   no such model, or its weights cannot be used
     ├── DeviceError                   exit 5   the device asked for is not there
     ├── EngineError                   exit 5   the backend or precision asked for cannot be had
@@ -47,6 +48,12 @@ class OutputError(StreamderainError):
 
 class OutputExistsError(OutputError):
     """The output is there already and overwriting was not asked for."""
+
+    exit_code = 2
+
+
+class OutputOptionError(OutputError):
+    """What was asked of the output cannot be had: its name, codec, quality, container or an option of these."""
 
     exit_code = 2
 
