@@ -8,8 +8,8 @@ Both classes own exactly one worker thread and one bounded buffer, and keep the 
 * the end always arrives: no failure on either side leaves the other waiting;
 * leaving (``close``, ``abort`` or the end of the ``with`` block) joins the worker, so that no thread is left.
 
-A worker inside a call that never returns cannot be stopped from outside; joining it waits. Give such a source a
-time-out of its own. The threads are daemons, so even then the interpreter can exit.
+A worker inside a call that never returns cannot be stopped from outside; joining it waits. Who may not wait closes
+with a time limit, and leaves such a worker behind: it ends when its call returns, and the threads are daemons.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ def _check_depth(depth: int) -> None:
         raise ValueError(f"depth must be at least 1, got {depth}")
 
 
-def _join(thread: threading.Thread, changed: threading.Condition, finished: Callable[[], bool]) -> None:
-    """Wait until the worker says that it is finished, then join it.
+def _join(
+    thread: threading.Thread, changed: threading.Condition, finished: Callable[[], bool], within: float | None = None
+) -> bool:
+    """Wait until the worker says that it is finished, then join it; False if it did not within so many seconds.
 
     Not ``Thread.join()`` alone: interrupted by Ctrl-C, Python before 3.13 takes the thread for ended from then on
     (bpo-45274), and a second join would return at once with the worker still at work.
     """
     with changed:
-        while not finished():
-            changed.wait()
+        if not changed.wait_for(finished, within):
+            return False
     thread.join()
+    return True
 
 
 class _Ahead(Generic[T]):
@@ -108,12 +111,18 @@ class RunAhead(Generic[T]):
 
     ``items`` is iterated, and finalised if it is a generator, on the worker alone. One thread consumes.
 
+    Args:
+        patience: seconds that leaving the ``with`` block waits for the worker; None waits for ever.
+
     Raises:
         ValueError: if ``depth`` is less than 1.
     """
 
-    def __init__(self, items: Iterable[T], depth: int, *, name: str = "run-ahead") -> None:
+    def __init__(
+        self, items: Iterable[T], depth: int, *, name: str = "run-ahead", patience: float | None = None
+    ) -> None:
         _check_depth(depth)
+        self._patience = patience
         self._shared: _Ahead[T] = _Ahead(depth)
         self._thread = threading.Thread(target=self._shared.work, args=(items,), name=name, daemon=True)
         self._thread.start()
@@ -141,23 +150,37 @@ class RunAhead(Generic[T]):
         finally:
             del error
 
-    def close(self) -> None:
+    def ready(self, within: float) -> bool:
+        """Whether `next` would return or raise at once; waits up to ``within`` seconds for that."""
+        shared = self._shared
+        with shared.changed:
+            return shared.changed.wait_for(lambda: bool(shared.items) or shared.finished or shared.left, within)
+
+    def close(self, *, within: float | None = None) -> bool:
         """Take nothing more, let the worker finalise its source, and join it. May be called again.
 
         An error at an item beyond the last one taken is of no interest to one who leaves, and is dropped.
+
+        Args:
+            within: seconds to wait for a worker that may be stuck in its source; None waits for ever.
+
+        Returns:
+            False if the worker is still at it: then the source is the worker's own, and nobody else may touch it.
 
         Raises:
             BaseException: what finalising the source raised.
         """
         shared = self._shared
         shared.leave()
-        self._join()
+        if not self._join(within):
+            return False
         error, shared.error = shared.error, None
         try:
             if error is not None and shared.in_finalising:
                 raise error
         finally:
             del error
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -166,16 +189,16 @@ class RunAhead(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.close()
+            self.close(within=self._patience)
             return
         try:
-            self.close()
+            self.close(within=self._patience)
         except Exception as second:  # noqa: BLE001 - the first error is the one to tell
             error.add_note(f"finalising the source failed as well: {second!r}")
 
-    def _join(self) -> None:
+    def _join(self, within: float | None = None) -> bool:
         shared = self._shared
-        _join(self._thread, shared.changed, lambda: shared.finished)
+        return _join(self._thread, shared.changed, lambda: shared.finished, within)
 
     def __del__(self) -> None:
         shared = getattr(self, "_shared", None)
@@ -183,9 +206,9 @@ class RunAhead(Generic[T]):
             shared.leave()  # forgotten, not closed: the worker ends by itself, without being waited for
 
 
-def run_ahead(items: Iterable[T], depth: int, *, name: str = "run-ahead") -> RunAhead[T]:
+def run_ahead(items: Iterable[T], depth: int, *, name: str = "run-ahead", patience: float | None = None) -> RunAhead[T]:
     """Iterate ``items`` on a thread of its own, at most ``depth`` ahead; see `RunAhead`."""
-    return RunAhead(items, depth, name=name)
+    return RunAhead(items, depth, name=name, patience=patience)
 
 
 class WriteBehind(Generic[T]):
@@ -238,6 +261,15 @@ class WriteBehind(Generic[T]):
             self._thread, self._changed, lambda: self._finished
         )  # it is aborting the sink: when the error is told, that has been done
         raise self._error
+
+    def check(self) -> None:
+        """Raise what an earlier write raised, if one did, without a next write to raise it at."""
+        with self._changed:
+            failed = self._error is not None and not self._closing and not self._aborting
+        if failed:
+            _join(self._thread, self._changed, lambda: self._finished)
+            assert self._error is not None
+            raise self._error
 
     def close(self) -> None:
         """Write what is queued, close the sink, join the worker. May be called again, then to no effect.

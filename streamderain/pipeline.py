@@ -15,6 +15,9 @@ from streamderain.frame import Frame, FrameSink, FrameSource, VideoInfo
 from streamderain.overlap import WriteBehind, run_ahead
 from streamderain.session import Derainer, Session
 
+_LOOK_EVERY = 0.1  # seconds between two looks at ``stop`` while no frame comes
+_PATIENCE = 0.5  # seconds that a source which was told to end may take, before the file is finished without it
+
 #: Composes the rainy and the clean picture of one moment into the frame that is written.
 View = Callable[[Frame, Frame], Frame]
 
@@ -106,18 +109,21 @@ def run(
     view: View | None = None,
     on_frame: Callable[[Frame], object] | None = None,
     stop: threading.Event | None = None,
+    close_interrupted: Callable[[], object] | None = None,
 ) -> RunStats:
     """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
 
     Both are finished here, each on its own thread: the source is closed; the sink is closed when all went well and
-    aborted when anything raised.
+    aborted when anything raised. A source that neither yields nor ends is not waited for when the run is stopped or
+    fails: its thread, a daemon, closes it whenever it comes back, so do not close it yourself.
 
     Args:
         depth: frames that may wait before and after the network.
         view: what is written instead of the clean frame; see `comparison`. The sink must be of its size.
         on_frame: called in this thread with each clean frame handed on.
-        stop: when it gets set, the input ends there; what was handed on is written and the file is finished.
-            Stopped before the first frame, the sink is aborted, for a file without frames is none.
+        stop: when it gets set, the input ends there, even while it is waited for; what was handed on is written and
+            the file is finished. Stopped before the first frame, the sink is aborted: no file holds no frames.
+        close_interrupted: called instead of ``sink.close`` when ``stop`` ended the input.
 
     Raises:
         StreamderainError: of whichever stage failed, the source's and the network's at the frame where it happened.
@@ -128,30 +134,40 @@ def run(
     steps = _Steps(derainer)
     frames = 0
     interrupted = False
+
+    def finish() -> None:
+        encoding.timed(close_interrupted if interrupted and close_interrupted is not None else sink.close)
+
     start = time.perf_counter()
     behind: WriteBehind[Frame] = WriteBehind(
-        lambda frame: encoding.timed(lambda: sink.write(frame)),
-        lambda: encoding.timed(sink.close),
-        sink.abort,
-        depth,
-        name="streamderain-encode",
+        lambda frame: encoding.timed(lambda: sink.write(frame)), finish, sink.abort, depth, name="streamderain-encode"
     )
-    with behind, run_ahead(_decode(source, decoding), depth, name="streamderain-decode") as ahead:
-        for rainy in ahead:
+    rainy: Frame | None
+    with (
+        behind,
+        run_ahead(_decode(source, decoding), depth, name="streamderain-decode", patience=_PATIENCE) as ahead,
+    ):
+        while True:
+            while not stopped.is_set() and not ahead.ready(_LOOK_EVERY):
+                behind.check()  # a sink that failed is told of now, not when the next frame comes
             if stopped.is_set():
                 interrupted = True
+                break
+            rainy = next(ahead, None)
+            if rainy is None:
                 break
             begin = time.perf_counter()
             clean = steps.step(rainy)
             shown = clean if view is None else view(rainy, clean)
+            del rainy  # not kept while the next one is waited for
             deraining.seconds += time.perf_counter() - begin
             behind.write(shown)
             frames += 1
             if on_frame is not None:
                 on_frame(clean)
-        ahead.close()  # the source is closed before the sink: its last packets of sound are there by then
-        if frames == 0 and (interrupted or stopped.is_set()):
-            interrupted = True
+        # The source is closed before the sink: its last packets of sound are there by then.
+        ahead.close(within=_PATIENCE if interrupted else None)
+        if frames == 0 and interrupted:
             behind.abort()
     return RunStats(
         frames=frames,

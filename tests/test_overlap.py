@@ -427,3 +427,64 @@ def test_chain_of_three_stages_survives_failures_anywhere() -> None:
                 chain()
             assert sink.calls == ["abort"]
             assert sink.written == list(range(len(sink.written)))
+
+
+# ------------------------------------------------------------- a stuck worker
+
+
+def stuck(gate: threading.Event, finalised: threading.Event | None = None) -> Iterator[int]:
+    try:
+        yield 0
+        gate.wait(20)
+        yield 1
+    finally:
+        if finalised is not None:
+            finalised.set()
+
+
+def test_ready_tells_whether_next_would_wait() -> None:
+    gate = threading.Event()
+    with run_ahead(stuck(gate), 2) as ahead:
+        assert ahead.ready(5)
+        assert next(ahead) == 0
+        assert not ahead.ready(0.05)
+        gate.set()
+        assert ahead.ready(5)
+        assert next(ahead) == 1
+        assert ahead.ready(5)  # the end is something to be told, too
+        assert list(ahead) == []
+
+
+def test_close_within_a_limit_leaves_a_stuck_worker_which_finalises_when_it_can() -> None:
+    gate, finalised = threading.Event(), threading.Event()
+    ahead = run_ahead(stuck(gate, finalised), 2)
+    next(ahead)
+    begin = time.monotonic()
+    assert not ahead.close(within=0.1)
+    assert time.monotonic() - begin < 2
+    assert not finalised.is_set()
+    gate.set()
+    assert ahead.close(within=5)
+    assert finalised.is_set()
+
+
+def test_an_error_does_not_wait_for_a_stuck_worker_beyond_its_patience() -> None:
+    gate = threading.Event()
+    begin = time.monotonic()
+    with pytest.raises(BrokenError), run_ahead(stuck(gate), 2, patience=0.1) as ahead:  # noqa: PT012
+        next(ahead)
+        raise BrokenError
+    assert time.monotonic() - begin < 2
+    gate.set()
+    ahead.close()
+
+
+def test_check_tells_a_failed_write_without_a_next_one() -> None:
+    sink = Sink(fail_at=0)
+    behind = sink.behind()
+    behind.check()
+    behind.write(0)
+    assert until(lambda: sink.calls == ["abort"])
+    with pytest.raises(BrokenError, match="write 0"):
+        behind.check()
+    behind.abort()

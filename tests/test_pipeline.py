@@ -261,6 +261,68 @@ def test_stopped_before_the_first_frame_leaves_no_file() -> None:
     assert (stats.frames, stats.interrupted) == (0, True)
 
 
+class Stalling(Source):
+    """Yields three pictures, then hangs as a silent pipe does, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.gate = threading.Event()
+
+    def __iter__(self) -> Iterator[Frame]:
+        yield from super().__iter__()
+        self.gate.wait(20)
+
+    def let_go(self) -> None:
+        self.gate.set()
+        for thread in threading.enumerate():
+            if thread.name == "streamderain-decode":
+                thread.join(10)
+
+
+def test_stop_finishes_the_file_though_the_source_is_stuck() -> None:
+    stop, sink, source = threading.Event(), Sink(), Stalling()
+    threading.Timer(0.3, stop.set).start()
+    begin = time.monotonic()
+    stats = run(source, sink, Darker(), stop=stop)
+    assert time.monotonic() - begin < 3
+    assert_darker(sink.frames, 3)
+    assert sink.calls == ["close"]
+    assert (stats.frames, stats.interrupted) == (3, True)
+    assert source.closed_on == []  # nobody closes it under the reader's hands …
+    source.let_go()
+    assert source.closed_on == source.iterated_on[:1]  # … who does so when it comes back
+
+
+@pytest.mark.parametrize("where", ["network", "sink"])
+def test_error_is_told_though_the_source_is_stuck(where: str) -> None:
+    source, sink = Stalling(), Sink(fail_at=2 if where == "sink" else None, pause=0.1)
+    begin = time.monotonic()
+    with pytest.raises(OutputError if where == "sink" else RuntimeError, match="at 2"):
+        run(source, sink, Darker(fail_at=2 if where == "network" else None))
+    assert time.monotonic() - begin < 3
+    assert sink.calls == ["abort"]
+    source.let_go()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_interrupted_run_may_close_the_sink_in_another_way(stopped: bool) -> None:
+    stop, sink = threading.Event(), Sink()
+
+    def on_frame(_: Frame) -> None:
+        if stopped:
+            stop.set()
+
+    run(
+        Source(12),
+        sink,
+        Darker(),
+        on_frame=on_frame,
+        stop=stop,
+        close_interrupted=lambda: sink.calls.append("close as part"),
+    )
+    assert sink.calls == (["close as part"] if stopped else ["close"])
+
+
 def test_source_is_never_far_ahead_of_the_sink() -> None:
     """With depth d, at most d decoded, one in the network and d before the sink."""
     gate = threading.Event()
