@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from streamderain.errors import StreamderainError
-from streamderain.networks import Provenance, load_checkpoint, read_provenance, save_checkpoint
+from streamderain.networks import NetworkSpec, Provenance, load_checkpoint, read_provenance, save_checkpoint
 from training.clips import ClipTask
 from training.data import evaluation_clips, render_shard, split
 from training.evaluate import evaluate
 from training.loop import Run
 from training.pairs import LAYOUTS
 from training.parallel import Workers
-from training.recipe import ClipRecipe, load_recipe
+from training.recipe import ClipRecipe, PairRecipe, load_recipe
 from training.restoration import PairTask
 from training.task import Task
 
@@ -61,8 +61,8 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     if (args.recipe is None) == (args.network is None):
-        raise SystemExit("give either a recipe, for clips, or --network, for pairs of pictures")
-    if args.network is not None:
+        raise SystemExit("give either a recipe, for what it holds out, or --network, for a folder of pairs")
+    if args.network is not None or isinstance(load_recipe(args.recipe), PairRecipe):
         _evaluate_pairs(args)
         return
     from streamderain.session import Derainer
@@ -79,27 +79,31 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate_pairs(args: argparse.Namespace) -> None:
-    from training.evaluate_pairs import evaluate_pairs, open_network
+    from training.evaluate_pairs import evaluate_pairs, find_spec, held_out, open_network, pick
+    from training.pairs import find_pairs
     from training.published import guess_set, table
     from training.sheet import Sheet
 
+    recipe = load_recipe(args.recipe) if args.recipe else None
+    spec: NetworkSpec | None
+    if isinstance(recipe, PairRecipe):
+        name, part, spec = recipe.name, "validation", recipe.network
+        pairs = held_out(recipe, args.data)[: args.limit]
+    else:
+        name, part = args.network, "all"
+        spec = None if args.network == args.weights else find_spec(args.network)  # None for what ships by that name
+        pairs = pick(find_pairs(args.data, layout=args.layout, clean=args.clean), limit=args.limit)
     sheet = Sheet()
-    with open_network(args.network, args.weights, device=args.device) as derainer:
-        result = evaluate_pairs(
-            derainer,
-            args.data,
-            layout=args.layout,
-            clean=args.clean,
-            limit=args.limit,
-            show=sheet.add if args.sheet else None,
-        )
-    result = {"network": args.network, "weights": Path(args.weights).name, "data": args.data.as_posix(), **result}
+    with open_network(spec, args.weights, device=args.device) as derainer:
+        result = evaluate_pairs(derainer, pairs, show=sheet.add if args.sheet else None)
+    where = {"network": name, "weights": Path(args.weights).name, "data": args.data.as_posix(), "part": part}
+    result = {**where, **result}
     print(json.dumps({key: value for key, value in result.items() if key != "each"}, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     if args.table:
         others = [json.loads(path.read_text()) for path in args.beside]
-        args.table.write_text(table([result, *others], dataset=guess_set(str(args.data.resolve()))))
+        args.table.write_text(table([result, *others], dataset=None if recipe else guess_set(str(args.data.resolve()))))
     if args.sheet:
         sheet.write(args.sheet)
 
@@ -171,9 +175,9 @@ def main() -> None:
 
     test = commands.add_parser(
         "evaluate",
-        help="PSNR and SSIM, on held-out clips with rendered rain (by a recipe) or on pairs of pictures (--network)",
+        help="PSNR and SSIM on what a recipe holds out, or on any pairs of pictures (--network)",
     )
-    test.add_argument("recipe", type=Path, nargs="?", help="names the clips and their split")
+    test.add_argument("recipe", type=Path, nargs="?", help="names the data and its split")
     test.add_argument("--network", help="a network of `streamderain models list`, or a recipe's name")
     test.add_argument("--weights", required=True, help="a shipped model or a .safetensors file")
     test.add_argument("--data", type=Path, required=True)

@@ -21,8 +21,8 @@ from streamderain.networks.named import NAMED
 from streamderain.networks.prenet import PReNet, published_name
 from streamderain.session import Derainer
 from training.metrics import luma, psnr, ssim
-from training.pairs import Pair, find_pairs
-from training.recipe import load_recipe
+from training.pairs import Pair, Pictures, find_pairs
+from training.recipe import PairRecipe, load_recipe
 
 _RECIPES = Path(__file__).parent / "recipes"
 _RAIN800_TEST, _LEFT_OUT = 100, 2  # published tables leave out the two largest of its hundred pictures
@@ -46,21 +46,24 @@ def find_spec(name: str) -> NetworkSpec:
 
 
 @contextmanager
-def open_network(name: str, weights: str, *, device: str = "auto") -> Iterator[Derainer]:
+def open_network(spec: NetworkSpec | None, weights: str, *, device: str = "auto") -> Iterator[Derainer]:
     """A network with its weights: a .safetensors file of ours, a shipped model, or a .pth of PReNet's authors.
+
+    Args:
+        spec: the network that the weights must be of; None takes what they say.
 
     Raises:
         ModelError: the weights are missing, damaged, or another network's.
     """
-    if Path(weights).suffix == ".pth":
+    if spec is not None and Path(weights).suffix == ".pth":
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{name}.safetensors"
-            _convert(find_spec(name), Path(weights), path)
+            path = Path(folder) / "weights.safetensors"
+            _convert(spec, Path(weights), path)
             yield Derainer(path, device=device)
         return
     derainer = Derainer(weights, device=device)
-    if weights != name and _shapes(derainer.spec) != _shapes(find_spec(name)):
-        raise ModelError(f"{weights} is not of {name!r}: its header says {derainer.spec.to_json()}")
+    if spec is not None and _shapes(derainer.spec) != _shapes(spec):
+        raise ModelError(f"{weights} is not of {spec.to_json()}: its header says {derainer.spec.to_json()}")
     yield derainer
 
 
@@ -90,20 +93,17 @@ def pick(pairs: Sequence[Pair], *, limit: int | None = None) -> tuple[Pair, ...]
     return tuple(pairs[:limit])
 
 
-def evaluate_pairs(
-    derainer: Derainer,
-    folder: Path,
-    *,
-    layout: str = "auto",
-    clean: Path | None = None,
-    limit: int | None = None,
-    show: Show | None = None,
-) -> dict[str, Any]:
-    """Mean figures of a network over the pairs of a folder.
+def held_out(recipe: PairRecipe, data: Path) -> tuple[Pair, ...]:
+    """The pairs that a recipe keeps to validate on, whole; ``data`` is the folder that the recipe's own is under."""
+    pictures = Pictures(find_pairs(data / recipe.data.folder, layout=recipe.data.layout))
+    _, validation = pictures.split(held_out=recipe.data.held_out, seed=recipe.data.split_seed)
+    return tuple(pictures.pairs[i] for i in validation)
+
+
+def evaluate_pairs(derainer: Derainer, pairs: Sequence[Pair], *, show: Show | None = None) -> dict[str, Any]:
+    """Mean figures of a network over pairs of pictures.
 
     Args:
-        layout, clean: see ``find_pairs``.
-        limit: measure the first so many.
         show: called with the name and rainy, ours and clean [3, H, W], 0..1, of each picture.
 
     Returns:
@@ -111,9 +111,8 @@ def evaluate_pairs(
         ``seconds`` a picture from 8-bit pixels to 8-bit pixels, ``parameters``, ``images``, ``device``, and ``each``.
 
     Raises:
-        FileNotFoundError, StreamderainError: pictures are missing or cannot be read.
+        StreamderainError: a picture cannot be read.
     """
-    pairs = pick(find_pairs(folder, layout=layout, clean=clean), limit=limit)
     rows: list[dict[str, float]] = []
     for number, pair in enumerate(pairs):
         rainy, target = pair.read()

@@ -17,8 +17,8 @@ _GAP = 6  # px of white
 
 
 def heaviest(rainy: Tensor, clean: Tensor, side: int) -> tuple[int, int]:
-    """Top and left of the square of ``side`` px in which rainy and clean [3, H, W] differ most."""
-    error = F.avg_pool2d((rainy - clean).abs().mean(0)[None, None], side, stride=1)[0, 0]
+    """Top and left of the square of ``side`` px in which rainy is brighter than clean, [3, H, W] both, by most."""
+    error = F.avg_pool2d((rainy - clean).clamp_min(0).mean(0)[None, None], side, stride=1)[0, 0]
     top, left = divmod(int(error.argmax()), error.shape[1])
     return top, left
 
