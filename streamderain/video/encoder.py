@@ -11,7 +11,7 @@ import av
 import av.codec.codec
 from av.container import OutputContainer
 
-from streamderain.errors import OutputError
+from streamderain.errors import OutputOptionError
 from streamderain.frame import VideoInfo
 
 # What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
@@ -22,7 +22,14 @@ _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
 _BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51)}  # FFmpeg itself lets them pass and x264 clamps
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _SUGGESTED = {"vp9": "libvpx-vp9", "av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
+# What is encoded with where nothing was asked for; all other containers take the first.
 _DEFAULT_CODEC = "libx264"
+_DEFAULTS = {**_RAW, "webm": "libvpx-vp9", "gif": "gif"}
+# As good as x264 at 18 is to the eye; the scales end at 63 instead of 51.
+_DEFAULT_CRF = {"libvpx-vp9": 24, "libsvtav1": 24, "libaom-av1": 24}
+_CRF = 18
+_NAMES = {"wrapped_avframe": "raw video", "rawvideo": "raw video"}
+_SETS_QUALITY = {"crf", "qp", "cq", "b", "q", "global_quality"}
 _BY_QUANTISER = {"mpeg1video", "mpeg2video", "mpeg4", "libxvid", "mjpeg", "flv", "h263p"}
 _LAMBDA = 118  # FF_QP2LAMBDA: a quantiser of 1 in the unit of global_quality
 
@@ -38,26 +45,41 @@ class EncoderPlan:
     quality: str
     notes: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        """Codec and quality, for people."""
+        return _NAMES.get(self.codec) or f"{self.codec} {self.quality}"
+
 
 def plan_encoder(
-    info: VideoInfo, *, codec: str, muxer: str, crf: int | None, preset: str | None, options: Mapping[str, str]
+    info: VideoInfo,
+    *,
+    codec: str | None,
+    muxer: str,
+    crf: int | None,
+    preset: str | None,
+    options: Mapping[str, str],
 ) -> EncoderPlan:
-    """Chooses for ``info``; keeps depth and chroma of the source where the codec can.
+    """Chooses for ``info``; keeps depth and chroma of the source where the codec can. None is not asked for.
 
     Raises:
-        OutputError: no such encoder, or it has no such preset or option.
+        OutputOptionError: no such encoder, or it has no such preset, quality or option, or two that contradict.
     """
-    if codec == _DEFAULT_CODEC and muxer in _RAW:
-        codec = _RAW[muxer]
+    chosen_here = codec is None
+    codec = codec if codec is not None else _DEFAULTS.get(muxer, _DEFAULT_CODEC)
+    if muxer == "yuv4mpegpipe" and codec not in _NAMES:
+        raise OutputOptionError(f"y4m holds raw video, not {codec}", hint="leave out --codec")
     try:
         found = av.codec.codec.Codec(codec, "w")
     except av.codec.codec.UnknownCodecError as error:
-        raise OutputError(
+        raise OutputOptionError(
             f"this FFmpeg has no encoder {codec!r}",
             hint="--codec takes libx264, libx265, libsvtav1, libvpx-vp9, ffv1 …",
         ) from error
     if found.type != "video":
-        raise OutputError(f"{codec} encodes {found.type}, not video", hint="--codec takes libx264, libx265, ffv1 …")
+        raise OutputOptionError(
+            f"{codec} encodes {found.type}, not video", hint="--codec takes libx264, libx265, ffv1 …"
+        )
     pix_fmt, notes = _pixel_format(info, codec, [f.name for f in found.video_formats or ()])
     supported = av.CodecContext.create(codec, "w").supported_options
     known = {option.name for option in (*supported.private, *supported.generic)}
@@ -65,21 +87,29 @@ def plan_encoder(
     chosen, quantiser, quality = _quality(codec, crf, private, options)
     if preset is not None:
         if "preset" not in private:
-            raise OutputError(f"{codec} has no presets", hint="leave out --preset")
+            raise OutputOptionError(f"{codec} has no presets", hint="leave out --preset")
         chosen["preset"] = preset
+    asked = {"preset": f"--preset {preset}"} if preset is not None else {}
     for key, value in options.items():
         # "b:v" is how ffmpeg's own command line says "b".
         plain = key.removesuffix(":v")
+        if plain in asked:
+            raise OutputOptionError(f"{plain} is set twice", hint=f"pass one of {asked[plain]} and -e {key}={value}")
+        asked[plain] = f"-e {key}={value}"
         if plain not in known:
-            raise OutputError(f"{codec} has no option {key!r}", hint=f"ffmpeg -h encoder={codec} lists them")
+            raise OutputOptionError(f"{codec} has no option {key!r}", hint=f"ffmpeg -h encoder={codec} lists them")
         chosen[plain] = value
+    if chosen_here and codec == "libvpx-vp9":
+        # Its own defaults use one thread and take a minute for a second of video.
+        for key, value in (("cpu-used", "4"), ("row-mt", "1")):
+            chosen.setdefault(key, value)
     if muxer == "nut" and codec in _BEST_AND_WORST:
         # B-frames are decoded before time 0, which NUT cannot say: FFmpeg would move everything later.
         chosen.setdefault("bf", "0")
     speed = chosen.get("preset")
     if codec in _BEST_AND_WORST and speed is not None and speed not in _PRESETS:
         # Left to itself x264 says so on stderr, past FFmpeg's log.
-        raise OutputError(f"{codec} has no preset {speed!r}", hint=f"it has {', '.join(_PRESETS)}")
+        raise OutputOptionError(f"{codec} has no preset {speed!r}", hint=f"it has {', '.join(_PRESETS)}")
     if codec == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # errors only; it writes to stderr by itself
     if codec == "libx265":
@@ -92,22 +122,34 @@ def _quality(
     codec: str, crf: int | None, private: set[str], options: Mapping[str, str]
 ) -> tuple[dict[str, str], int | None, str]:
     """Codec options, quantiser and words for ``crf``, in whatever way this codec has constant quality."""
+    own = {key for key in options if key.removesuffix(":v") in _SETS_QUALITY}
+    if crf is not None and own:
+        both = " and ".join(f"-e {key}={options[key]}" for key in sorted(own))
+        raise OutputOptionError(f"--crf {crf} and {both} contradict each other", hint="pass one of them")
     if codec in _LOSSLESS or codec.startswith("pcm"):
+        if crf is not None:
+            what = "has 256 colours" if codec == "gif" else "is lossless"
+            raise OutputOptionError(f"{_NAMES.get(codec, codec)} {what} and takes no crf", hint="leave out --crf")
         return {}, None, "lossless" if codec != "gif" else "256 colours"
-    own = {"crf", "qp", "cq", "b", "b:v", "q", "q:v", "global_quality"} & set(options)
-    if own or crf is None:
-        return {}, None, " ".join(f"{key} {options[key]}" for key in sorted(own)) or "its own quality"
-    for name in ("crf", "cq"):
-        if name in private:
-            best, worst = _BEST_AND_WORST.get(codec, (0, 63))
-            if not best <= crf <= worst:
-                raise OutputError(f"{codec} takes a crf from {best} to {worst}, not {crf}", hint="18 is the default")
-            # A bit rate of its own would make libvpx take crf as a mere limit.
-            extra = {"b": "0"} if codec.startswith("libvpx") else {}
-            return {name: str(crf), **extra}, None, f"{name} {crf}"
-    if codec not in _BY_QUANTISER:
+    if own:
+        return {}, None, " ".join(f"{key} {options[key]}" for key in sorted(own))
+    name = next((name for name in ("crf", "cq") if name in private), None)
+    if name is None and codec not in _BY_QUANTISER:
+        if crf is not None:
+            raise OutputOptionError(f"{codec} takes no crf", hint="leave out --crf, and set its quality with -e")
         return {}, None, "its own quality"
-    quantiser = max(1, min(31, round((crf - 12) / 3)))  # 18, as good as lossless to the eye, becomes 2
+    value = crf if crf is not None else _DEFAULT_CRF.get(codec, _CRF)
+    best, worst = (0, 51) if name is None else _BEST_AND_WORST.get(codec, (0, 63))
+    if not best <= value <= worst:
+        default = _DEFAULT_CRF.get(codec, _CRF)
+        raise OutputOptionError(
+            f"{codec} takes a crf from {best} to {worst}, not {value}", hint=f"{default} is the default"
+        )
+    if name is not None:
+        # A bit rate of its own would make libvpx take crf as a mere limit.
+        extra = {"b": "0"} if codec.startswith("libvpx") else {}
+        return {name: str(value), **extra}, None, f"{name} {value}"
+    quantiser = max(1, min(31, round((value - 12) / 3)))  # 18, as good as lossless to the eye, becomes 2
     return {}, quantiser * _LAMBDA, f"quantiser {quantiser}"
 
 
@@ -142,7 +184,7 @@ def add_stream(container: OutputContainer, plan: EncoderPlan, info: VideoInfo, *
     """A new video stream, configured for ``plan`` but for its colour.
 
     Raises:
-        OutputError: the container cannot hold this codec; the hint names one that it can.
+        OutputOptionError: the container cannot hold this codec; the hint names one that it can.
     """
     rate = info.frame_rate.limit_denominator(1001) if info.frame_rate else None
     try:
@@ -150,7 +192,7 @@ def add_stream(container: OutputContainer, plan: EncoderPlan, info: VideoInfo, *
     except ValueError as error:
         own = container.default_video_codec
         hint = f"use --codec {_SUGGESTED.get(own, own)}, or write to an .mkv" if own != "none" else "write to an .mp4"
-        raise OutputError(f"{name}: {container.format.name} cannot hold {plan.codec}", hint=hint) from error
+        raise OutputOptionError(f"{name}: {container.format.name} cannot hold {plan.codec}", hint=hint) from error
     configure(stream, plan, info)
     return stream
 

@@ -30,6 +30,14 @@ def local_url(path: str) -> str:
     return path if "://" in path else f"file:{path}"
 
 
+def local_path(uri: str) -> str:
+    """``uri``, or the path that ``file:…`` and ``file://…`` mean, read as FFmpeg reads it: nothing is decoded."""
+    if not uri.lower().startswith("file:"):
+        return uri
+    path = uri[len("file:") :]
+    return "/" + path.lstrip("/") if path.startswith("//") else path
+
+
 def is_url(uri: str) -> bool:
     """True for ``scheme://…``; a Windows drive letter or a colon in a file name is none."""
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", uri) is not None
@@ -54,6 +62,11 @@ def listening() -> Iterator[list[tuple[int, str, str]]]:
             _listeners -= 1
             if _listeners == 0:
                 av.logging.set_level(None)
+
+
+def frames(count: int) -> str:
+    """ "1 frame", "2 frames": for people."""
+    return f"{count} frame{'' if count == 1 else 's'}"
 
 
 def explain(error: BaseException, lines: list[tuple[int, str, str]] | None = None) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from streamderain.errors import InputError, OutputError, OutputExistsError
+from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import stills
+from streamderain.video.remux import SideStreams
 
 _PATTERN = re.compile(r"%0?\d*d")
 
@@ -40,6 +41,14 @@ def numbered(uri: str) -> list[int]:
     return sorted(found)
 
 
+def pictures(uri: str) -> list[Path]:
+    """The files that ``uri`` means: those of a sequence, or the one it names."""
+    path = Path(uri)
+    if not is_pattern(uri) or not path.parent.is_dir():
+        return [path]
+    return [path.parent / (path.name % number) for number in numbered(uri)]
+
+
 def first_number(uri: str) -> int:
     """Where the sequence begins.
 
@@ -61,16 +70,35 @@ def first_number(uri: str) -> int:
 class SequenceSink:
     """A FrameSink that writes ``pattern % 1``, ``pattern % 2`` and so on, each whole or not at all."""
 
-    def __init__(self, pattern: str, info: VideoInfo, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        pattern: str,
+        info: VideoInfo,
+        *,
+        side: SideStreams | None = None,
+        audio: bool = True,
+        subtitles: bool = True,
+        overwrite: bool,
+    ) -> None:
         self.frames_written = 0
-        self.notes: tuple[str, ...] = ()
         parent = Path(pattern).parent
         if not parent.is_dir():
             raise OutputError(f"{parent} is not a folder", hint="make it first")
-        if not overwrite and (taken := numbered(pattern)):
-            raise OutputExistsError(
-                f"{Path(pattern).name % taken[0]} exists already", hint="choose another name, or pass --overwrite"
-            )
+        taken = pictures(pattern)
+        read = {path.resolve() for path in pictures(side.uri)} if side is not None else set()
+        for path in taken:
+            if path.resolve() in read:
+                raise OutputOptionError(f"{path.name} is one of the input's pictures", hint="write to another folder")
+        if taken and not overwrite:
+            raise OutputExistsError(f"{taken[0].name} exists already", hint="choose another name, or pass --overwrite")
+        asked = {"audio": audio, "subtitle": subtitles}
+        streams = side.streams if side is not None else ()
+        self.notes: tuple[str, ...] = tuple(
+            f"{stream} is left out: pictures hold none" for stream in streams if asked.get(stream.kind, False)
+        )
+        if side is not None:
+            side.attach(())
+        self.replaces = bool(taken)
         self._pattern = pattern
         self.description = f"{Path(pattern).suffix[1:].lower()} {info.width}x{info.height} → {pattern}"
 
@@ -81,7 +109,25 @@ class SequenceSink:
         self.frames_written += 1
 
     def close(self) -> None:
-        """Ends the sequence.
+        """Ends the sequence; what follows without a gap of a longer one that was overwritten is removed, and noted.
+
+        Raises:
+            OutputError: nothing was written.
+        """
+        self.close_as_part()
+        path, last = Path(self._pattern), self.frames_written
+        old = []
+        while self.replaces and (left := path.parent / (path.name % (last + 1))).is_file():
+            left.unlink()
+            old.append(left.name)
+            last += 1
+        self.replaces = False
+        if old:
+            names = old[0] if len(old) == 1 else f"{old[0]} to {old[-1]}"
+            self.notes += (f"removed {names}, of the longer sequence that was overwritten",)
+
+    def close_as_part(self) -> None:
+        """Ends the sequence before its end: what an older one has beyond it stays.
 
         Raises:
             OutputError: nothing was written.

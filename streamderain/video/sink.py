@@ -15,11 +15,12 @@ import av
 import av.error
 from av.container import OutputContainer
 
-from streamderain.errors import OutputError, OutputExistsError
+from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.video import encoder, ffmpeg, sequence, stills
 from streamderain.video.colour import FULL, YuvWriter, written_colour
 from streamderain.video.remux import Remuxer, SideStreams
+from streamderain.video.target import Target
 
 _MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
 _TURNABLE = _MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
@@ -41,6 +42,15 @@ class VideoSink(FrameSink, Protocol):
     @property
     def notes(self) -> tuple[str, ...]: ...
 
+    @property
+    def replaces(self) -> bool:
+        """Whether something older has the output's name, until ``close()``."""
+        ...
+
+    def close_as_part(self) -> None:
+        """Finishes as ``close()`` does, but an older file keeps the name, and what was written stays ``OUT.part``."""
+        ...
+
 
 class NullSink:
     """A FrameSink that counts and writes nothing."""
@@ -49,6 +59,7 @@ class NullSink:
         self.frames_written = 0
         self.description = "nothing is written"
         self.notes: tuple[str, ...] = ()
+        self.replaces = False
         if side is not None:
             side.attach(())
 
@@ -56,6 +67,8 @@ class NullSink:
         self.frames_written += 1
 
     def close(self) -> None: ...
+
+    def close_as_part(self) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -75,22 +88,24 @@ class ContainerSink:
 
     def __init__(
         self, container: OutputContainer, stream: Any, remuxer: Remuxer, info: VideoInfo, plan: encoder.EncoderPlan,
-        *, name: str, part: Path | None, final: Path | None,
+        target: Target,
     ) -> None:  # fmt: skip
         self.frames_written = 0
-        self.notes = (*plan.notes, *remuxer.notes)
+        self.replaces = target.replaces
+        self.notes = (*target.notes, *plan.notes, *remuxer.notes)
         self._rounded_to = info.time_base if container.format.name in _CONSTANT_RATE else None
         self._latest: int | None = None
         if self._rounded_to is not None:
             self.notes += (f"{container.format.name} has a constant rate: times are rounded to {info.time_base} s",)
-        self.description = f"{plan.codec} {plan.quality} {plan.pix_fmt} → {name}"
+        self.description = f"{plan.title} {plan.pix_fmt} → {target.name}"
         self._container = container
         self._stream = stream
         self._remuxer = remuxer
         self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt)
         self._info = info
         self._counted = plan.codec in _COUNTED
-        self._name, self._part, self._final = name, part, final
+        self._target = target
+        self._name = target.name
         self._packets = 0
         self._open = True
 
@@ -118,6 +133,17 @@ class ContainerSink:
         Raises:
             OutputError: it cannot be finished, or no frame was written. What there is stays as ``OUT.part``.
         """
+        self._finish(named=True)
+
+    def close_as_part(self) -> None:
+        """Flushes and finishes, but leaves the file as ``OUT.part`` and whatever has its name as it is.
+
+        Raises:
+            OutputError: as ``close()``.
+        """
+        self._finish(named=False)
+
+    def _finish(self, *, named: bool) -> None:
         if not self._open:
             return
         if not self.frames_written:
@@ -130,12 +156,15 @@ class ContainerSink:
             self._container.close()
             if self._counted and self._packets != self.frames_written:
                 raise OutputError(
-                    f"{self._name}: {self.frames_written} frames went in, {self._packets} came out of the encoder"
+                    f"{self._name}: {ffmpeg.frames(self.frames_written)} went in,"
+                    f" {self._packets} came out of the encoder"
                 )
-            if self._part is not None and self._final is not None:
-                os.replace(self._part, self._final)
+            if named:
+                self._target.commit()
         except _FAILURES as error:
             raise self._failure(error) from error
+        finally:
+            self._target.release()
 
     def abort(self) -> None:
         """Finishes what was written so far, so that ``OUT.part`` plays, and gives it no other name. Never raises.
@@ -152,8 +181,10 @@ class ContainerSink:
             self._container.close()
         except _FAILURES:
             pass  # the reason for aborting is what the user must hear
-        if self._part is not None and not self.frames_written:
-            self._part.unlink(missing_ok=True)
+        if self.frames_written:
+            self._target.release()
+        else:
+            self._target.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -179,10 +210,11 @@ class ContainerSink:
             self._container.mux(packet)
 
     def _failure(self, error: BaseException) -> OutputError:
-        after = f"after {self.frames_written} frames"
+        after = f"after {ffmpeg.frames(self.frames_written)}"
+        part = self._target.part
         if isinstance(error, BrokenPipeError):
             return OutputError(f"the reader of {self._name} went away {after}")
-        kept = f"what was written is in {self._part}" if self._part is not None and self.frames_written else None
+        kept = f"what was written is in {part}" if part is not None and self.frames_written else None
         return OutputError(f"{self._name} cannot be written {after}: {ffmpeg.explain(error)}", hint=kept)
 
 
@@ -191,8 +223,8 @@ def open_sink(
     info: VideoInfo,
     *,
     side: SideStreams | None = None,
-    codec: str = "libx264",
-    crf: int | None = 18,
+    codec: str | None = None,
+    crf: int | None = None,
     preset: str | None = None,
     options: Mapping[str, str] = {},
     audio: Literal["copy", "none"] = "copy",
@@ -203,61 +235,79 @@ def open_sink(
     """Opens ``uri`` and writes its header, so that whatever it cannot hold is found before any work.
 
     Args:
-        uri: a file, a URL, "-" for standard output, "null:" for nothing, or an image sequence such as ``o%05d.png``.
+        uri: a file, a FIFO or device, a URL, "-" for standard output, "null:" for nothing, or an image sequence such
+            as ``o%05d.png``.
         info: of the frames that will come; the source's.
         side: the source's side streams, to be copied.
-        codec, crf, preset, options: FFmpeg's names and values; a codec without crf gets the like quantiser.
+        codec, crf, preset, options: FFmpeg's names and values; a codec without crf gets the like quantiser. None is
+            not asked for: libx264 at crf 18, or what the container has instead (libvpx-vp9 for .webm).
         format: FFmpeg's name of the container, for "-" (nut if not given) and for names without a suffix.
         overwrite: whether an existing file may be replaced; it is, when the new one is complete.
 
     Raises:
         OutputExistsError: the file exists.
+        OutputOptionError: what was asked for cannot be had; nothing is ever quietly left out.
         OutputError: anything else that would make the job fail later.
         ValueError: ``audio`` or ``subtitles`` is neither "copy" nor "none".
     """
     for value, what in ((audio, "audio"), (subtitles, "subtitles")):
         if value not in ("copy", "none"):
             raise ValueError(f"{what} must be 'copy' or 'none', got {value!r}")
+    uri = ffmpeg.local_path(uri)
+    asked = {"--codec": codec, "--crf": crf, "--preset": preset, "-e": options or None, "--format": format}
     if uri == "null:":
+        _refuse(asked, "nothing is written to null:")
         return NullSink(side)
-    if format is None and sequence.is_pattern(uri):
-        if side is not None:
-            side.attach(())
-        return sequence.SequenceSink(uri, info, overwrite=overwrite)
-    name = ffmpeg.redact("standard output" if uri == "-" else uri)
-    part, final = (None, None) if uri == "-" or ffmpeg.is_url(uri) else _file(uri, side, overwrite=overwrite)
+    if sequence.is_pattern(uri):
+        _refuse(asked, f"{uri} is a sequence of pictures")
+        return sequence.SequenceSink(
+            uri, info, side=side, audio=audio == "copy", subtitles=subtitles == "copy", overwrite=overwrite
+        )
+    target = Target(uri, side, overwrite=overwrite)
+    name, part = target.name, target.part
     muxer = _muxer(uri, name, format)
     if muxer not in _TURNABLE:
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
     if muxer in _CONSTANT_RATE:
         info = replace(info, time_base=1 / (info.frame_rate or _ASSUMED_RATE))
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
-    url = "pipe:1" if uri == "-" else ffmpeg.local_url(str(part)) if part is not None else uri
+    target.claim()
     with ffmpeg.listening() as lines:
         container = None
+        opening = False
         try:
             container = av.open(
-                url, "w", format=muxer, container_options=_muxer_options(muxer, side, piped=part is None)
+                target.url, "w", format=muxer, container_options=_muxer_options(muxer, side, piped=part is None)
             )
             stream = encoder.add_stream(container, plan, info, name=name)
             _tag(stream, plan, info, side)
             remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
             remuxer.describe()
+            opening = True
             stream.codec_context.open()
+            opening = False
             _refuse_unread(plan, lines)
+            target.begin()
             container.start_encoding()
         except (*_FAILURES, OutputError) as error:
             if container is not None:
                 _discard(container)
-            if part is not None:
-                part.unlink(missing_ok=True)
+            target.discard()
             if isinstance(error, OutputError):
                 raise
-            raise OutputError(
+            # The encoder itself finds a value bad: that is wrong usage, all else is the world.
+            kind = OutputOptionError if opening and isinstance(error, ValueError) else OutputError
+            raise kind(
                 f"{name} cannot be written with {plan.codec} in {muxer}: {ffmpeg.explain(error, lines)}",
                 hint="see --codec, --crf, --preset and -e",
             ) from error
-    return ContainerSink(container, stream, remuxer, info, plan, name=name, part=part, final=final)
+    return ContainerSink(container, stream, remuxer, info, plan, target)
+
+
+def _refuse(asked: Mapping[str, object], why: str) -> None:
+    vain = [flag for flag, value in asked.items() if value is not None]
+    if vain:
+        raise OutputOptionError(f"{' and '.join(vain)} cannot be had: {why}", hint=f"leave out {' and '.join(vain)}")
 
 
 def _tag(stream: Any, plan: encoder.EncoderPlan, info: VideoInfo, side: SideStreams | None) -> None:
@@ -273,41 +323,40 @@ def _tag(stream: Any, plan: encoder.EncoderPlan, info: VideoInfo, side: SideStre
         stream.metadata.update(side.video_metadata)
 
 
-def _file(uri: str, side: SideStreams | None, *, overwrite: bool) -> tuple[Path, Path]:
-    """Where to write and what to call it in the end, after every check that needs no FFmpeg."""
-    final = Path(uri)
-    part = final.with_name(final.name + ".part")
-    if final.is_dir():
-        raise OutputError(f"{uri} is a folder", hint="name a file in it, such as out.mp4")
-    if not final.parent.is_dir():
-        raise OutputError(f"the folder {final.parent} does not exist", hint="make it first")
-    if final.exists():
-        if side is not None and os.path.exists(side.uri) and os.path.samefile(side.uri, final):
-            raise OutputError(f"{uri} is the input itself", hint="write to another name")
-        if not overwrite:
-            raise OutputExistsError(f"{uri} exists already", hint="choose another name, or pass --overwrite")
-    if not os.access(final.parent, os.W_OK):
-        raise OutputError(f"the folder {final.parent} may not be written to", hint="check its permissions")
-    return part, final
-
-
 def _muxer(uri: str, name: str, format: str | None) -> str:
-    if format is None and uri == "-":
-        return "nut"
-    if format is None and ffmpeg.is_url(uri):
-        format = _SCHEMES.get(uri.split("://")[0].lower())
+    """FFmpeg's name of the container to write."""
     suffix = Path(uri).suffix.lower()
-    if format is None and suffix in stills.SUFFIXES:
-        raise OutputError(f"{name} is one picture", hint=f"name a sequence, such as o%05d{suffix}, or a video")
+    asked = None
+    if format is not None:
+        asked = _guess(None, _SHORT.get(format, format))
+        if asked is None:
+            hint = "use nut, mpegts, y4m or matroska" if uri == "-" else "use mp4, matroska, mpegts, nut or y4m"
+            raise OutputOptionError(f"{name}: FFmpeg knows no container for format {format!r}", hint=hint)
+    if uri == "-":
+        return asked or "nut"
+    if ffmpeg.is_url(uri):
+        found = asked or _SCHEMES.get(uri.split("://")[0].lower()) or _guess(uri, None)
+    elif suffix in stills.SUFFIXES:
+        raise OutputOptionError(f"{name} is one picture", hint=f"name a sequence, such as o%05d{suffix}, or a video")
+    else:
+        own = _guess(uri, None)
+        if asked and own and asked != own:
+            raise OutputOptionError(f"{name}: {suffix} means {own}, --format {format} another", hint="leave one out")
+        found = asked or own
+    if found is None:
+        what = f"the suffix {suffix!r}" if suffix else "a name without a suffix"
+        hint = "use .mp4, .mkv, .mov or .webm" + (", or name it with --format" if os.path.exists(uri) else "")
+        raise OutputOptionError(f"{name}: FFmpeg knows no container for {what}", hint=hint)
+    return found
+
+
+def _guess(uri: str | None, format: str | None) -> str | None:
+    """FFmpeg's guess; nothing is created before a header is written."""
     try:
-        # Asks FFmpeg for its guess; nothing is created before the header is written.
-        with av.open(uri if format is None else "-", "w", format=_SHORT.get(format or "", format)) as guess:
+        with av.open(uri or "-", "w", format=format) as guess:
             return str(guess.format.name)
-    except (ValueError, av.error.FFmpegError) as error:
-        what = f"format {format!r}" if format else f"the suffix {suffix!r}" if suffix else "a name without a suffix"
-        raise OutputError(
-            f"{name}: FFmpeg knows no container for {what}", hint="use .mp4, .mkv, .mov or .webm"
-        ) from error
+    except (ValueError, av.error.FFmpegError):
+        return None
 
 
 def _muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[str, str]:
@@ -331,7 +380,7 @@ def _refuse_unread(plan: encoder.EncoderPlan, lines: list[tuple[int, str, str]])
     """x264 and x265 only warn of a key they do not know in x264-params."""
     for _, _, text in lines:
         if text.startswith(("Error parsing option", "Unknown option")):
-            raise OutputError(f"{plan.codec}: {text.strip().rstrip('.')}", hint="see -e")
+            raise OutputOptionError(f"{plan.codec}: {text.strip().rstrip('.')}", hint="see -e")
 
 
 def _discard(container: OutputContainer) -> None:

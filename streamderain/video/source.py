@@ -130,6 +130,7 @@ def open_source(
         raise ValueError(f"frames must be at least 1, got {frames}")
     if frame_rate is not None and frame_rate <= 0:
         raise ValueError(f"frame_rate must be positive, got {frame_rate}")
+    uri = ffmpeg.local_path(uri)
     name = ffmpeg.redact("standard input" if uri == "-" else uri)
     container = _open_container(uri, name, frame_rate)
     try:

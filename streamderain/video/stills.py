@@ -55,6 +55,7 @@ def list_stills(uri: str) -> list[Path] | None:
     Raises:
         InputError: a folder or a glob without pictures.
     """
+    uri = ffmpeg.local_path(uri)
     if uri == "-" or ffmpeg.is_url(uri):
         return None
     path = Path(uri)

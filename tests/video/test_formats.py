@@ -45,7 +45,7 @@ def test_rotation_is_applied_for_the_network_and_kept_in_the_file(tmp_path: Path
 @pytest.mark.parametrize("name", ["out.ts", "out.y4m"])
 def test_where_rotation_cannot_be_said_the_picture_is_upright(tmp_path: Path, name: str) -> None:
     write_clip(tmp_path / "in.mp4", rotation=90)
-    copy(tmp_path / "in.mp4", tmp_path / name, crf=1, preset=None)
+    copy(tmp_path / "in.mp4", tmp_path / name, crf=None if name.endswith("y4m") else 1)
     _, want = upright(tmp_path / "in.mp4")
     angle, got = upright(tmp_path / name)
     assert angle == 0

@@ -110,8 +110,24 @@ def test_the_input_is_never_the_output(clip: Path, name: str) -> None:
         ("out.png", {}, "is one picture"),
         ("out.mp4", {"codec": "h265"}, "no encoder 'h265'"),
         ("out.mp4", {"codec": "aac"}, "encodes audio, not video"),
-        ("out.webm", {}, "webm cannot hold libx264: use --codec libvpx-vp9"),
-        ("out.gif", {}, "gif cannot hold libx264: use --codec gif"),
+        ("out.webm", {"codec": "libx264"}, "webm cannot hold libx264: use --codec libvpx-vp9"),
+        ("out.gif", {"codec": "libx264"}, "gif cannot hold libx264: use --codec gif"),
+        ("out.y4m", {"codec": "libx264"}, "y4m holds raw video, not libx264: leave out --codec"),
+        ("out.y4m", {"crf": 3}, "raw video is lossless and takes no crf"),
+        ("out.mkv", {"codec": "ffv1", "crf": 30}, "ffv1 is lossless and takes no crf"),
+        ("out.mov", {"codec": "prores_ks", "crf": 30}, "prores_ks takes no crf"),
+        ("out.mkv", {"codec": "mpeg4", "crf": -3}, "crf from 0 to 51, not -3"),
+        ("out.mp4", {"crf": 10, "options": {"crf": "40"}}, "--crf 10 and -e crf=40 contradict"),
+        ("out.mp4", {"crf": 10, "options": {"b:v": "1M"}}, "--crf 10 and -e b:v=1M contradict"),
+        ("out.mp4", {"preset": "slow", "options": {"preset": "fast"}}, "preset is set twice"),
+        ("out.mp4", {"options": {"g": "9", "g:v": "8"}}, "g is set twice"),
+        ("out.mp4", {"format": "mpegts"}, r"\.mp4 means mp4, --format mpegts another"),
+        ("out.mp4", {"format": "foo"}, "no container for format 'foo'"),
+        ("-", {"format": "foo"}, "'foo': use nut, mpegts, y4m or matroska"),
+        ("out%d.png", {"codec": "libx265", "crf": 3}, "--codec and --crf cannot be had: .* sequence of pictures"),
+        ("out%d.png", {"options": {"foo": "bar"}}, "-e cannot be had"),
+        ("out%d.png", {"format": "mp4"}, "--format cannot be had"),
+        ("null:", {"preset": "slow"}, "--preset cannot be had"),
         ("out.mp4", {"crf": 99}, "crf from 0 to 51, not 99"),
         ("out.mp4", {"crf": -2}, "crf from 0 to 51, not -2"),
         ("out.mp4", {"preset": "warp"}, "no preset 'warp'"),
@@ -125,9 +141,11 @@ def test_the_input_is_never_the_output(clip: Path, name: str) -> None:
 def test_what_cannot_work_is_one_line_before_any_frame(
     clip: Path, name: str, options: dict[str, object], says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    target = name if name in ("-", "null:") else str(clip.parent / name)
     with open_source(str(clip)) as source, pytest.raises(OutputError, match=says) as caught:
-        open_sink(str(clip.parent / name), source.info, side=source.side, **options)  # type: ignore[arg-type]
+        open_sink(target, source.info, side=source.side, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == (1 if "nowhere" in name else 2)
     assert not list(clip.parent.glob("out*"))
     assert capfd.readouterr() == ("", "")
 
@@ -141,10 +159,8 @@ def test_a_folder_that_may_not_be_written_to(clip: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_an_output_error(clip: Path) -> None:
-    (clip.parent / "out.y4m.part").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="No space left"):
-        copy(clip, clip.with_name("out.y4m"), preset=None)
-    assert not clip.with_name("out.y4m").exists()
+        copy(clip, "/dev/full", format="y4m")
 
 
 def test_a_frame_of_another_size_is_a_wrong_argument(clip: Path) -> None:
@@ -184,6 +200,15 @@ def test_frames_that_the_encoder_loses_are_missed(clip: Path) -> None:
         with pytest.raises(OutputError, match=r"12 frames went in, \d+ came out"):
             sink.close()
     assert not clip.with_name("out.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "made_by"), [("out.webm", "libvpx-vp9 crf 24"), ("out.gif", "gif 256 colours"), ("out.y4m", "raw video")]
+)
+def test_what_was_not_asked_for_is_chosen_to_fit_the_container(clip: Path, name: str, made_by: str) -> None:
+    _, sink = copy_open(clip, clip.with_name(name))
+    assert sink.description.startswith(f"{made_by} ")
+    assert len(times(clip.with_name(name))) == COUNT
 
 
 def test_null_counts_and_writes_nothing(clip: Path) -> None:

@@ -1,0 +1,179 @@
+"""Where an output goes: a file by way of its locked ``.part``, a pipe or device, or a URL; checked before any work."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
+from streamderain.video import ffmpeg, sequence
+from streamderain.video.remux import SideStreams
+
+if sys.platform != "win32":
+    import fcntl
+
+_UNNAMED = ((stat.S_ISDIR, "folder"), (stat.S_ISBLK, "block device"), (stat.S_ISSOCK, "socket"))
+
+
+class Target:
+    """One place to write to.
+
+    A file is written as ``OUT.part``, which is locked for as long, so that two runs cannot write it at once. What a
+    symbolic link leads to is replaced, never the link. A FIFO or a character device is written to as a pipe is.
+
+    Attributes:
+        url: what FFmpeg is to open.
+        name: for people, without credentials.
+        part, final: where a file is written, and its name in the end; None for everything else.
+        replaces: an older file has the name until `commit`.
+        notes: things to say aloud once; after `claim`.
+
+    Raises:
+        OutputExistsError: the file exists and ``overwrite`` is False.
+        OutputOptionError: a folder, or the input itself.
+        OutputError: no such folder, or no right to write there.
+    """
+
+    def __init__(self, uri: str, side: SideStreams | None, *, overwrite: bool) -> None:
+        self.name = ffmpeg.redact("standard output" if uri == "-" else uri)
+        self.part: Path | None = None
+        self.final: Path | None = None
+        self.replaces = False
+        self.notes: tuple[str, ...] = ()
+        self._uri, self._side, self._overwrite = uri, side, overwrite
+        self._lock: int | None = None
+        self._ours = True
+        if uri == "-" or ffmpeg.is_url(uri):
+            self.url = "pipe:1" if uri == "-" else uri
+            return
+        self.url = ffmpeg.local_url(uri)
+        if not self._streams():
+            self.final = Path(os.path.realpath(uri)) if os.path.islink(uri) else Path(uri)
+            self.part = self.final.with_name(self.final.name + ".part")
+            self.url = ffmpeg.local_url(str(self.part))
+            self._check(self.part, self.final)
+
+    def claim(self) -> None:
+        """Takes ``OUT.part`` for this run alone; what an earlier run left there is kept until `begin`.
+
+        Raises:
+            OutputError: another run is writing it, or it cannot be made.
+            OutputExistsError: another run has just finished it.
+        """
+        while self.part is not None and self.final is not None and self._lock is None:
+            try:
+                lock = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise OutputError(f"{self.part} cannot be written: {error.strerror}") from error
+            try:
+                self._take(lock, self.part)
+                mine = os.fstat(lock)
+                # Another run may have given it its final name, or removed it, just before the lock was had.
+                current = self.part.exists() and os.path.samestat(mine, self.part.stat())
+            except BaseException:
+                os.close(lock)
+                raise
+            if not current:
+                os.close(lock)
+                continue
+            self._lock = lock
+            self._ours = mine.st_size == 0
+            if not self._ours:
+                self.notes = (f"{self.part}, left by a run that did not finish, is replaced",)
+            try:
+                self._check(self.part, self.final)
+            except OutputError:
+                self.discard()
+                raise
+
+    def begin(self) -> None:
+        """Called just before the first byte is written."""
+        self._ours = True
+
+    def commit(self) -> None:
+        """Gives the finished file its name.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        if self.part is not None and self.final is not None:
+            os.replace(self.part, self.final)
+        self.release()
+
+    def discard(self) -> None:
+        """Removes ``OUT.part`` if this run wrote it."""
+        if self.part is not None and self._lock is not None and self._ours:
+            self.part.unlink(missing_ok=True)
+        self.release()
+
+    def release(self) -> None:
+        """Lets others write here again; ``OUT.part`` stays."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_lock", None) is not None:
+            self.release()
+
+    def _streams(self) -> bool:
+        """Whether what is there takes bytes as they come and keeps its name."""
+        try:
+            mode = os.stat(self._uri).st_mode
+        except OSError:
+            return False
+        for is_kind, kind in _UNNAMED:
+            if is_kind(mode):
+                raise OutputOptionError(f"{self.name} is a {kind}", hint="name a file, such as out.mp4")
+        if stat.S_ISREG(mode):
+            return False
+        if is_input(Path(self._uri), self._side):
+            raise OutputOptionError(f"{self.name} is the input itself", hint="write to another name")
+        return True
+
+    def _check(self, part: Path, final: Path) -> None:
+        if final.is_symlink():
+            raise OutputOptionError(f"{self.name} is a link that leads nowhere", hint="write to another name")
+        if not final.parent.is_dir():
+            raise OutputError(f"the folder {final.parent} does not exist", hint="make it first")
+        if is_input(final, self._side):
+            raise OutputOptionError(f"{self.name} is the input itself", hint="write to another name")
+        if is_input(part, self._side):
+            raise OutputOptionError(
+                f"{part}, as which {final.name} is written until it is whole, is the input itself",
+                hint="write to another name",
+            )
+        if part.exists() and not part.is_file():
+            raise OutputError(f"{part} is in the way: it is no file", hint="write to another name")
+        if final.exists() and not self._overwrite:
+            raise OutputExistsError(f"{self.name} exists already", hint="choose another name, or pass --overwrite")
+        if not os.access(final.parent, os.W_OK):
+            raise OutputError(f"the folder {final.parent} may not be written to", hint="check its permissions")
+        self.replaces = final.exists()
+
+    def _take(self, lock: int, part: Path) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"{self.name} is being written by another run, as {part}", hint="wait for it, or write to another name"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+
+
+def is_input(path: Path, side: SideStreams | None) -> bool:
+    """Whether ``path`` is what the source reads: its file, one of its pictures, or what standard input comes from."""
+    if side is None or ffmpeg.is_url(side.uri) or not path.exists():
+        return False
+    here = path.stat()
+    if side.uri == "-":
+        try:
+            return os.path.samestat(os.fstat(0), here) and not stat.S_ISCHR(here.st_mode)
+        except OSError:
+            return False
+    return any(source.exists() and os.path.samestat(source.stat(), here) for source in sequence.pictures(side.uri))
