@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
-from streamderain.cli.app import cli
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamderain.cli.app import cli
 
 __all__ = ["cli", "main"]
 
 
 def main() -> None:
     """Entry point of the ``streamderain`` command."""
-    cli(prog_name="streamderain")
+    _fill_closed_descriptors()
+    from streamderain.cli.interrupt import Signals, leave
+
+    with Signals() as signals:  # before click is imported, even: a signal may come at any time
+        from streamderain.cli.app import cli
+
+        try:
+            cli(prog_name="streamderain", obj=signals)
+        except SystemExit as end:
+            # A reader that hangs in a silent input is left behind; the interpreter must not tidy up under its hands.
+            if any(thread.name == "streamderain-decode" for thread in threading.enumerate()):
+                leave(end.code if isinstance(end.code, int) else 1)
+            raise
+
+
+def _fill_closed_descriptors() -> None:
+    """Opens the null device where stdin, stdout or stderr is closed (``2>&-``).
+
+    Else the first file that is opened gets its number, and what is said on stderr is written into the video. stdin
+    and stdout get it the wrong way round, so that a video from or to what was closed is an error.
+    """
+    for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cli":
+        from streamderain.cli.app import cli
+
+        return cli
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for an orderly end, the second stops at once."""
+"""SIGINT and SIGTERM: the first ends the work in order where there is a file to finish, else the process at once."""
 
 from __future__ import annotations
 
@@ -6,53 +6,131 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SHOW_CURSOR = b"\x1b[?25h"  # a progress bar has hidden it, and the second Ctrl-C leaves nobody to show it again
+_SHOW_CURSOR = b"\x1b[?25h"  # a progress bar has hidden it, and a second signal leaves nobody to show it again
+_OPENING = 2.0  # seconds that an output may take to open after a signal; a FIFO without a reader takes for ever
 
 
-class Interruptible:
-    """Within this block the first SIGINT or SIGTERM sets ``stop``; from then on both end the process at once.
+class Signals:
+    """Within its block a signal ends the process at once with 130 or 143, unless the work is `orderly`.
 
-    "At once" is the operating system's default action and no handler of ours: a Python handler would wait for the
-    main thread to return from whatever it is in.
+    A thread of its own does that, woken by the interpreter's C handler: Python's handlers wait for the main thread to
+    return from whatever it is in, and opening a silent pipe never returns.
 
-    Args:
-        message: written to stderr at the first signal; None says nothing.
+    Attributes:
+        stop: set by the first signal that comes while the work is orderly.
     """
 
-    def __init__(self, message: str | None) -> None:
+    def __init__(self) -> None:
         self.stop = threading.Event()
-        self._message = message
+        #: Makes the bytes of a message's line, from its event, its words and the exit code; see `Reporter.line`.
+        self.line: Callable[[str, str, int], bytes] = _plain
+        self._lock = threading.Lock()
+        self._message: str | None = None  # said at the first signal; None while the work is not orderly
+        self._running = threading.Event()
         self._signum = 0
+        self._caught = 0
         self._before: dict[signal.Signals, Any] = {}
+        self._wakeup = (-1, -1)  # what was the interpreter's before, and ours
+        self._reader = -1
 
     @property
     def exit_code(self) -> int:
         """130 after SIGINT, 143 after SIGTERM, 0 when there was none."""
         return 128 + self._signum if self._signum else 0
 
-    def _first(self, signum: int, _: FrameType | None) -> None:
-        for known in self._before:
-            signal.signal(known, signal.SIG_DFL)
-        self._signum = signum
-        self.stop.set()
-        # os.write, since a signal may arrive in the middle of anybody's print.
-        if self._message is not None:
-            terminal = sys.stderr.isatty()
-            os.write(2, (_SHOW_CURSOR + b"\r\n" if terminal else b"") + self._message.encode() + b"\n")
+    @contextmanager
+    def orderly(self, message: str) -> Iterator[None]:
+        """Within, the first signal says ``message`` and sets ``stop``; only the second ends the process at once.
+
+        Call `running` as soon as somebody looks at ``stop``: until then the first signal is given little time.
+        """
+        with self._lock:
+            self._message = message
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._message = None
+
+    def running(self) -> None:
+        """From here on ``stop`` is looked at."""
+        self._running.set()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for known in _SIGNALS:
-                if signal.getsignal(known) != signal.SIG_IGN:  # nohup and the like stay in force
-                    self._before[known] = signal.signal(known, self._first)
+        for known in _SIGNALS:
+            if signal.getsignal(known) != signal.SIG_IGN:  # nohup and the like stay in force
+                self._before[known] = signal.signal(known, self._again)
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        self._wakeup = (signal.set_wakeup_fd(writer, warn_on_full_buffer=False), writer)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        before, writer = self._wakeup
+        signal.set_wakeup_fd(before)
         for known, handler in self._before.items():
             signal.signal(known, handler)
+        os.close(writer)  # the watcher reads the end, and goes
+
+    def _again(self, signum: int, _: FrameType | None) -> None:
+        """The Python handler: a second way to the end, should the watcher hang in writing to a stuck stderr."""
+        self._caught += 1
+        if self._caught > 1:
+            os._exit(128 + signum)
+
+    def _watch(self) -> None:
+        try:
+            while data := os.read(self._reader, 1):
+                if data[0] in self._before:
+                    self._seen(data[0])
+        finally:
+            os.close(self._reader)
+
+    def _seen(self, signum: int) -> None:
+        code = 128 + signum
+        with self._lock:
+            message = self._message
+            if message is None and not self._signum:
+                self._write("error", "interrupted", code)
+            if message is None or self._signum:
+                os._exit(code)
+            self._signum = signum
+            self.stop.set()
+        self._write("interrupt", message, code)
+        if not self._running.is_set():
+            threading.Thread(target=self._end_unless_running, args=(code,), name="signals-opening", daemon=True).start()
+
+    def _end_unless_running(self, code: int) -> None:
+        if not self._running.wait(_OPENING):
+            os._exit(code)
+
+    def _write(self, event: str, message: str, code: int) -> None:
+        try:
+            cursor = _SHOW_CURSOR + b"\r\n" if os.isatty(2) else b""
+            os.write(2, cursor + self.line(event, message, code))
+        except OSError:
+            pass  # nobody is left to be told
+
+
+def _plain(event: str, message: str, code: int) -> bytes:
+    return f"streamderain: {message}\n".encode()
+
+
+def leave(code: int) -> None:
+    """End the process with ``code``, without waiting for a thread that reads a silent input; does not return."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            pass
+    os._exit(code)

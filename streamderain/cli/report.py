@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import click
 
+from streamderain.cli.interrupt import Signals
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -63,6 +65,8 @@ class Reporter:
         """Be the reporter of this invocation, and take what the package logs."""
         ctx.meta[_KEY] = self
         ctx.meta[_DEBUG_KEY] = self.debug
+        if isinstance(ctx.obj, Signals):
+            ctx.obj.line = lambda event, message, code: f"{self.line(event, message, exit_code=code)}\n".encode()
         level = logging.DEBUG if self.debug else logging.INFO if self.verbose else logging.WARNING
         logger = logging.getLogger("streamderain")
         self._handler = _Forward(self)
@@ -81,15 +85,18 @@ class Reporter:
 
     def say(self, event: str, message: str, **fields: Any) -> None:
         """One line; ``fields`` are seen in JSON only."""
-        if self.style == "json":
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"time": now, "event": event, "message": message, **fields}, default=str)
-        else:
-            line = f"streamderain: {message}"
+        line = self.line(event, message, **fields)
         if self._bar is not None:
             self._bar[0].console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             click.echo(line, err=True)
+
+    def line(self, event: str, message: str, **fields: Any) -> str:
+        """What `say` writes, without its end."""
+        if self.style == "text":
+            return f"streamderain: {message}"
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": now, "event": event, "message": message, **fields}, default=str)
 
     def note(self, message: str) -> None:
         """Something worth knowing that is no error; each is said once."""

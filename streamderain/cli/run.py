@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from streamderain.cli.interrupt import Interruptible
+from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import KeyValue, Rate, Seconds, model_options, talk_options, usage_errors
 from streamderain.cli.report import Reporter, pace
 
@@ -150,16 +151,17 @@ def run_command(ctx: click.Context, /, source: str, target: str, **values: Any) 
         debug=options.debug,
     )
     reporter.attach(ctx)
+    signals = ctx.obj if isinstance(ctx.obj, Signals) else Signals()
     from streamderain.video import list_stills
 
     with reporter:
         stills = list_stills(source)
         if stills is None:
-            return _run_video(source, target, options, reporter)
+            return _run_video(source, target, options, reporter, signals)
         _refuse_video_options(ctx)
         from streamderain.cli.stills import run_stills
 
-        return run_stills(stills, target, options, reporter)
+        return run_stills(stills, target, options, reporter, signals)
 
 
 def _refuse_video_options(ctx: click.Context) -> None:
@@ -169,7 +171,7 @@ def _refuse_video_options(ctx: click.Context) -> None:
             raise click.UsageError(f"{flag} is for videos, and INPUT is pictures", ctx=ctx)
 
 
-def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter) -> int:
+def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
     from streamderain.pipeline import comparison, run
     from streamderain.video import open_sink, open_source
 
@@ -184,16 +186,14 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter) -
             audio=options.audio == "copy",
             subtitles=options.subs == "copy",
         )
-    with source:  # closed by the run itself; this is for what may fail before it
+    with ExitStack() as until_run:
+        until_run.enter_context(source)
         derainer = options.derainer()
         view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
         # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
         asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
         asked["format"] = options.container
-        message = None
-        if options.log_format == "text":
-            message = "streamderain: finishing the file; interrupt again to stop at once"
-        with Interruptible(message) as interruptible:
+        with signals.orderly("finishing the file; interrupt again to stop at once"):
             with usage_errors():
                 sink = open_sink(
                     target,
@@ -208,7 +208,7 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter) -
             _say_start(reporter, uri, target, derainer, sink.description)
 
             def notes() -> None:
-                for note in (*source.notes, *getattr(sink, "notes", ())):
+                for note in (*source.notes, *sink.notes):
                     reporter.note(note)
 
             done = 0
@@ -221,10 +221,12 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter) -
 
             notes()
             reporter.start_progress(_expected_frames(source.info.frame_count, source.info.frame_rate, options))
-            stats = run(source, sink, derainer, view=view, on_frame=on_frame, stop=interruptible.stop)
+            until_run.pop_all()  # the run closes the source from here on: its reader may be stuck in it
+            signals.running()
+            stats = run(source, sink, derainer, view=view, on_frame=on_frame, stop=signals.stop)
             reporter.end_progress()
-        notes()
-        return _say_end(reporter, target, stats, source.concealed, interruptible.exit_code)
+    notes()
+    return _say_end(reporter, target, stats, source.concealed, signals.exit_code)
 
 
 def _expected_frames(count: int | None, rate: Fraction | None, options: RunOptions) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamderain.cli.interrupt import Interruptible
+from streamderain.cli.interrupt import Signals
 from streamderain.cli.report import Reporter
 from streamderain.errors import InputError, OutputError, OutputExistsError, StreamderainError
 
@@ -22,7 +22,7 @@ _DEGRADED = 3
 _NULL = "null:"
 
 
-def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: Reporter) -> int:
+def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
     """Derain each of ``stills`` into the file or folder ``target``; returns the exit code.
 
     Raises:
@@ -48,10 +48,10 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
     failed: list[StreamderainError] = []
     done = 0
     began = time.monotonic()
-    message = "streamderain: stopping after this picture" if options.log_format == "text" else None
-    with Interruptible(message) as interruptible:
+    with signals.orderly("stopping after this picture"):
+        signals.running()
         for path, out in pairs:
-            if interruptible.stop.is_set():
+            if signals.stop.is_set():
                 break
             try:
                 steps.derain(path, out)
@@ -64,8 +64,8 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
                 done += 1
             reporter.advance(done + len(failed))
     reporter.end_progress()
-    interrupted = interruptible.exit_code != 0 and done + len(failed) < count
-    code = interruptible.exit_code if interrupted else _code(done, failed)
+    interrupted = signals.exit_code != 0 and done + len(failed) < count
+    code = signals.exit_code if interrupted else _code(done, failed)
     seconds = time.monotonic() - began
     line = f"{done} of {count} pictures in {seconds:.1f} s → {target}"
     reporter.say(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(sys.platform == "win3
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 Clip = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
 IDENTITY = ("-m", "identity", "--device", "cpu")
 
 
@@ -88,33 +91,98 @@ def test_first_signal_finishes_the_file(endless: Any, tmp_path: Path, signum: si
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_second_signal_stops_at_once(start: Start, tmp_path: Path) -> None:
-    """The input stalls, so the orderly end cannot come: the second signal must not wait for it."""
+HEADER = b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\n"
+PICTURES = (b"FRAME\n" + bytes(4608)) * 12
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_first_signal_finishes_the_file_though_the_input_is_silent(
+    start: Start, tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
     out, (reader, writer) = tmp_path / "out.mkv", os.pipe()
     process = start("run", *IDENTITY, "-", out, stdin=reader)
     os.close(reader)
-    os.write(writer, b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\n" + (b"FRAME\n" + bytes(4608)) * 12)
+    os.write(writer, HEADER + PICTURES)
     part = out.with_name(out.name + ".part")
     until(lambda: part.exists() or process.poll() is not None)
-    time.sleep(0.3)
+    time.sleep(0.5)
+    begin = time.monotonic()
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 5
+    os.close(writer)
+    assert process.returncode == code, stderr
+    lines = stderr.decode().splitlines()
+    assert "finishing the file" in lines[-2]
+    assert "interrupted: " in lines[-1]
+    assert len(frame_times(str(out))) == int(lines[-1].split("interrupted: ")[1].split()[0]) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
+
+
+def test_second_signal_stops_at_once(start: Start, clip: Clip, tmp_path: Path) -> None:
+    """Nobody reads the output, so the orderly end cannot come: the second signal must not wait for it."""
+    process = start("run", *IDENTITY, clip(frames=400, width=320, height=240), "-", "--format", "y4m")
+    assert process.stdout is not None
+    assert process.stdout.read(10)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    assert process.poll() is None  # still waiting for the input to end
+    assert process.poll() is None  # still waiting for its reader
     process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
     _, stderr = process.communicate(timeout=10)
+    assert b"Traceback" not in stderr
+
+
+@pytest.mark.parametrize("log", ["text", "json"])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_a_silent_input_is_opened_ends_at_once(
+    start: Start, tmp_path: Path, signum: signal.Signals, code: int, log: str
+) -> None:
+    reader, writer = os.pipe()
+    process = start("run", *IDENTITY, "-", tmp_path / "out.mp4", "--log-format", log, stdin=reader)
+    os.write(writer, HEADER[:9])
+    # What was written has been read: the command is inside FFmpeg, waiting for more.
+    until(lambda: not select.select([reader], [], [], 0)[0])
+    os.close(reader)
+    time.sleep(0.2)
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=20)
     os.close(writer)
-    assert process.returncode in (-signal.SIGINT, 130)  # a shell shows 130 for both
-    assert b"Traceback" not in stderr
-    assert not out.exists()
+    assert process.returncode == code, stderr
+    (line,) = stderr.decode().splitlines()
+    if log == "json":
+        assert (json.loads(line)["event"], json.loads(line)["exit_code"]) == ("error", code)
+    else:
+        assert line == "streamderain: interrupted"
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_before_the_work_is_quiet(start: Start, clip: Clip, tmp_path: Path) -> None:
-    process = start("run", *IDENTITY, clip(frames=200), tmp_path / "out.mp4")
-    time.sleep(0.4)  # importing
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_during_the_imports_is_one_line_and_its_code(tmp_path: Path, signum: signal.Signals, code: int) -> None:
+    """The signal comes while click is being imported, long before there is anything to finish."""
+    script = (
+        "import os, signal, sys, time\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        f"            os.kill(os.getpid(), {int(signum)}); time.sleep(20)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "import streamderain.cli\n"
+        "streamderain.cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False, timeout=15)
+    assert (done.returncode, done.stderr) == (code, b"streamderain: interrupted\n")
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_closed_descriptors_are_not_written_to(start: Start, clip: Clip, tmp_path: Path, closed: int) -> None:
+    out = tmp_path / "out.mp4"
+    process = start("run", *IDENTITY, clip(), out, preexec_fn=lambda: os.close(closed))  # as 2>&- in a shell
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode in (130, 0, -signal.SIGINT), stderr
-    assert b"Traceback" not in stderr
+    assert process.returncode == 0, stderr
+    assert len(frame_times(str(out))) == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "rainy.mp4"]
 
 
 def test_video_through_pipes_and_nothing_else_on_stdout(start: Start, clip: Clip) -> None:
