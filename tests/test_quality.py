@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from streamderain import Derainer
 from training.camera import simulate_camera
+from training.demo import demo
 from training.evaluate import derain_clip
 from training.metrics import psnr, temporal_error, to_8bit
 from training.rain import render_rain, sample_style
@@ -47,3 +49,8 @@ def test_clean_video_is_left_alone(derainer: Derainer) -> None:
     for kind in ("still", "pan"):
         clean = _clip(kind)
         assert psnr(derain_clip(clean, derainer), clean)[2:].mean() > 42
+
+
+def test_the_demo_gains_what_a_newcomer_is_to_see(tmp_path: Path) -> None:
+    before, after = demo(tmp_path, model="fast", frames=16, size=(180, 320), seed=1)
+    assert after > before + 3.0
