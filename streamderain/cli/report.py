@@ -166,9 +166,14 @@ class _Forward(logging.Handler):
 
 
 def _detail(frames: int, total: int | None, fps: float, eta: float | None) -> str:
-    count = f"{frames}" if total is None else f"{frames}/{total}"
+    count = counted(frames, "frame") if total is None else f"{frames}/{counted(total, 'frame')}"
     left = "" if eta is None else f", {_clock(eta)} left"
-    return f"{count} frames, {pace(fps)}{left}"
+    return f"{count}, {pace(fps)}{left}"
+
+
+def counted(count: int, thing: str) -> str:
+    """As "1 frame" or "12 frames"."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def pace(fps: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,7 +12,7 @@ import click
 
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import KeyValue, Rate, Seconds, model_options, talk_options, usage_errors
-from streamderain.cli.report import Reporter, pace
+from streamderain.cli.report import Reporter, counted, pace
 
 if TYPE_CHECKING:
     from streamderain.pipeline import RunStats
@@ -223,10 +224,20 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, s
             reporter.start_progress(_expected_frames(source.info.frame_count, source.info.frame_rate, options))
             until_run.pop_all()  # the run closes the source from here on: its reader may be stuck in it
             signals.running()
-            stats = run(source, sink, derainer, view=view, on_frame=on_frame, stop=signals.stop)
+            stats = run(
+                source,
+                sink,
+                derainer,
+                view=view,
+                on_frame=on_frame,
+                stop=signals.stop,
+                # A good result of earlier is worth more than a piece of this one.
+                close_interrupted=sink.close_as_part if sink.replaces else None,
+            )
             reporter.end_progress()
     notes()
-    return _say_end(reporter, target, stats, source.concealed, signals.exit_code)
+    kept = stats.interrupted and sink.replaces
+    return _say_end(reporter, target, stats, source.concealed, signals.exit_code, kept=kept)
 
 
 def _expected_frames(count: int | None, rate: Fraction | None, options: RunOptions) -> int | None:
@@ -254,11 +265,15 @@ def _say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, si
     )
 
 
-def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, signal_code: int) -> int:
+def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, signal_code: int, *, kept: bool) -> int:
+    """The last line; returns the exit code. ``kept``: an older file has kept OUTPUT's name."""
     interrupted = stats.interrupted and signal_code != 0
     degraded = DEGRADED if concealed else 0
     code = signal_code if interrupted else degraded
-    line = f"{stats.frames} frames in {stats.seconds:.1f} s, {pace(stats.fps)} → {_shown(target)}"
+    output, older = target, ""
+    if interrupted and kept:
+        output, older = _older(target)
+    line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {_shown(output)}{older}"
     if interrupted:
         line = f"interrupted: {line}" if stats.frames else "interrupted before the first frame: nothing is written"
     reporter.say(
@@ -272,15 +287,29 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
         encode_seconds=round(stats.encode_seconds, 3),
         interrupted=interrupted,
         concealed=concealed,
-        output=_shown(target),
+        output=_shown(output),
         exit_code=code,
     )
     if concealed:
-        reporter.say("concealed", f"{concealed} frames could not be decoded; the last good one stands in for each")
+        reporter.say(
+            "concealed",
+            f"{counted(concealed, 'frame')} could not be decoded whole;"
+            " the decoder's repair or the last good one stands in",
+        )
     if reporter.verbose and reporter.style == "text":
         busy = (stats.decode_seconds, stats.derain_seconds, stats.encode_seconds)
         reporter.say("stages", "at work: decode {:.1f} s, network {:.1f} s, encode {:.1f} s".format(*busy))
     return code
+
+
+def _older(target: str) -> tuple[str, str]:
+    """Where an interrupted run's result is when something older is called ``target``, and what became of that."""
+    from streamderain.video.sequence import is_pattern
+
+    if is_pattern(target):
+        return target, " (what follows is of the older sequence)"
+    part = os.path.realpath(target) if os.path.islink(target) else target
+    return f"{part}.part", f" ({_shown(target)} is the older file, untouched)"
 
 
 def _shown(uri: str) -> str:

@@ -91,6 +91,21 @@ def test_first_signal_finishes_the_file(endless: Any, tmp_path: Path, signum: si
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
+def test_interrupted_overwrite_keeps_the_older_file(endless: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"a good result of yesterday")
+    process = endless(out, "--overwrite")
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert out.read_bytes() == b"a good result of yesterday"
+    last = stderr.decode().splitlines()[-1]
+    assert "interrupted: " in last
+    assert f"→ {out}.part" in last
+    assert "older file" in last
+    assert len(frame_times(f"{out}.part")) == int(last.split("interrupted: ")[1].split()[0])
+
+
 HEADER = b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\n"
 PICTURES = (b"FRAME\n" + bytes(4608)) * 12
 
