@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import click
@@ -25,6 +26,8 @@ _COMMANDS = {
     "completion": ("streamderain.cli.completion", "completion_command"),
 }
 _INTERRUPTED = 130
+# Click before 8.2 shows the help by itself.
+_NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class _Cli(click.Group):
@@ -70,12 +73,25 @@ class _Cli(click.Group):
     ) -> NoReturn:
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-        except click.ClickException as error:  # wrong usage: click's own words
+        except _NO_ARGUMENTS as error:  # asked for nothing: the help is the answer
             error.show()
+            code = error.exit_code
+        except click.ClickException as error:
+            _usage(error, list(sys.argv[1:] if args is None else args))
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             code = _INTERRUPTED
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.ClickException, args: list[str]) -> None:
+    """Click's own words on one line. How to log is read from the bare arguments: they may not have been parsed."""
+    text = error.format_message().strip()
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        text = f"{text.rstrip('.')} (see {context.command_path} --help)"
+    json = "--log-format=json" in args or ("--log-format", "json") in pairwise(args)
+    Reporter(style="json" if json else "text").error(text, code=error.exit_code)
 
 
 def _fail(ctx: click.Context, error: Exception, text: str, code: int) -> int:

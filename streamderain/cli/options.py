@@ -13,21 +13,35 @@ import click
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
+_MINUTE = 60
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
-    """12.5, 1:30 or 01:02:03.5, in seconds."""
+    """12.5, 1:30 or 01:02:03.5, in seconds.
+
+    Args:
+        above_zero: 0 is refused.
+    """
 
     name = "time"
 
+    def __init__(self, *, above_zero: bool = False) -> None:
+        self._above_zero = above_zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float | int):
+        if isinstance(value, float | int):  # converted already
             return float(value)
         match = _CLOCK.fullmatch(str(value).strip())
         if match is None:
             self.fail(f"{value!r} is not a time; write seconds (12.5) or a clock (1:30, 01:02:03.5)", param, ctx)
         hours, minutes, seconds = match.groups()
-        return 3600.0 * int(hours or 0) + 60.0 * int(minutes or 0) + float(seconds)
+        # 90:00 may well mean an hour and a half; only what a unit above it counts must be less than one of that.
+        if (minutes is not None and float(seconds) >= _MINUTE) or (hours is not None and int(minutes) >= _MINUTE):
+            self.fail(f"{value!r} is no clock: seconds and minutes are below 60 in one", param, ctx)
+        time = 3600.0 * int(hours or 0) + 60.0 * int(minutes or 0) + float(seconds)
+        if self._above_zero and time == 0:
+            self.fail(f"{value!r} is not above zero", param, ctx)
+        return time
 
 
 class Rate(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5

@@ -91,8 +91,11 @@ class RunOptions:
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT")
 @model_options
-@click.option("--codec", help="FFmpeg's name of the video encoder.  [default: libx264]")
-@click.option("--crf", type=int, help="Quality, lower is better.  [default: 18]")
+@click.option(
+    "--codec",
+    help="FFmpeg's name of the video encoder.  [default: libx264, or what OUTPUT's kind of file holds]",
+)
+@click.option("--crf", type=int, help="Quality, lower is better.  [default: 18 for libx264, alike for others]")
 @click.option("--preset", help="The encoder's own: ultrafast … veryslow.")
 @click.option(
     "-e",
@@ -105,7 +108,7 @@ class RunOptions:
 @click.option("--audio", type=click.Choice(["copy", "none"]), default="copy", show_default=True, help="Sound.")
 @click.option("--subs", type=click.Choice(["copy", "none"]), default="copy", show_default=True, help="Subtitles.")
 @click.option("--start", type=Seconds(), help="Begin here: seconds, or 1:30.")
-@click.option("--duration", type=Seconds(), help="Stop after this long.")
+@click.option("--duration", type=Seconds(above_zero=True), help="Stop after this long.")
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option(
     "--compare",
@@ -241,13 +244,15 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, s
 
 
 def _expected_frames(count: int | None, rate: Fraction | None, options: RunOptions) -> int | None:
-    """A hint for the progress bar, from what the container, --start, --duration and --frames promise."""
-    if rate is not None and options.duration is not None:
-        count = round(options.duration * rate)
-    elif rate is not None and options.start is not None and count is not None:
+    """A hint for the progress bar, from what the container, --start, --duration and --frames promise.
+
+    ``count`` is of the whole video, or of what --duration and --frames leave of it if that is less.
+    """
+    asked = [options.frames, round(options.duration * rate) if rate and options.duration else None]
+    limits = [limit for limit in asked if limit is not None]
+    if count is not None and rate and options.start and all(count < limit for limit in limits):
         count -= round(options.start * rate)
-    hints = [hint for hint in (count, options.frames) if hint is not None and hint > 0]
-    return min(hints, default=None)
+    return min((hint for hint in (*limits, count) if hint is not None and hint > 0), default=None)
 
 
 def _say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sink: str) -> None:

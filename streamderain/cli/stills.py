@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _DEGRADED = 3
 _NULL = "null:"
+_VIDEOS = {".3gp", ".avi", ".flv", ".gif", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg"}
+_VIDEOS |= {".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".webm", ".wmv", ".y4m"}
 
 
 def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
@@ -116,12 +119,27 @@ class _Stills:
 
 def _targets(stills: list[Path], target: str, *, overwrite: bool) -> list[Path | None]:
     """Where each goes; checks and makes the folder."""
+    from streamderain.video.stills import SUFFIXES
+
     if target == _NULL:
         return [None] * len(stills)
     if target == "-":
         raise click.UsageError("pictures are written to a file or a folder, not to '-'")
     path = Path(target)
-    single = len(stills) == 1 and not path.is_dir() and path.suffix != "" and not target.endswith("/")
+    suffix = path.suffix.lower()
+    folder_meant = path.is_dir() or target.endswith(os.sep) or suffix == ""
+    if not folder_meant and suffix in _VIDEOS:
+        raise click.UsageError(
+            f"{target} is a video, and INPUT is pictures, each derained by itself; name a folder,"
+            f" or make one video of a sequence: {stills[0].parent / 'f%05d'}{stills[0].suffix}"
+        )
+    if not folder_meant and suffix in SUFFIXES and len(stills) > 1:
+        raise click.UsageError(f"{target} is one picture, and INPUT is {len(stills)}; name a folder")
+    if not folder_meant and suffix not in SUFFIXES and len(stills) == 1:
+        raise click.UsageError(
+            f"{target} has no suffix of a picture ({', '.join(sorted(SUFFIXES))}); a folder ends in /"
+        )
+    single = not folder_meant and len(stills) == 1
     outs = [path] if single else [path / still.name for still in stills]
     seen: dict[Path, Path] = {}
     for still, out in zip(stills, outs, strict=True):

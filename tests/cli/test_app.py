@@ -133,6 +133,26 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("streamderain: ")
+    assert "--help" in line
+
+
+@pytest.mark.parametrize("log", [["--log-format", "json"], ["--log-format=json"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "a"], ["run", "a", "b", "--crf", "x"], ["run", "a.mp4", "b.mp4", "--device", "toaster"]]
+)
+def test_wrong_usage_is_json_where_json_was_asked_for(arguments: list[str], log: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, [*arguments, *log])
+    (line,) = result.stderr.splitlines()
+    told = json.loads(line)
+    assert told["event"] == "error"
+    assert told["exit_code"] == result.exit_code
+
+
+def test_no_arguments_at_all_show_the_help() -> None:
+    result = CliRunner().invoke(cli, [])
+    assert "Commands:" in result.output
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

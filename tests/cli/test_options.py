@@ -17,6 +17,9 @@ from streamderain.cli.options import KeyValue, Rate, Seconds
         (Seconds(), "12.5", 12.5),
         (Seconds(), ".5", 0.5),
         (Seconds(), "1:30", 90.0),
+        (Seconds(), "90:00", 5400.0),
+        (Seconds(), "100", 100.0),
+        (Seconds(), "0", 0.0),
         (Seconds(), "01:02:03.5", 3723.5),
         (Rate(), "25", Fraction(25)),
         (Rate(), "29.97", Fraction(2997, 100)),
@@ -33,6 +36,8 @@ def test_value_is_read(kind: Any, text: str, value: object) -> None:
     ("kind", "text"),
     [
         *((Seconds(), text) for text in ("", "x", "-1", "1:2:3:4", "1h", "nan")),
+        *((Seconds(), text) for text in ("1:90", "1:60", "1:60:00", "0:75:00")),
+        *((Seconds(above_zero=True), text) for text in ("0", "0.0", "0:00")),
         *((Rate(), text) for text in ("", "x", "0", "-25", "1/0")),
         *((KeyValue(), text) for text in ("", "tune", "=grain")),
     ],

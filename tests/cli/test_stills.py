@@ -62,6 +62,38 @@ def test_single_picture_into_a_file_and_into_a_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "out" / "a.png"), pixels)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_pictures_into_a_video_are_refused_with_both_ways_out(tmp_path: Path, count: int) -> None:
+    for index in range(count):
+        picture(tmp_path / "in" / f"{index}.png")
+    result = run(tmp_path / "in", tmp_path / "out.mp4")
+    assert result.exit_code == 2
+    assert "folder" in result.stderr
+    assert "%05d.png" in result.stderr
+    assert not (tmp_path / "out.mp4").exists()
+    # A folder that is there, or that is plainly meant, may be called as one likes.
+    (tmp_path / "there.mp4").mkdir()
+    assert run(tmp_path / "in", tmp_path / "there.mp4").exit_code == 0
+    assert run(tmp_path / "in", f"{tmp_path}/new.mp4/").exit_code == 0
+    assert (tmp_path / "new.mp4" / "0.png").is_file()
+
+
+def test_several_pictures_into_one_are_refused(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    result = run(tmp_path / "in", tmp_path / "out.png")
+    assert result.exit_code == 2
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_suffix_of_a_single_picture_is_looked_at_before_the_model(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    result = run(tmp_path / "a.png", tmp_path / "b.foo", "-m", "no such model")
+    assert result.exit_code == 2
+    assert "b.foo" in result.stderr
+    assert ".png" in result.stderr
+
+
 def test_glob_takes_what_matches(tmp_path: Path) -> None:
     for name in ("x1.png", "x2.png", "y1.png"):
         picture(tmp_path / "in" / name)
