@@ -18,6 +18,10 @@ from streamderain.video import colour
 
 _ATTACHED_PICTURE = 1 << 10
 
+# PyAV 18.1 frees the metadata of side data a second time, which ends the process; these decoders attach such to a
+# picture with a colour profile.
+_DEADLY = {"png", "apng"}
+
 
 class Orientation(NamedTuple):
     """How a player shows the stored picture: flipped if ``mirrored``, then ``turn`` degrees anticlockwise."""
@@ -43,8 +47,10 @@ def video_stream(container: InputContainer, name: str) -> Any:
     return chosen
 
 
-def orientation(picture: av.VideoFrame) -> tuple[Orientation, str | None]:
+def orientation(picture: av.VideoFrame, codec: str) -> tuple[Orientation, str | None]:
     """From the display matrix, with a note where it cannot be followed. Mirrored ones are all eight of EXIF's."""
+    if codec in _DEADLY:
+        return Orientation(picture.rotation % 360 if picture.rotation % 90 == 0 else 0, mirrored=False), None
     try:
         matrix = cast(Any, picture.side_data)[Type.DISPLAYMATRIX]
     except KeyError:

@@ -202,7 +202,7 @@ def _start(
             raise InputError(f"{name} ends before {start} s", hint="choose an earlier start")
         raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
     colour.check_supported(colour.colour_of(first.frame), name=name)
-    turned, note = probe.orientation(first.frame)
+    turned, note = probe.orientation(first.frame, video.codec_context.name)
     notes += [*([note] if note else []), *probe.notes_on(first.frame)]
     spans = [_exact(duration)] if duration is not None else []
     if frames is not None and rate:

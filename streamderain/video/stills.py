@@ -6,6 +6,7 @@ import glob
 import io
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +15,9 @@ import av
 import av.error
 from av.container import InputContainer
 
-from streamderain.errors import InputError, OutputError, OutputExistsError
+from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Colour, Frame, VideoInfo
-from streamderain.video import colour, ffmpeg, probe
+from streamderain.video import colour, ffmpeg, icc, probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,26 @@ def list_stills(uri: str) -> list[Path] | None:
     return sorted(found, key=_natural)
 
 
-def read_still(path: Path | str) -> Frame:
+def read_still(path: Path | str, *, note: Callable[[str], object] | None = None) -> Frame:
     """One picture, upright by its EXIF orientation, transparency dropped; pts 0, 16-bit samples stay 16 bits.
+
+    Args:
+        note: called with what is lost, one phrase each.
 
     Raises:
         InputError: it cannot be read or decoded.
     """
+    picture, turned = _decoded(path)
+    tags = colour.colour_of(picture)
+    colour.check_supported(tags, name=str(path))
+    for lost in probe.notes_on(picture):
+        if note is not None:
+            note(f"{Path(path).name}: {lost}")
+    reader = colour.RgbReader(tags, rotation=turned.turn, mirrored=turned.mirrored)
+    return reader.read(picture, 0, _TICK, None)
+
+
+def _decoded(path: Path | str) -> tuple[av.VideoFrame, probe.Orientation]:
     name = str(path)
     if not Path(path).is_file():
         raise InputError(f"{name} does not exist" if not Path(path).exists() else f"{name} is no file")
@@ -93,56 +108,79 @@ def read_still(path: Path | str) -> Frame:
                 # By name, but neither a pattern nor a protocol is to be read into it.
                 options = {"pattern_type": "none"}
                 with av.open(f"file:{name}", "r", format="image2", container_options=options) as container:
-                    return _first(container, name, turned)
+                    return _first(container, name), turned
             except (av.error.FFmpegError, InputError):
                 # By content: a PNG called .jpg is no rarity.
                 with av.open(io.BytesIO(data), "r") as container:
-                    return _first(container, name, turned)
+                    return _first(container, name), turned
         except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
             reason = ffmpeg.explain(error, lines)
             raise InputError(f"{name} cannot be read as a picture: {reason}", hint="is the file whole?") from error
 
 
-def _first(container: InputContainer, name: str, turned: probe.Orientation) -> Frame:
+def _first(container: InputContainer, name: str) -> av.VideoFrame:
     video = probe.video_stream(container, name)
     picture = next(container.decode(video), None)
     if picture is None:
         raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
-    tags = colour.colour_of(picture)
-    colour.check_supported(tags, name=name)
-    reader = colour.RgbReader(tags, rotation=turned.turn, mirrored=turned.mirrored)
-    return reader.read(picture, 0, _TICK, None)
+    assert isinstance(picture, av.VideoFrame)
+    return picture
 
 
-def write_still(path: Path | str, frame: Frame, *, like: Path | str | None = None, overwrite: bool = False) -> None:
+def write_still(
+    path: Path | str,
+    frame: Frame,
+    *,
+    like: Path | str | None = None,
+    overwrite: bool = False,
+    note: Callable[[str], object] | None = None,
+) -> None:
     """Writes one picture in the format of its suffix; the name appears only when the picture is complete.
+
+    What a symbolic link leads to is replaced, not the link; a FIFO or a device is written to and stays.
 
     Args:
         path: ends in one of ``SUFFIXES``; 16-bit frames stay 16 bits where the format can (png, tiff, ppm).
         frame: upright, so no orientation tag is written.
-        like: the picture it was made from, never overwritten.
+        like: the picture it was made from: never overwritten, and its colour profile is carried over.
         overwrite: whether an existing file may be replaced.
+        note: called with what is lost, one phrase each.
 
     Raises:
         OutputExistsError: it exists.
-        OutputError: an unknown suffix, the same file as ``like``, or it cannot be written.
+        OutputOptionError: an unknown suffix, or the same file as ``like``.
+        OutputError: it cannot be written.
     """
     target = Path(path)
     kind = _KINDS.get(target.suffix.lower())
     if kind is None:
-        raise OutputError(f"{target} has no suffix of a picture", hint=f"use {', '.join(sorted(SUFFIXES))}")
+        raise OutputOptionError(f"{target} has no suffix of a picture", hint=f"use {', '.join(sorted(SUFFIXES))}")
+    stays = target.exists() and not target.is_file()
     if target.exists():
         if like is not None and Path(like).exists() and target.samefile(like):
-            raise OutputError(f"{target} is the input itself", hint="write to another name")
-        if not overwrite:
+            raise OutputOptionError(f"{target} is the input itself", hint="write to another name")
+        if target.is_dir():
+            raise OutputOptionError(f"{target} is a folder", hint="name a file in it")
+        if not overwrite and not stays:
             raise OutputExistsError(f"{target} exists already", hint="choose another name, or pass --overwrite")
-    partial = target.with_name(target.name + ".part")
+    final = Path(os.path.realpath(target)) if target.is_symlink() else target
+    partial = final.with_name(final.name + ".part")
     with ffmpeg.listening() as lines:
         try:
-            partial.write_bytes(_encoded(frame, kind))
-            os.replace(partial, target)
+            data = _encoded(frame, kind)
+            profile = icc.profile_in(Path(like).read_bytes()) if like is not None else None
+            if profile is not None and (why := icc.obstacle(profile, kind.codec)) is None:
+                data = icc.embedded(data, kind.codec, profile)
+            elif profile is not None and note is not None:
+                note(f"{target.name}: the colour profile is left out: {why}")
+            if stays:
+                target.write_bytes(data)
+                return
+            partial.write_bytes(data)
+            os.replace(partial, final)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            partial.unlink(missing_ok=True)
+            if not stays:
+                partial.unlink(missing_ok=True)
             raise OutputError(f"{target} cannot be written: {ffmpeg.explain(error, lines)}") from error
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import struct
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.frame import Frame
@@ -82,6 +86,82 @@ def test_grey_and_transparent_pictures_become_three_channels(tmp_path: Path) -> 
     assert (read_still(tmp_path / "grey.png").pixels.numpy() == scene(1)[..., :1]).all()
     cv2.imwrite(str(tmp_path / "clear.png"), np.dstack([scene(1)[..., ::-1], np.full((48, 64), 128, np.uint8)]))
     assert (read_still(tmp_path / "clear.png").pixels.numpy() == scene(1)).all()
+
+
+def with_profile(path: Path, profile: bytes) -> None:
+    Image.fromarray(scene(1)).save(path, icc_profile=profile)
+
+
+def profile_in(path: Path) -> object:
+    with Image.open(path) as picture:
+        return picture.info.get("icc_profile")
+
+
+def profile(space: bytes, size: int) -> bytes:
+    """What a decoder looks at of an ICC profile: the size, the colour space and the signature."""
+    head = struct.pack(">I", size) + bytes(8) + b"mntr" + space + b"XYZ " + bytes(12) + b"acsp"
+    return head + np.random.default_rng(0).bytes(size - len(head))
+
+
+@pytest.mark.parametrize("size", [600, 150_000])  # a JPEG segment holds less than 65536
+@pytest.mark.parametrize("source_suffix", [".png", ".jpg", ".webp", ".tiff"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_colour_profile_is_carried_over(tmp_path: Path, source_suffix: str, suffix: str, size: int) -> None:
+    source, out = tmp_path / f"in{source_suffix}", tmp_path / f"out{suffix}"
+    with_profile(source, profile(b"RGB ", size))
+    notes: list[str] = []
+    write_still(out, read_still(source, note=notes.append), like=source, note=notes.append)
+    assert profile_in(out) == profile(b"RGB ", size)
+    assert np.abs(seen_by_opencv(out).astype(int) - seen_by_opencv(source)).mean() < 1.0
+    assert notes == []
+
+
+def test_a_sequence_with_colour_profiles_does_not_end_the_process(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with_profile(tmp_path / f"f{number}.png", profile(b"RGB ", 600))
+    for _ in range(5):
+        with open_source(str(tmp_path / "f%d.png")) as source:
+            assert len(list(source)) == 2
+        del source
+        gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("space", "suffix", "says"), [(b"GRAY", ".png", "for GRAY"), (b"RGB ", ".webp", "png and jpg")]
+)
+def test_a_colour_profile_that_cannot_be_carried_over_is_noted(
+    tmp_path: Path, space: bytes, suffix: str, says: str
+) -> None:
+    source, out = tmp_path / "in.png", tmp_path / f"out{suffix}"
+    with_profile(source, profile(space, 600))
+    notes: list[str] = []
+    write_still(out, read_still(source), like=source, note=notes.append)
+    assert profile_in(out) is None
+    assert len(notes) == 1
+    assert says in notes[0]
+
+
+def test_lost_transparency_is_noted(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "clear.png"), np.dstack([scene(1), np.full((48, 64), 128, np.uint8)]))
+    notes: list[str] = []
+    read_still(tmp_path / "clear.png", note=notes.append)
+    assert notes == ["clear.png: transparency (rgba) is dropped"]
+
+
+def test_a_link_to_a_picture_stays_and_a_named_pipe_is_written_to(tmp_path: Path) -> None:
+    write_still(tmp_path / "real.png", frame_of(scene(0)))
+    (tmp_path / "link.png").symlink_to("real.png")
+    write_still(tmp_path / "link.png", frame_of(scene(1)), overwrite=True)
+    assert (tmp_path / "link.png").is_symlink()
+    assert (seen_by_opencv(tmp_path / "real.png") == scene(1)).all()
+    os.mkfifo(tmp_path / "pipe.png")
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe.png").read_bytes()), daemon=True)
+    reader.start()
+    write_still(tmp_path / "pipe.png", frame_of(scene(1)))
+    reader.join(10)
+    assert (tmp_path / "pipe.png").is_fifo()
+    assert read == [(tmp_path / "real.png").read_bytes()]
 
 
 def test_a_png_called_jpg_is_read_all_the_same(tmp_path: Path) -> None:
