@@ -15,6 +15,7 @@ from typing import Literal
 import click
 
 from streamderain import __version__
+from streamderain.errors import StreamderainError
 
 State = Literal["ok", "missing", "broken"]
 _MARKS = {"ok": "✓", "missing": "–", "broken": "✗"}
@@ -48,7 +49,11 @@ def doctor_command(as_json: bool) -> None:
     findings = [
         Finding("streamderain", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     ]
-    for name, look in (("PyTorch", _torch), ("PyAV", _av), ("optional backends", _optional), ("cache folder", _cache)):
+    looks = (
+        *(("PyTorch", _torch), ("models", _models), ("PyAV", _av)),
+        *(("optional backends", _optional), ("cache folder", _cache)),
+    )
+    for name, look in looks:
         try:
             findings += look()
         except Exception as error:  # noqa: BLE001 - a doctor reports what is broken and looks on
@@ -66,6 +71,8 @@ def _torch() -> list[Finding]:
     import torch
 
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads"
+    if limit := os.environ.get("OMP_NUM_THREADS"):
+        threads += f" (OMP_NUM_THREADS is {limit})"
     findings = [Finding("PyTorch", "ok", f"{torch.__version__}, {threads}")]
     if not torch.cuda.is_available():
         built = torch.version.cuda
@@ -79,6 +86,23 @@ def _torch() -> list[Finding]:
         gpu = torch.cuda.get_device_properties(index)
         memory = f"{gpu.total_memory / 2**30:.0f} GiB, compute capability {gpu.major}.{gpu.minor}"
         findings.append(Finding(f"cuda:{index}", "ok", f"{gpu.name}, {memory}, CUDA {torch.version.cuda}{_driver()}"))
+    return findings
+
+
+def _models() -> list[Finding]:
+    """Whether the weights that are installed load; the networks without any have nothing to load."""
+    from streamderain.networks import load_model, model_names
+
+    loaded, findings = [], []
+    for name in model_names():
+        try:
+            load_model(name)
+        except StreamderainError as error:
+            findings.append(Finding(f"model {name}", "broken", str(error), "install streamderain again"))
+        else:
+            loaded.append(name)
+    if loaded:
+        findings.insert(0, Finding("models", "ok", f"these load: {', '.join(loaded)}"))
     return findings
 
 

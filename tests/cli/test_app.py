@@ -212,6 +212,26 @@ def test_doctor_tells_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert torch.__version__ in plain.stdout
 
 
+def test_doctor_says_which_weights_load_and_what_limits_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamderain import networks
+
+    whole = networks.load_model
+
+    def load(name: str) -> object:
+        if name == "damaged":
+            raise errors.ModelError("the weights are damaged")
+        return whole(name)
+
+    monkeypatch.setattr(networks, "load_model", load)
+    monkeypatch.setattr(networks, "model_names", lambda: ("identity", "damaged"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert (found["models"]["state"], found["models"]["detail"]) == ("ok", "these load: identity")
+    assert (found["model damaged"]["state"], found["model damaged"]["detail"]) == ("broken", "the weights are damaged")
+    assert "OMP_NUM_THREADS is 1" in found["PyTorch"]["detail"]
+
+
 def test_doctor_survives_what_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
