@@ -34,8 +34,8 @@ class Picture(NamedTuple):
 class Decoder:
     """Reads one container: pictures of ``video`` come out, packets of the side streams go into ``side``.
 
-    Not thread-safe; iterated once. ``concealed`` counts pictures repeated or patched up, ``decoded`` those
-    that came out, ``notes`` are things to say aloud.
+    Not thread-safe; iterated once. ``concealed`` counts pictures repeated or patched up, ``patched`` only the latter,
+    ``decoded`` those that came out, ``notes`` are things to say aloud.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Decoder:
         rate: Fraction | None,
     ) -> None:
         self.concealed = 0
+        self.patched = 0
         self.decoded = 0
         self.notes: list[str] = []
         self._container = container
@@ -133,9 +134,10 @@ class Decoder:
             if frame.is_corrupt and self._wanted(frame):
                 # The decoder has patched it up. Not an error even where errors are: with threads FFmpeg's flag
                 # may come too late to be seen, and a job must not fail by chance.
-                if self.concealed == 0:
+                if self.patched == 0:
                     self.notes.append("damaged: the decoder has patched up some pictures")
                 self.concealed += 1
+                self.patched += 1
             self.decoded += 1
             if frame.interlaced_frame and self._bwdif is None:
                 self._bwdif = self._deinterlacer(frame)
@@ -210,7 +212,7 @@ class Decoder:
         if self._video.codec_context.name not in _ONE_PICTURE_A_PACKET and self._damage is None:
             return
         if not self._conceal:
-            raise self._failure(f"cannot be decoded: {len(lost)} frame(s) from {self._clock(lost[0])} on are missing")
+            raise self._failure(f"cannot be decoded: {ffmpeg.frames(len(lost))} missing from {self._clock(lost[0])} on")
         for at in lost:
             if at + self._moved > self._latest.pts:
                 self.concealed += 1
@@ -221,7 +223,7 @@ class Decoder:
         return f"{float(pts * self._tick):.2f} s"
 
     def _failure(self, what: str, error: BaseException | None = None) -> InputError:
-        after = f"after {self.decoded} frames"
+        after = f"after {ffmpeg.frames(self.decoded)}"
         if self._latest is not None:
             after += f", at {self._clock(self._latest.pts)}"
         reason = f": {ffmpeg.explain(error)}" if error is not None else ""

@@ -18,6 +18,7 @@ from streamderain.errors import OutputError
 
 _ATTACHED_PICTURE = 1 << 10
 _HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
+_MP4_ONLY = {"mov_text"}
 _ADTS = {"mpegts", "adts", "rtsp"}
 _NOT_BEFORE_ZERO = {"nut"}
 _PICTURES_ONLY = "none"
@@ -266,6 +267,8 @@ class Remuxer:
             return
         option = "--audio none" if stream.kind == "audio" else "--subs none"
         elsewhere = "the input's own kind of file" if muxer == "matroska" else "an .mkv"
+        if stream.codec in _MP4_ONLY:
+            elsewhere = "an .mp4"
         try:
             out = self._container.add_stream_from_template(stream.template)
         except (ValueError, av.error.FFmpegError) as error:

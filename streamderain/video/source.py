@@ -59,8 +59,13 @@ class VideoSource:
 
     @property
     def concealed(self) -> int:
-        """Frames repeated so far in place of damaged ones."""
+        """Damaged frames so far: those that the last good one was repeated for, and those the decoder patched up."""
         return self._decoder.concealed
+
+    @property
+    def patched(self) -> int:
+        """How many of the ``concealed`` were shown as the decoder patched them up."""
+        return self._decoder.patched
 
     def __iter__(self) -> Iterator[Frame]:
         self.side.settle()

@@ -48,7 +48,7 @@ def test_damage_ends_the_job_and_says_where(spoiled: Path) -> None:
 def test_concealed_frames_keep_their_times_and_are_counted(spoiled: Path) -> None:
     source, sink = copy_open(spoiled, spoiled.with_name("out.mp4"), reading={"on_error": "conceal"})
     assert sink.frames_written == COUNT
-    assert source.concealed == 3
+    assert (source.concealed, source.patched) == (3, 0)
     assert len(times(spoiled.with_name("out.mp4"))) == COUNT
     with open_source(str(spoiled), on_error="conceal") as again:
         frames = list(again)
@@ -89,7 +89,7 @@ def test_one_bit_in_h264_is_patched_up_and_counted(tmp_path: Path, monkeypatch: 
         data[offset] ^= 0x55
     (tmp_path / "flipped.mp4").write_bytes(data)
     source, sink = copy_open(tmp_path / "flipped.mp4", tmp_path / "out.mp4")
-    assert (source.concealed, sink.frames_written) == (1, 40)
+    assert (source.concealed, source.patched, sink.frames_written) == (1, 1, 40)
     assert any("patched up" in note for note in source.notes)
 
 

@@ -102,6 +102,19 @@ def test_subtitles_that_mp4_cannot_hold_are_refused_before_any_frame(tmp_path: P
     assert copy(tmp_path / "in.mkv", tmp_path / "out.mp4", subtitles="none") == COUNT
 
 
+def test_subtitles_that_only_mp4_holds_are_sent_to_an_mp4(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    with av.open(str(tmp_path / "in.mp4")) as media, av.open(str(tmp_path / "timed.mp4"), "w") as out:
+        video = out.add_stream_from_template(media.streams.video[0])
+        out.add_mux_stream("mov_text", time_base=Fraction(1, 1000))
+        for packet in media.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                out.mux(packet)
+    with pytest.raises(OutputError, match=r"matroska cannot hold .*mov_text.*--subs none, or write to an \.mp4"):
+        copy(tmp_path / "timed.mp4", tmp_path / "out.mkv")
+
+
 def test_sound_that_webm_cannot_hold_names_the_stream(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4", audio=0.5)
     with pytest.raises(OutputError, match=r"webm cannot hold audio stream #1 \(aac.*--audio none"):
