@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,9 +149,9 @@ class Pictures:
         self.pairs = tuple(pairs)
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._free = _CACHE
+        self._reading = threading.Lock()  # FFmpeg's log, which a reader listens to, is one for all threads
         first = {pair.clean: i for i, pair in reversed(list(enumerate(self.pairs)))}
-        with ThreadPoolExecutor() as pool:  # FFmpeg decodes outside the interpreter's lock
-            looked = dict(zip(first, pool.map(self._look, first.values()), strict=True))
+        looked = {clean: self._look(index) for clean, index in first.items()}
         groups = dict(zip(looked, group_backgrounds([bits for bits, _ in looked.values()]), strict=True))
         self.groups = [groups[pair.clean] for pair in self.pairs]
         self.sizes = [looked[pair.clean][1] for pair in self.pairs]
@@ -165,14 +165,15 @@ class Pictures:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Rainy and clean, uint8 [3, H, W]."""
-        kept = self._kept.get(index)
-        if kept is None:
-            rainy, clean = kept = self.pairs[index].read()
-            size = rainy.numel() + clean.numel()
-            if size <= self._free:
-                self._free -= size
-                self._kept[index] = kept
-        return kept
+        with self._reading:
+            kept = self._kept.get(index)
+            if kept is None:
+                rainy, clean = kept = self.pairs[index].read()
+                size = rainy.numel() + clean.numel()
+                if size <= self._free:
+                    self._free -= size
+                    self._kept[index] = kept
+            return kept
 
     def split(self, *, held_out: float, seed: int) -> tuple[list[int], list[int]]:
         """Indices to train on and to validate on, in order; no background is in both.
