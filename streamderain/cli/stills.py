@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.report import Reporter
-from streamderain.errors import InputError, OutputError, OutputExistsError, StreamderainError
+from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError, StreamderainError
 
 if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
@@ -39,7 +40,7 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
         raise InputError("there is no picture in the input", hint="png, jpg, tiff, webp and bmp are read")
     views: dict[str, View | None] = {"off": None, "side": side_by_side, "wipe": wipe}
     pairs = list(zip(stills, _targets(stills, target, overwrite=options.overwrite), strict=True))
-    steps = _Stills(options.derainer(), views[options.compare], overwrite=options.overwrite)
+    steps = _Stills(options.derainer(), views[options.compare], overwrite=options.overwrite, note=reporter.note)
     count = len(pairs)
     reporter.say(
         "start",
@@ -93,9 +94,12 @@ def _code(done: int, failed: list[StreamderainError]) -> int:
 class _Stills:
     """The network, and one session as long as the size stays the same."""
 
-    def __init__(self, derainer: Derainer, view: View | None, *, overwrite: bool) -> None:
+    def __init__(
+        self, derainer: Derainer, view: View | None, *, overwrite: bool, note: Callable[[str], object]
+    ) -> None:
         self.derainer = derainer
         self._overwrite = overwrite
+        self._note = note
         self._view = view
         self._session: Session | None = None
         self._size = (0, 0)
@@ -103,11 +107,11 @@ class _Stills:
     def derain(self, path: Path, out: Path | None) -> None:
         from streamderain.video import read_still, write_still
 
-        rainy = read_still(path)
+        rainy = read_still(path, note=self._note)
         clean = self._step(rainy)
         shown = clean if self._view is None else self._view(rainy, clean)
         if out is not None:
-            write_still(out, shown, like=path, overwrite=self._overwrite)
+            write_still(out, shown, like=path, overwrite=self._overwrite, note=self._note)
 
     def _step(self, frame: Frame) -> Frame:
         size = (frame.height, frame.width)
@@ -119,12 +123,14 @@ class _Stills:
 
 def _targets(stills: list[Path], target: str, *, overwrite: bool) -> list[Path | None]:
     """Where each goes; checks and makes the folder."""
+    from streamderain.video.ffmpeg import local_path
     from streamderain.video.stills import SUFFIXES
 
     if target == _NULL:
         return [None] * len(stills)
     if target == "-":
         raise click.UsageError("pictures are written to a file or a folder, not to '-'")
+    target = local_path(target)
     path = Path(target)
     suffix = path.suffix.lower()
     folder_meant = path.is_dir() or target.endswith(os.sep) or suffix == ""
@@ -147,7 +153,7 @@ def _targets(stills: list[Path], target: str, *, overwrite: bool) -> list[Path |
             raise OutputError(f"{seen[out]} and {still} would both become {out}", hint="derain one folder at a time")
         seen[out] = still
         if out.exists() and out.samefile(still):
-            raise OutputError(f"{out} is the input itself", hint="name another folder")
+            raise OutputOptionError(f"{out} is the input itself", hint="name another folder")
         if out.exists() and not overwrite:
             raise OutputExistsError(f"{out} is there already", hint="name another, or use --overwrite")
     folder = path.parent if single else path

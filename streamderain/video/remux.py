@@ -39,7 +39,7 @@ class SideStream:
     template: Any
 
     def __str__(self) -> str:
-        language = f", {self.language}" if self.language else ""
+        language = f", {self.language}" if self.language not in (None, "", "und") else ""
         return f"{self.kind} stream #{self.index} ({self.codec}{language})"
 
 

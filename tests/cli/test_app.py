@@ -64,6 +64,7 @@ def test_starts_without_torch_av_and_rich() -> None:
         (errors.StreamderainError("it failed"), 1),
         (errors.OutputError("it failed"), 1),
         (errors.OutputExistsError("it failed"), 2),
+        (errors.OutputOptionError("it failed"), 2),
         (errors.InputError("it failed"), 4),
         (errors.UnsupportedInputError("it failed"), 4),
         (errors.ModelError("it failed"), 5),

@@ -134,7 +134,7 @@ def test_existing_pictures_are_2_before_any_work(tmp_path: Path) -> None:
 
 def test_a_folder_is_never_derained_onto_itself(tmp_path: Path) -> None:
     pixels = picture(tmp_path / "in" / "a.png")
-    assert run(tmp_path / "in", tmp_path / "in", "--overwrite").exit_code == 1
+    assert run(tmp_path / "in", tmp_path / "in", "--overwrite").exit_code == 2
     np.testing.assert_array_equal(read(tmp_path / "in" / "a.png"), pixels)
 
 
@@ -164,3 +164,16 @@ def test_empty_folder_is_4(tmp_path: Path) -> None:
     result = run(tmp_path / "in", tmp_path / "out")
     assert result.exit_code == 4
     assert result.stderr.startswith("streamderain: ")
+
+
+def test_what_a_picture_loses_is_said_and_a_file_url_is_a_path(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    opaque = read(tmp_path / "a.png")
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([opaque, np.full(opaque.shape[:2], 9, np.uint8)]))
+    over = run(tmp_path / "a.png", f"file://{tmp_path / 'a.png'}", "--overwrite")
+    assert over.exit_code == 2, over.stderr
+    assert "is the input itself" in over.stderr
+    result = run(tmp_path / "a.png", f"file://{tmp_path / 'b.png'}")
+    assert result.exit_code == 0, result.stderr
+    assert "a.png: transparency (rgba) is dropped" in result.stderr
+    np.testing.assert_array_equal(read(tmp_path / "b.png"), opaque)

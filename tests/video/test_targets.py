@@ -212,5 +212,6 @@ def test_sound_that_a_sequence_cannot_hold_is_noted(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mkv", audio=0.4, subtitles=True)
     _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "o%d.png")
     assert [note.split(" stream")[0] for note in sink.notes] == ["audio", "subtitle"]
+    assert not sink.replaces
     _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "p%d.png", audio="none", subtitles="none")
     assert sink.notes == ()
