@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from streamderain import __version__
+from streamderain.cli.interrupt import Signals
 from streamderain.cli.report import Reporter
 from streamderain.errors import StreamderainError
 
@@ -95,6 +96,8 @@ def _usage(error: click.ClickException, args: list[str]) -> None:
 
 
 def _fail(ctx: click.Context, error: Exception, text: str, code: int) -> int:
+    if isinstance(ctx.obj, Signals):
+        ctx.obj.seen()
     if Reporter.debugging(ctx):
         raise error
     Reporter.of(ctx).error(text, code=code)

@@ -58,6 +58,13 @@ class Signals:
             with self._lock:
                 self._message = None
 
+    def seen(self) -> bool:
+        """Whether a signal has come, and with it perhaps the error at hand: an interrupted open has failed.
+
+        Where the work is not orderly this does not return: the watcher is ending the process.
+        """
+        return self._caught > 0 and self.stop.wait(_OPENING)
+
     def running(self) -> None:
         """From here on ``stop`` is looked at."""
         self._running.set()

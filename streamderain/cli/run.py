@@ -13,6 +13,7 @@ import click
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import KeyValue, Rate, Seconds, model_options, talk_options, usage_errors
 from streamderain.cli.report import Reporter, counted, pace
+from streamderain.errors import OutputError
 
 if TYPE_CHECKING:
     from streamderain.pipeline import RunStats
@@ -198,17 +199,23 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, s
         asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
         asked["format"] = options.container
         with signals.orderly("finishing the file; interrupt again to stop at once"):
-            with usage_errors():
-                sink = open_sink(
-                    target,
-                    info,
-                    side=source.side,
-                    options=dict(options.encoder_options),
-                    audio=options.audio,
-                    subtitles=options.subs,
-                    overwrite=options.overwrite,
-                    **{key: value for key, value in asked.items() if value is not None},
-                )
+            try:
+                with usage_errors():
+                    sink = open_sink(
+                        target,
+                        info,
+                        side=source.side,
+                        options=dict(options.encoder_options),
+                        audio=options.audio,
+                        subtitles=options.subs,
+                        overwrite=options.overwrite,
+                        **{key: value for key, value in asked.items() if value is not None},
+                    )
+            except OutputError:
+                if not signals.seen():
+                    raise
+                reporter.error("interrupted before the first frame: nothing is written", code=signals.exit_code)
+                return signals.exit_code
             _say_start(reporter, uri, target, derainer, sink.description)
 
             def notes() -> None:

@@ -173,6 +173,22 @@ def test_signal_while_a_silent_input_is_opened_ends_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_signal_while_an_output_waits_for_its_reader(start: Start, clip: Clip, tmp_path: Path) -> None:
+    fifo = tmp_path / "out.nut"
+    os.mkfifo(fifo)
+    process = start("run", *IDENTITY, clip(), fifo)
+    waiting = Path(f"/proc/{process.pid}/wchan")  # Linux names the function that opening a FIFO waits in
+    end = time.monotonic() + 15
+    while not waiting.exists() or "partner" not in waiting.read_text():
+        if time.monotonic() > end:
+            pytest.skip("this system does not show what a process waits for")
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 143, stderr
+    assert fifo.is_fifo()
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_during_the_imports_is_one_line_and_its_code(tmp_path: Path, signum: signal.Signals, code: int) -> None:
     """The signal comes while click is being imported, long before there is anything to finish."""
