@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
@@ -65,6 +66,7 @@ class Decoder:
         self._last_read: int | None = None
         self._last_shown: int | None = None
         self._latest: Picture | None = None
+        self._stood_in: deque[int] = deque(maxlen=64)  # pts that a picture was repeated at
         self._moved = 0
         self._bwdif: Graph | None = None
         self._damage: str | None = None
@@ -186,6 +188,8 @@ class Decoder:
             pts = raw + self._moved
         duration = round(frame.duration * base / self._tick) if frame.duration else None
         if before is not None and pts <= before.pts:
+            if pts in self._stood_in:
+                return  # out of order through damage: its moment has passed, and another was shown for it
             pts = self._forwards(pts, before)
         self._latest = Picture(frame, pts, duration)
         yield self._latest
@@ -216,6 +220,7 @@ class Decoder:
         for at in lost:
             if at + self._moved > self._latest.pts:
                 self.concealed += 1
+                self._stood_in.append(at + self._moved)
                 self._latest = Picture(self._latest.frame, at + self._moved, None)
                 yield self._latest
 
