@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
@@ -66,7 +65,6 @@ class Decoder:
         self._last_read: int | None = None
         self._last_shown: int | None = None
         self._latest: Picture | None = None
-        self._stood_in: deque[int] = deque(maxlen=64)  # pts that a picture was repeated at
         self._moved = 0
         self._bwdif: Graph | None = None
         self._damage: str | None = None
@@ -177,6 +175,7 @@ class Decoder:
         """Gives the frame its time, after those that should have come before it."""
         base = frame.time_base or self._tick
         before = self._latest
+        surplus = False
         if frame.pts is None:
             pts = before.pts + (before.duration or self._step) if before else 0
         else:
@@ -184,12 +183,14 @@ class Decoder:
             if self._last_shown is not None and (self._last_shown - raw) * self._tick >= _BACKWARDS:
                 self._shown += 1
             self._last_shown = raw
+            # Damage can make one packet two pictures, or one that comes after its turn was filled.
+            surplus = self.concealed > 0 and (self._shown, raw) not in self._awaited
             yield from self._fill((self._shown, raw))
             pts = raw + self._moved
         duration = round(frame.duration * base / self._tick) if frame.duration else None
         if before is not None and pts <= before.pts:
-            if pts in self._stood_in:
-                return  # out of order through damage: its moment has passed, and another was shown for it
+            if surplus:
+                return  # its moment has passed, and another picture was shown for its packet
             pts = self._forwards(pts, before)
         self._latest = Picture(frame, pts, duration)
         yield self._latest
@@ -220,7 +221,6 @@ class Decoder:
         for at in lost:
             if at + self._moved > self._latest.pts:
                 self.concealed += 1
-                self._stood_in.append(at + self._moved)
                 self._latest = Picture(self._latest.frame, at + self._moved, None)
                 yield self._latest
 
