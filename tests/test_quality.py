@@ -54,3 +54,14 @@ def test_clean_video_is_left_alone(derainer: Derainer) -> None:
 def test_the_demo_gains_what_a_newcomer_is_to_see(tmp_path: Path) -> None:
     before, after = demo(tmp_path, model="fast", frames=16, size=(180, 320), seed=1)
     assert after > before + 3.0
+
+
+def test_it_stays_as_it_is_for_hundreds_of_frames(derainer: Derainer) -> None:
+    """Trained on clips of six frames, a recurrence can run away after a hundred; one did."""
+    scene = next(street(1, (180, 320), seed=7))[None, :, 40:136, 100:196]
+    generator = torch.Generator().manual_seed(4)
+    style = replace(sample_style(generator, family="physical"), coverage=0.15, opacity=0.6, veil=0.0)
+    rainy, target = render_rain(to_8bit(scene).expand(320, -1, -1, -1), style, generator)
+    score = psnr(derain_clip(to_8bit(rainy), derainer), target)
+    assert score[280:].mean() > score[10:50].mean() - 1.0
+    assert score[50:].min() > psnr(rainy, target).mean()

@@ -15,6 +15,8 @@ from streamderain.preprocess import estimate_motion, same_scene, warp
 
 State = tuple[Tensor, ...]
 
+_BOUND = 2.0  # of a hidden feature; a quiet one is about 0.06, and whatever happens the state stays finite
+
 
 class ResidualBlock(nn.Module):
     """x + conv3x3(relu(conv3x3(x))); the second convolution is small at the start, so training begins near identity."""
@@ -53,6 +55,8 @@ class StreamingNet(nn.Module):
         channels: features at 1/2, 1/4 and 1/8 of the resolution.
         encoder_blocks: residual blocks at 1/2, 1/4, 1/8 on the way down.
         decoder_blocks: residual blocks at 1/4 and 1/2 on the way up.
+        memory: what is left of a hidden feature after a frame, before the gate. Below 1 the recurrence forgets what it
+            is not told again: trained on clips of six frames with 1, it ran away after a hundred.
 
     The state is (previous, before, output, hidden, keep): the last frame and the aligned minimum's other frame, the
     last output, all [B, 3, H, W] in 0..1; features [B, C1, H/4, W/4]; and 0 or 1 [B, 1, 1, 1]. Zeros are the start:
@@ -66,10 +70,12 @@ class StreamingNet(nn.Module):
         channels: tuple[int, int, int] = (16, 32, 64),
         encoder_blocks: tuple[int, int, int] = (1, 1, 2),
         decoder_blocks: tuple[int, int] = (1, 1),
+        memory: float = 0.9,
     ) -> None:
         super().__init__()
         c0, c1, c2 = channels
         self.hidden_channels = c1
+        self.memory = memory
         self.stem = nn.Conv2d(12, c0, 4, stride=2, padding=1)
         self.encoder0 = _blocks(c0, encoder_blocks[0])
         self.down1 = nn.Conv2d(c0, c1, 2, stride=2)
@@ -125,9 +131,9 @@ class StreamingNet(nn.Module):
         minimum3 = torch.minimum(minimum2, before)
         half = self.encoder0(F.relu(self.stem(torch.cat((rainy, minimum2, minimum3, output), 1))))
         quarter = self.down1(half)
-        hidden = keep * hidden
+        hidden = (keep * self.memory) * hidden
         gate, candidate = self.gate(torch.cat((quarter, hidden), 1)).chunk(2, 1)
-        hidden = hidden + torch.sigmoid(gate) * (candidate - hidden)
+        hidden = (hidden + torch.sigmoid(gate) * (candidate - hidden)).clamp(-_BOUND, _BOUND)
         quarter = self.encoder1(quarter + hidden)
         eighth = self.encoder2(self.down2(quarter))
         quarter = self.decoder1(self.up1(eighth, quarter))
