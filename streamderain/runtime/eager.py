@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from streamderain.runtime.engine import State
+from streamderain.networks import State
 
 
 class EagerEngine:

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-State = tuple[Tensor, ...]
+from streamderain.networks import State
 
 
 class Engine(Protocol):
