@@ -54,6 +54,19 @@ def unroll(network: StreamingNet, pictures: Tensor, motion: Tensor, resets: Tens
     return outputs
 
 
+def thin_rain(pictures: Tensor, motion: Tensor, share: Tensor) -> Tensor:
+    """The same clips with ``share`` [B] of their rain, 0 for dry and 1 for all of it; the past is laid anew."""
+    share = share.to(pictures.dtype)[:, None, None, None]
+    rainy, previous, before, target = (list(p.unbind(0)) for p in pictures.unbind(1))
+    rainy = [t + share * (r - t) for r, t in zip(rainy, target, strict=True)]
+    for t in range(1, len(rainy)):
+        thinner = warp(torch.cat((rainy[t - 1], previous[t - 1]), 1), motion[t])
+        previous[t] = torch.where(share < 1, thinner[:, :3], previous[t])
+        before[t] = torch.where(share < 1, thinner[:, 3:], before[t])
+    previous[0] = before[0] = rainy[0]
+    return torch.stack([torch.stack(moment) for moment in zip(rainy, previous, before, target, strict=True)])
+
+
 class ClipObjective(Objective):
     """The loss of a clip."""
 
@@ -98,6 +111,10 @@ class ClipTask:
         generator = torch.Generator().manual_seed(self._recipe.seed * 1_000_003 + step)
         resets = torch.rand(pictures.shape[0], pictures.shape[2], generator=generator) < settings.reset_probability
         resets[0] = True
+        draws = torch.rand(2, pictures.shape[2], generator=generator)
+        share = torch.where(draws[0] < settings.dry_share, (2 * draws[1] - 1).clamp_min(0), 1.0)
+        if bool((share < 1).any()):
+            pictures = thin_rain(pictures, motion, share)
         return pictures[:, :, part::parts], motion[:, part::parts], resets[:, part::parts]
 
     def validate(self, network: nn.Module) -> dict[str, float]:

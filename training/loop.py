@@ -14,12 +14,12 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamderain.networks import Provenance, save_checkpoint
+from training.growth import begin_from
 from training.journal import Journal
 from training.parallel import Workers
 from training.recipe import Optimiser, Recipe
@@ -55,7 +55,7 @@ class Run:
 
         Args:
             workers: the processes that train together; None is this one on the CPU.
-            start: weights to begin from.
+            start: weights to begin from; a streaming network may begin from a smaller one.
         """
         self.recipe, self.task, self.folder = recipe, task, folder
         self.workers = workers or Workers()
@@ -68,7 +68,7 @@ class Run:
         task.objective.to(self.workers.device)
         self.network = task.objective.network
         if start is not None:
-            self.network.load_state_dict({k: t.float() for k, t in load_file(start).items()})
+            begin_from(self.network, start)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average: AveragedModel | None = None
         if settings.ema:

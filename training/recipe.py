@@ -107,10 +107,12 @@ class ClipData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipOptimiser(Optimiser):
-    """Besides, how many frames are back-propagated through, and how often the state is dropped on the way."""
+    """Besides, how many frames are back-propagated through, how often the state is dropped on the way, and what share
+    of the clips is shown without its rain, or with less of it, so that dry pictures come back as they were."""
 
     frames: int
     reset_probability: float = 0.1
+    dry_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
