@@ -167,7 +167,9 @@ def main() -> None:
     train.add_argument("--data", type=Path, help="folder that the recipe's pairs of pictures are under")
     train.add_argument("--teacher", type=Path, help="weights of the autoencoder of rain, in place of the recipe's")
     train.add_argument("--run", type=Path, required=True, help="folder for checkpoints and weights")
-    train.add_argument("--start", type=Path, help="weights to start from; those of a smaller streaming network are grown")
+    train.add_argument(
+        "--start", type=Path, help="weights to start from; those of a smaller streaming network are grown"
+    )
     train.add_argument("--checkpoint-every", type=int, default=500)
     train.add_argument("--validation", type=Path, help="shards of the held-out part, where the recipe validates")
     train.add_argument("--tensorboard", action="store_true", help="write curves into the run's folder")

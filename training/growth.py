@@ -23,9 +23,7 @@ def begin_from(network: nn.Module, weights: Path) -> None:
         ValueError: the weights are of another network, and not of a smaller streaming one.
     """
     source, _ = load_checkpoint(weights)
-    same = {k: t.shape for k, t in source.state_dict().items()} == {
-        k: t.shape for k, t in network.state_dict().items()
-    }
+    same = {k: t.shape for k, t in source.state_dict().items()} == {k: t.shape for k, t in network.state_dict().items()}
     if same:
         network.load_state_dict(source.state_dict())
     elif isinstance(source, StreamingNet) and isinstance(network, StreamingNet):
