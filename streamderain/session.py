@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from streamderain.errors import DeviceError
 from streamderain.frame import Frame
-from streamderain.networks import Network, load_model
+from streamderain.networks import load_model
 from streamderain.runtime import EagerEngine, Engine, Plan, make_plan
 
 _DEFAULT_MODEL = "fast"
@@ -59,7 +59,7 @@ class Derainer:
         # A frame smaller than the reach of alignment and of reflection is padded up to 16 px.
         padded = [max(-(-n // stride) * stride, 16 if stride > 1 else 1) for n in (height, width)]
         engine = EagerEngine(self._module, padded[0], padded[1], self.plan.device, self.plan.dtype)
-        return Session(engine, self._module, height, width)  # type: ignore[arg-type]
+        return Session(engine, height, width)
 
 
 class Session:
@@ -69,9 +69,8 @@ class Session:
     time base and duration. A frame of another size is a ValueError.
     """
 
-    def __init__(self, engine: Engine, network: Network, height: int, width: int) -> None:
+    def __init__(self, engine: Engine, height: int, width: int) -> None:
         self._engine = engine
-        self._network = network
         self.height, self.width = height, width
         self._state = engine.zero_state()
 
@@ -90,7 +89,7 @@ class Session:
             raise ValueError(f"this session is for {self.width}x{self.height} frames, got {frame.width}x{frame.height}")
         try:
             with torch.inference_mode():
-                clean = self._derain(self._upload(frame.pixels))
+                clean, self._state = self._engine.step(self._upload(frame.pixels), self._state)
             pixels = self._download(clean, frame.pixels.dtype)  # an ordinary tensor, which callers may write into
         except torch.OutOfMemoryError as error:
             raise DeviceError(
@@ -98,11 +97,6 @@ class Session:
                 hint="use --model fast, --precision fp16, or --device cpu",
             ) from error
         return Frame(pixels=pixels, pts=frame.pts, time_base=frame.time_base, duration=frame.duration)
-
-    def _derain(self, rainy: Tensor) -> Tensor:
-        state = self._network.align(rainy, self._state)
-        clean, self._state = self._engine.step(rainy, state)
-        return clean
 
     def _upload(self, pixels: Tensor) -> Tensor:
         """[H, W, 3] integers -> [1, 3, H', W'] 0..1, padded to the engine's size by reflection."""

@@ -56,7 +56,8 @@ def grow(small: StreamingNet, large: StreamingNet) -> None:
         columns = _places(conv.in_channels, target.in_channels, halves)
         target.weight[rows] = 0.0
         target.weight[rows[:, None], columns] = conv.weight
-        target.bias[rows] = conv.bias  # type: ignore[index]
+        if target.bias is not None and conv.bias is not None:
+            target.bias[rows] = conv.bias
 
 
 def _places(count: int, of: int, parts: int) -> Tensor:

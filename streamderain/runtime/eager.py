@@ -23,5 +23,6 @@ class EagerEngine:
         return state
 
     def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        clean, *rest = self._module(rainy, *state)
+        laid = self._module.align(rainy, state)  # type: ignore[operator]
+        clean, *rest = self._module(rainy, *laid)
         return clean, tuple(rest)

@@ -28,5 +28,8 @@ class Engine(Protocol):
         ...
 
     def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        """One frame [1, 3, H, W], 0..1, and the state aligned to it -> the clean frame and the new state."""
+        """One frame [1, 3, H, W], 0..1, and the state after the last one -> the clean frame and the new state.
+
+        Laying the state on the frame (the network's ``align``) is part of it, in the graph where a backend has one.
+        """
         ...
