@@ -13,6 +13,7 @@ from av.container import OutputContainer
 
 from streamderain.errors import OutputOptionError
 from streamderain.frame import VideoInfo
+from streamderain.video.colour import FULL, written_colour
 
 # What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
 _EVEN_SIZES_ONLY = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "av1_nvenc"}
@@ -213,3 +214,12 @@ def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
     if plan.quantiser is not None:
         context.qscale = True
         context.global_quality = plan.quantiser
+
+
+def tag(context: Any, plan: EncoderPlan, info: VideoInfo) -> None:
+    """Says on the codec context which colour the pictures will have."""
+    tags = written_colour(info.colour)
+    context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+    if not av.VideoFormat(plan.pix_fmt).is_rgb:
+        context.colorspace = tags.matrix
+        context.color_range = FULL if plan.pix_fmt.startswith("yuvj") else tags.range

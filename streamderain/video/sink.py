@@ -18,7 +18,8 @@ from av.container import OutputContainer
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.video import encoder, ffmpeg, sequence, stills
-from streamderain.video.colour import FULL, YuvWriter, written_colour
+from streamderain.video.colour import YuvWriter
+from streamderain.video.publish import open_publisher
 from streamderain.video.remux import Remuxer, SideStreams
 from streamderain.video.target import Target
 
@@ -28,7 +29,15 @@ _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
 _CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # containers that count pictures and hold no times
 _ASSUMED_RATE = Fraction(25)
 _FRAGMENT = "2000000"  # microseconds that a killed process may lose; by key frames alone it would be a whole GOP
-_SCHEMES = {"rtsp": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts", "tcp": "mpegts"}
+_SCHEMES = {
+    "rtsp": "rtsp",
+    "rtsps": "rtsp",
+    "rtmp": "flv",
+    "rtmps": "flv",
+    "udp": "mpegts",
+    "tcp": "mpegts",
+    "srt": "mpegts",
+}
 _SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
 _FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
 
@@ -263,6 +272,11 @@ def open_sink(
         return sequence.SequenceSink(
             uri, info, side=side, audio=audio == "copy", subtitles=subtitles == "copy", overwrite=overwrite
         )
+    if ffmpeg.is_url(uri):
+        return open_publisher(
+            uri, info, muxer=_muxer(uri, ffmpeg.redact(uri), format), side=side,
+            codec=codec, crf=crf, preset=preset, options=options,
+        )  # fmt: skip
     target = Target(uri, side, overwrite=overwrite)
     name, part = target.name, target.part
     muxer = _muxer(uri, name, format)
@@ -311,12 +325,7 @@ def _refuse(asked: Mapping[str, object], why: str) -> None:
 
 
 def _tag(stream: Any, plan: encoder.EncoderPlan, info: VideoInfo, side: SideStreams | None) -> None:
-    tags = written_colour(info.colour)
-    context = stream.codec_context
-    context.color_primaries, context.color_trc = tags.primaries, tags.transfer
-    if not av.VideoFormat(plan.pix_fmt).is_rgb:
-        context.colorspace = tags.matrix
-        context.color_range = FULL if plan.pix_fmt.startswith("yuvj") else tags.range
+    encoder.tag(stream.codec_context, plan, info)
     if info.rotation:
         stream.set_display_rotation(info.rotation)
     if side is not None:

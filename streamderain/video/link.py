@@ -1,0 +1,269 @@
+"""Keeps one child process connected to a target, and starts the next when it ends; never holds its caller up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from streamderain.errors import OutputError
+from streamderain.video import ffmpeg, relay
+
+_LOG = logging.getLogger("streamderain.publish")
+_RELAY = Path(relay.__file__)
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds between two attempts
+_FINISH = 5.0  # seconds that the last packets may take
+_MOST_PACKETS = 64
+_MOST_BYTES = 16 << 20
+
+
+class Link:
+    """One target, reached through `relay` processes, one for each connection.
+
+    Packets are queued here and written by a thread. While the target is slow or away, a link that keeps trying drops
+    them up to the next key frame and counts them; one that does not (``keep_trying`` False: the input is a file, and
+    no frame of it may be lost) makes `put` wait, and fails where the connection does.
+
+    Attributes:
+        dropped: packets that were not sent. reconnects: connections after the first.
+
+    Args:
+        ask: what `relay` is to open.
+        clip: a clip of one picture, in a container that keeps everything about the codec.
+        name: of the target, for people, without credentials.
+    """
+
+    def __init__(self, ask: Mapping[str, Any], clip: bytes, *, name: str, keep_trying: bool) -> None:
+        self.dropped = 0
+        self.reconnects = 0
+        self._hello = _message(b"J", json.dumps(ask).encode()) + _message(b"C", clip)
+        self._name = name
+        self._keep_trying = keep_trying
+        self._patience = ask["open_timeout"]
+        self._changed = threading.Condition()
+        self._packets: deque[bytes] = deque()
+        self._bytes = 0
+        self._connected = self._ending = self._finished = False
+        self._was_connected = self._aborted = False
+        self._needs_key = True
+        self._error: OutputError | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._work, name="streamderain-publish", daemon=True)
+
+    def open(self) -> None:
+        """Connects for the first time, and waits until that has succeeded or failed.
+
+        Raises:
+            OutputError: the target cannot be reached, or refuses.
+        """
+        self._thread.start()
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._connected or self._finished)
+                error = self._error
+        except BaseException:  # interrupted while waiting
+            self.abort()
+            raise
+        if error is not None:
+            raise error
+
+    @property
+    def needs_key(self) -> bool:
+        """Nothing but a key frame is of use: the connection is new, or packets were dropped."""
+        return self._needs_key
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
+    def put(self, pts: int, dts: int, duration: int, packet: bytes, *, key: bool) -> None:
+        """Queues one packet, times in ticks of the time base that was asked for.
+
+        Raises:
+            OutputError: the connection is lost for good.
+        """
+        message = _message(b"P", relay.PACKET.pack(pts, dts, duration, key) + packet)
+        with self._changed:
+            if not self._keep_trying:
+                self._changed.wait_for(lambda: self._error is not None or self._finished or not self._full())
+            if self._error is not None:
+                raise self._error
+            if self._full():
+                self.dropped += len(self._packets)
+                self._clear()
+                self._needs_key = True
+            if not self._connected or (self._needs_key and not key):
+                self.dropped += 1
+                return
+            self._needs_key = False
+            self._packets.append(message)
+            self._bytes += len(message)
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Sends what is queued and ends the stream; gives up on a target that does not take it.
+
+        Raises:
+            OutputError: the connection was lost, and ``keep_trying`` is False.
+        """
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+            done = self._connected and self._changed.wait_for(lambda: self._finished, _FINISH)
+            if not done:
+                self._aborted = True
+        if not done:
+            self._kill()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def abort(self) -> None:
+        """Ends at once. Never raises."""
+        with self._changed:
+            self._ending = self._aborted = True
+            self._clear()
+            self._changed.notify_all()
+        self._kill()
+        self._thread.join()
+
+    # ---- the thread
+
+    def _work(self) -> None:
+        wait = _FIRST_WAIT
+        try:
+            while True:
+                reason = self._serve()
+                with self._changed:
+                    had, self._connected, self._needs_key = self._connected, False, True
+                    self.dropped += len(self._packets)
+                    self._clear()
+                    if reason is None:
+                        return
+                    if not self._was_connected or not self._keep_trying:
+                        what = "cannot be written" if self._was_connected else "cannot be reached"
+                        self._error = OutputError(f"{self._name} {what}: {reason}")
+                        return
+                    if self._ending:
+                        return
+                if had:
+                    wait = _FIRST_WAIT
+                    _LOG.warning("%s is lost: %s; trying again", self._name, reason)
+                else:
+                    _LOG.info("%s: %s", self._name, reason)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._ending, wait * random.uniform(0.8, 1.2))
+                    if self._ending:
+                        return
+                wait = min(2 * wait, _LONGEST_WAIT)
+        finally:
+            with self._changed:
+                self._finished = True
+                self._connected = False
+                self._changed.notify_all()
+
+    def _serve(self) -> str | None:
+        """One child's life. Why it ended, redacted; None when it sent everything and was told to end."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        child = subprocess.Popen(
+            [sys.executable, "-P", str(_RELAY)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+            start_new_session=True,  # Ctrl-C is for the one who finishes the stream
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with self._changed:
+            self._child = child
+            if self._aborted:
+                child.kill()  # whoever aborted did not see it yet
+        try:
+            child.stdin.write(self._hello)
+            child.stdin.flush()
+            told = child.stdout.readline()
+            if _parsed(told).get("event") == "connected":
+                self._connect()
+                while (message := self._next()) is not None:
+                    child.stdin.write(message)
+                    child.stdin.flush()
+                child.stdin.write(_message(b"E", b""))
+                child.stdin.flush()
+                told = child.stdout.readline()
+        except OSError:
+            told = b""  # it has ended; its last word says why
+        finally:
+            last = _last_words(child)
+            with self._changed:
+                self._child = None
+        end = _parsed(told or last)
+        if end.get("event") == "done":
+            return None
+        reason, said = end.get("reason", ""), end.get("log", "")
+        silent = "it takes nothing any more" if self._connected else f"no answer within {self._patience:g} s"
+        return ffmpeg.redact(f"{reason} ({said.rstrip('.')})" if said and said not in reason else reason) or silent
+
+    def _connect(self) -> None:
+        with self._changed:
+            if self._was_connected:
+                self.reconnects += 1
+                _LOG.warning("%s is back", self._name)
+            self._connected = self._was_connected = True
+            self._changed.notify_all()
+
+    def _next(self) -> bytes | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._packets or self._ending)
+            if not self._packets:
+                return None
+            message = self._packets.popleft()
+            self._bytes -= len(message)
+            self._changed.notify_all()
+            return message
+
+    def _full(self) -> bool:
+        return len(self._packets) >= _MOST_PACKETS or self._bytes >= _MOST_BYTES
+
+    def _clear(self) -> None:
+        self._packets.clear()
+        self._bytes = 0
+
+    def _kill(self) -> None:
+        with self._changed:
+            if self._child is not None:
+                self._child.kill()
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return relay.HEAD.pack(kind, len(body)) + body
+
+
+def _parsed(line: bytes) -> Mapping[str, str]:
+    try:
+        told = json.loads(line or b"{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _last_words(child: subprocess.Popen[bytes]) -> bytes:
+    """What the child said last, when it has ended; it is ended here if it does not by itself."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(OSError):
+        child.stdin.close()
+    try:
+        child.wait(_FINISH)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    with child.stdout:
+        lines = child.stdout.read().splitlines()
+    return lines[-1] if lines else b""

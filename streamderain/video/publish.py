@@ -1,0 +1,248 @@
+"""Video out over the network: encoded here, sent by a child process that may hang or die without harm."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
+
+import av
+import av.error
+import torch
+from av.codec.context import Flags
+
+from streamderain.errors import OutputError, OutputOptionError
+from streamderain.frame import Frame, VideoInfo
+from streamderain.video import encoder, ffmpeg
+from streamderain.video.colour import YuvWriter
+from streamderain.video.link import Link
+from streamderain.video.remux import SideStreams
+
+_OPEN_TIMEOUT = 10.0  # seconds that a target may take to answer
+_WRITE_TIMEOUT = 10.0  # seconds that it may take nothing
+_KEY_EVERY = 2  # seconds between key frames: as long as somebody who tunes in waits at most
+_ASSUMED_RATE = Fraction(25)
+_CRF = 23  # a network has less room than a disk
+_LATE = 0.5  # seconds behind the clock from which on a file that is sent at its own pace is not made up for
+_TICK = Fraction(1, 90000)
+_PACED = {"rtsp", "flv", "mpegts"}  # muxers of targets that take a stream as it happens
+_FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
+
+
+class PublishSink:
+    """A FrameSink over a network target. Made by `open_publisher`; used by one thread.
+
+    Live frames never wait for the target: while it is slow or away they are dropped, up to the next key frame, and the
+    connection is made again. Frames of a file wait, and a lost connection is an error.
+    """
+
+    def __init__(self, context: Any, link: Link, info: VideoInfo, plan: encoder.EncoderPlan, *, name: str) -> None:
+        self.frames_written = 0
+        self.description = f"{plan.title} {plan.pix_fmt} → {name}"
+        self.notes: tuple[str, ...] = plan.notes
+        self.replaces = False
+        self._context = context
+        self._link = link
+        self._info = info
+        self._name = name
+        self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt)
+        self._latest: int | None = None
+        self._clock: float | None = None
+        self._pace = not info.live
+        self._open = True
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were not sent."""
+        return self._link.dropped
+
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first."""
+        return self._link.reconnects
+
+    def write(self, frame: Frame) -> None:
+        """Encodes one frame and hands it on; a file's at the time when it is due.
+
+        Raises:
+            OutputError: the encoder failed, or the connection is lost for good.
+            ValueError: ``frame`` has not the size that ``info`` promised.
+        """
+        if (frame.width, frame.height) != (self._info.width, self._info.height):
+            raise ValueError(
+                f"frame is {frame.width}x{frame.height}, the output {self._info.width}x{self._info.height}"
+            )
+        ticks = round(frame.pts * frame.time_base / _TICK)
+        if self._latest is not None and ticks <= self._latest:
+            ticks = self._latest + 1  # a time that does not grow closes streams
+        self._latest = ticks
+        if self._pace:
+            self._await(float(ticks * _TICK))
+        self.frames_written += 1
+        if self._info.live and not self._link.connected:
+            self._link.dropped += 1
+            return  # encoding for nobody would only keep the machine from the next frame
+        try:
+            pixels = frame.pixels if frame.pixels.dtype == torch.uint8 else (frame.pixels.int() >> 8).to(torch.uint8)
+            picture = self._writer.picture(Frame(pixels, ticks, _TICK))
+            picture.pict_type = 1 if self._link.needs_key else 0
+            self._send(self._context.encode(picture))
+        except _FAILURES as error:
+            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from error
+
+    def close(self) -> None:
+        """Sends what is left and ends the stream.
+
+        Raises:
+            OutputError: it cannot be sent.
+        """
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self._send(self._context.encode(None))
+        except OutputError:
+            self._link.abort()
+            raise
+        except _FAILURES as error:
+            self._link.abort()
+            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from error
+        self._link.finish()
+
+    close_as_part = close
+
+    def abort(self) -> None:
+        """Ends the connection at once. Never raises."""
+        self._open = False
+        self._link.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _await(self, moment: float) -> None:
+        now = time.monotonic()
+        if self._clock is None or now - (self._clock + moment) > _LATE:
+            self._clock = now - moment
+        time.sleep(max(0.0, self._clock + moment - now))
+
+    def _send(self, packets: list[Any]) -> None:
+        for packet in packets:
+            self._link.put(packet.pts, packet.dts, packet.duration or 0, bytes(packet), key=bool(packet.is_keyframe))
+
+
+def open_publisher(
+    url: str,
+    info: VideoInfo,
+    *,
+    muxer: str,
+    side: SideStreams | None = None,
+    codec: str | None = None,
+    crf: int | None = None,
+    preset: str | None = None,
+    options: Mapping[str, str] = {},
+) -> PublishSink:
+    """Starts an encoder and connects to ``url``.
+
+    Args:
+        info: of the frames that will come. ``live`` decides what happens where the target is slow or goes away; see
+            `PublishSink`.
+        muxer: FFmpeg's name of what is sent: "rtsp", "flv", "mpegts" or another.
+        side: the source's; sound and subtitles are not sent, which is said in the notes.
+        codec, crf, preset, options: as of `open_sink`; libx264 at crf 23, veryfast, without delay, if not given.
+
+    Raises:
+        OutputOptionError: what was asked for cannot be had.
+        OutputError: the target cannot be reached.
+    """
+    name = ffmpeg.redact(url)
+    info = replace(info, rotation=0, time_base=_TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
+    chosen, preset, crf = _defaults(info, codec, crf, preset, options)
+    plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen)
+    try:
+        clip = _clip(plan, info)
+        context: Any = av.CodecContext.create(plan.codec, "w")
+        _configure(context, plan, info)
+        context.open()
+    except _FAILURES as error:
+        kind = OutputOptionError if isinstance(error, ValueError) else OutputError
+        raise kind(
+            f"{name} cannot be written with {plan.codec}: {ffmpeg.explain(error)}",
+            hint="see --codec, --crf, --preset and -e",
+        ) from error
+    listening = "listen" in url.partition("?")[2]
+    ask = {
+        "url": _with_packet_size(url),
+        "muxer": muxer,
+        "options": {"rtsp_transport": "tcp"} if muxer == "rtsp" else {"flush_packets": "1"},
+        "time_base": [_TICK.numerator, _TICK.denominator],
+        "open_timeout": 0.0 if listening else _OPEN_TIMEOUT,
+        "write_timeout": _WRITE_TIMEOUT,
+        "repeat_headers": muxer == "mpegts",
+    }
+    link = Link(ask, clip, name=name, keep_trying=info.live)
+    sink = PublishSink(context, link, info, plan, name=name)
+    if muxer not in _PACED or url.lower().startswith("tcp:"):
+        sink._pace = False
+    if side is not None:
+        if any(stream.kind in ("audio", "subtitle") for stream in side.streams):
+            sink.notes += ("sound and subtitles are not sent over the network",)
+        side.attach(())
+    link.open()
+    return sink
+
+
+def _defaults(
+    info: VideoInfo, codec: str | None, crf: int | None, preset: str | None, options: Mapping[str, str]
+) -> tuple[dict[str, str], str | None, int | None]:
+    """Options, preset and crf with what suits a stream where nothing was asked for."""
+    chosen = dict(options)
+    chosen.setdefault("g", str(max(1, round(_KEY_EVERY * (info.frame_rate or _ASSUMED_RATE)))))
+    if codec in (None, "libx264", "libx265"):
+        chosen.setdefault("tune", "zerolatency")
+        chosen.setdefault("forced-idr", "1")
+        preset = preset or "veryfast"
+        if crf is None and not {"crf", "qp", "b", "b:v"} & set(chosen):
+            crf = _CRF
+    return chosen, preset, crf
+
+
+def _configure(context: Any, plan: encoder.EncoderPlan, info: VideoInfo) -> None:
+    encoder.configure(SimpleNamespace(codec_context=context), plan, info)
+    if info.frame_rate:
+        context.framerate = info.frame_rate
+    context.flags |= Flags.global_header
+    encoder.tag(context, plan, info)
+
+
+def _clip(plan: encoder.EncoderPlan, info: VideoInfo) -> bytes:
+    """One black picture, from which the other process learns codec, headers and colour.
+
+    As NUT, which keeps the headers as the encoder made them: Matroska would rewrite them, and not the packets.
+    """
+    memory = io.BytesIO()
+    with av.open(memory, "w", format="nut") as container:
+        stream: Any = container.add_stream(plan.codec)
+        _configure(stream.codec_context, plan, info)
+        black = torch.zeros((info.height, info.width, 3), dtype=torch.uint8)
+        picture = YuvWriter(info, pix_fmt=plan.pix_fmt).picture(Frame(black, 0, _TICK))
+        container.mux([*stream.encode(picture), *stream.encode(None)])
+    return memory.getvalue()
+
+
+def _with_packet_size(url: str) -> str:
+    """Seven packets of a transport stream fit a datagram of the Internet; FFmpeg's own default does not."""
+    if not url.lower().startswith("udp:") or "pkt_size" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}pkt_size=1316"

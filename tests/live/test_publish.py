@@ -1,0 +1,229 @@
+"""Network outputs over real connections on loopback, watched by PyAV in another process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from streamderain.errors import OutputError, OutputOptionError
+from streamderain.frame import Frame, VideoInfo
+from streamderain.video import open_sink, publish
+
+VIEWER = Path(__file__).with_name("viewer.py")
+TICK = Fraction(1, 25)
+INFO = VideoInfo(width=64, height=48, time_base=TICK, frame_rate=Fraction(25))
+LIVE = VideoInfo(width=64, height=48, time_base=TICK, frame_rate=Fraction(25), live=True)
+
+Watch = Callable[..., "subprocess.Popen[str]"]
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def grey(index: int, *, at: int | None = None) -> Frame:
+    """A frame that tells its number by its brightness."""
+    return Frame(torch.full((48, 64, 3), index * 5 % 256, dtype=torch.uint8), index if at is None else at, TICK)
+
+
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    with closing(socket.socket(type=kind)) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def await_listener(port: int) -> None:
+    """Until somebody listens there; not by connecting, which a viewer would take for its publisher."""
+    until = time.monotonic() + 15
+    while time.monotonic() < until:
+        listening = f":{port:04X} 00000000:0000 0A"
+        if any(listening in Path(table).read_text() for table in ("/proc/net/tcp", "/proc/net/tcp6")):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens on port {port}")
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """Starts a viewer of a URL; whoever still watches at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(url: str, **options: str) -> subprocess.Popen[str]:
+        viewer = subprocess.Popen(
+            [sys.executable, str(VIEWER), url, json.dumps(options)], stdout=subprocess.PIPE, text=True
+        )
+        started.append(viewer)
+        return viewer
+
+    yield start
+    for viewer in started:
+        viewer.kill()
+        viewer.communicate()
+
+
+def seen(viewer: subprocess.Popen[str]) -> list[tuple[float | None, float]]:
+    """(time, brightness) of every frame that it saw, after the stream's end."""
+    frames = [json.loads(line) for line in viewer.communicate(timeout=30)[0].splitlines()]
+    return [(at, mean) for at, mean in frames if at != "end"]
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtmp", "tcp"])
+@pytest.mark.parametrize("info", [INFO, LIVE], ids=["file", "live"])
+def test_every_frame_arrives_at_who_listens(watch: Watch, scheme: str, info: VideoInfo) -> None:
+    port = free_port()
+    url = f"{scheme}://127.0.0.1:{port}{'' if scheme == 'tcp' else '/live/street'}"
+    listen = {"rtsp": {"rtsp_flags": "listen", "listen_timeout": "15"}, "rtmp": {"listen": "1"}, "tcp": {"listen": "1"}}
+    viewer = watch(url, **listen[scheme])
+    await_listener(port)
+    with open_sink(url, info) as sink:
+        assert "libx264" in sink.description
+        for index in range(12):
+            sink.write(grey(index))
+    frames = seen(viewer)
+    assert [mean for _, mean in frames] == pytest.approx([index * 5 for index in range(12)], abs=3)
+    times = [at for at, _ in frames[1:] if at is not None]  # the first over RTSP has none
+    assert [later - earlier for earlier, later in pairwise(times)] == pytest.approx([0.04] * 10)
+
+
+def test_udp_carries_headers_for_who_tunes_in_late(watch: Watch) -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    url = f"udp://127.0.0.1:{port}"
+    with open_sink(url, INFO, options={"g": "10"}) as sink:
+        for index in range(5):
+            sink.write(grey(index))
+        viewer = watch(url)
+        for index in range(5, 100):  # a file is sent at its own pace: four seconds
+            sink.write(grey(index % 50, at=index))
+    frames = seen(viewer)
+    assert len(frames) > 20
+    assert frames[-1][1] == pytest.approx(49 * 5, abs=3)
+
+
+def test_times_that_go_back_are_sent_growing(watch: Watch) -> None:
+    port = free_port()
+    viewer = watch(f"tcp://127.0.0.1:{port}?listen=1")
+    await_listener(port)
+    with open_sink(f"tcp://127.0.0.1:{port}", INFO) as sink:
+        for index, at in enumerate((0, 1, 2, 2, 1, 3)):
+            sink.write(grey(index, at=at))
+    times = [at for at, _ in seen(viewer) if at is not None]
+    assert len(times) == 6
+    assert all(earlier < later for earlier, later in pairwise(times))
+
+
+def test_nobody_there_is_one_line_without_the_password() -> None:
+    url = f"rtsp://me:secret@127.0.0.1:{free_port()}/x"
+    with pytest.raises(OutputError, match=r"127\.0\.0\.1.* cannot be reached: Connection refused") as caught:
+        open_sink(url, LIVE)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_target_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "_OPEN_TIMEOUT", 1.0)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        begin = time.monotonic()
+        with pytest.raises(OutputError, match="no answer within 1 s"):
+            open_sink(f"rtmp://127.0.0.1:{silent.getsockname()[1]}/live/x", LIVE)
+        assert time.monotonic() - begin < 5
+    assert not psutil.Process().children()
+
+
+def test_live_goes_on_while_the_target_takes_nothing(watch: Watch) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        silent.settimeout(10)
+        sink = open_sink(f"tcp://127.0.0.1:{silent.getsockname()[1]}", LIVE, crf=0)
+        taken, _ = silent.accept()
+        noise = torch.randint(0, 256, (48, 64, 3), dtype=torch.uint8)
+        slowest = 0.0
+        for index in range(3000):  # far more than the buffers of a connection hold
+            begin = time.perf_counter()
+            sink.write(Frame(noise.roll(index, 0), index, TICK))
+            slowest = max(slowest, time.perf_counter() - begin)
+        assert slowest < 0.5
+        assert sink.dropped > 0  # type: ignore[attr-defined]
+        sink.abort()
+        taken.close()
+    assert not psutil.Process().children()
+
+
+def test_live_connects_again_and_begins_with_a_key_frame(watch: Watch) -> None:
+    port = free_port()
+    url = f"rtsp://127.0.0.1:{port}/x"
+    listen = {"rtsp_flags": "listen", "listen_timeout": "30"}
+    first = watch(url, **listen)
+    await_listener(port)
+    second: subprocess.Popen[str] | None = None
+    with open_sink(url, LIVE, options={"g": "1000"}) as sink:
+        index, after = 0, 0
+        while after < 20:
+            sink.write(grey(index % 50, at=index))
+            time.sleep(0.02)
+            index += 1
+            after += sink.reconnects > 0  # type: ignore[attr-defined]
+            if index == 30:
+                first.kill()
+                second = watch(url, **listen)
+            assert index < 2000, "it did not come back"
+    assert second is not None
+    frames = seen(second)
+    assert len(frames) >= 15
+    steps = [(after - before) % 250 for (_, before), (_, after) in pairwise(frames)]
+    assert steps == pytest.approx([5] * len(steps), abs=3)  # nothing leans on what was never sent
+
+
+def test_a_file_whose_target_goes_away_is_an_error(watch: Watch) -> None:
+    port = free_port()
+    viewer = watch(f"tcp://127.0.0.1:{port}?listen=1")
+    await_listener(port)
+    sink = open_sink(f"tcp://127.0.0.1:{port}", INFO)
+    sink.write(grey(0))
+    viewer.kill()
+    viewer.wait()
+
+    def write_on() -> None:
+        for index in range(1, 1000):
+            sink.write(grey(index % 50, at=index))
+
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_on()
+    sink.abort()
+
+
+def test_options_that_cannot_be_had_start_no_process() -> None:
+    with pytest.raises(OutputOptionError, match="nonsense"):
+        open_sink("rtsp://127.0.0.1:9/x", INFO, codec="nonsense")
+    assert not psutil.Process().children()
+
+
+def test_the_sender_ends_with_its_parent() -> None:
+    """Even one that sits in a connection that is never answered."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"rtmp://127.0.0.1:{silent.getsockname()[1]}/live/x"
+        code = (
+            "from tests.live.test_publish import LIVE, open_sink\n"
+            f"open_sink({url!r}, LIVE)\n"
+        )  # fmt: skip
+        root = Path(__file__).parents[2]
+        parent: subprocess.Popen[Any] = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+        )
+        silent.settimeout(30)
+        taken, _ = silent.accept()
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+        assert psutil.wait_procs([child], timeout=5)[0] == [child]
+        taken.close()
