@@ -46,8 +46,10 @@ def _join(
 class _Ahead(Generic[T]):
     """What the two threads of a `RunAhead` share; kept apart so that the worker does not keep its owner alive."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, newest: bool) -> None:
         self.depth = depth
+        self.newest = newest
+        self.skipped = 0
         # Re-entrant by default, which matters: RunAhead.__del__ may run inside any allocation, also under this lock.
         self.changed = threading.Condition()
         self.items: deque[T] = deque()
@@ -65,13 +67,16 @@ class _Ahead(Generic[T]):
     def room(self) -> bool:
         """Wait until one more item may be produced; False when the consumer has left."""
         with self.changed:
-            while len(self.items) >= self.depth and not self.left:
+            while len(self.items) >= self.depth and not self.left and not self.newest:
                 self.changed.wait()
             return not self.left
 
     def put(self, item: T) -> None:
         with self.changed:
             if not self.left:
+                if len(self.items) >= self.depth:  # only where the newest are kept: room() has waited otherwise
+                    self.items.popleft()
+                    self.skipped += 1
                 self.items.append(item)
                 self.changed.notify_all()
 
@@ -113,17 +118,25 @@ class RunAhead(Generic[T]):
 
     Args:
         patience: seconds that leaving the ``with`` block waits for the worker; None waits for ever.
+        newest: the worker never waits for the consumer: where ``depth`` items wait already, the oldest of them makes
+            room and is counted in `skipped`. With a depth of 1 that is a mailbox that holds the latest letter.
 
     Raises:
         ValueError: if ``depth`` is less than 1.
     """
 
     def __init__(
-        self, items: Iterable[T], depth: int, *, name: str = "run-ahead", patience: float | None = None
+        self,
+        items: Iterable[T],
+        depth: int,
+        *,
+        name: str = "run-ahead",
+        patience: float | None = None,
+        newest: bool = False,
     ) -> None:
         _check_depth(depth)
         self._patience = patience
-        self._shared: _Ahead[T] = _Ahead(depth)
+        self._shared: _Ahead[T] = _Ahead(depth, newest=newest)
         self._thread = threading.Thread(target=self._shared.work, args=(items,), name=name, daemon=True)
         self._thread.start()
 
@@ -149,6 +162,11 @@ class RunAhead(Generic[T]):
             raise error
         finally:
             del error
+
+    @property
+    def skipped(self) -> int:
+        """Items that made room for newer ones; 0 unless ``newest``."""
+        return self._shared.skipped
 
     def ready(self, within: float) -> bool:
         """Whether `next` would return or raise at once; waits up to ``within`` seconds for that."""

@@ -44,6 +44,20 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before c
         return time
 
 
+class Span(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """A length of time: 0.2, 5s, 200ms or 1:30; in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float | int):  # converted already
+            return float(value)
+        text = str(value).strip().lower()
+        if text.endswith("ms"):
+            return float(Seconds().convert(text.removesuffix("ms"), param, ctx)) / 1000
+        return float(Seconds().convert(text.removesuffix("s"), param, ctx))
+
+
 class Rate(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
     """25, 29.97 or 30000/1001 frames per second; exact."""
 
@@ -88,6 +102,54 @@ def model_options(command: Decorated) -> Decorated:
             click.option("--precision", default="auto", show_default=True, help="auto, fp32 or fp16."),
             click.option("--backend", default="auto", show_default=True, help="What runs the network: auto or eager."),
             click.option("--allow-fallback", is_flag=True, help="Run on what there is where the above cannot be had."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def live_options(command: Decorated) -> Decorated:
+    """What only cameras and other live inputs take: --live, --latency, --max-age, and what to do about losses."""
+    for option in reversed(
+        (
+            click.option(
+                "--live/--no-live",
+                default=None,
+                help="Whether INPUT goes on by the clock.  [default: cameras and streams do, files and recordings not]",
+            ),
+            click.option(
+                "--latency",
+                type=click.Choice(["auto", "all", "realtime"]),
+                default="auto",
+                show_default=True,
+                help="Process all frames, or in real time the newest.  [auto: realtime when live]",
+            ),
+            click.option("--max-age", type=Span(), help="Live: skip frames older than this, such as 200ms."),
+            click.option(
+                "--adaptive", is_flag=True, help="Live: take a cheaper model or a smaller picture when too slow."
+            ),
+            click.option(
+                "--on-loss",
+                type=click.Choice(["hold", "slate", "pause", "stop"]),
+                default="hold",
+                show_default=True,
+                help="Live, while no picture comes: show the last one, a dark one, nothing, or end.",
+            ),
+            click.option(
+                "--reconnect/--no-reconnect", default=True, show_default=True, help="Live: come back after a loss."
+            ),
+            click.option("--reconnect-limit", type=Span(), help="Live: how long a loss may last.  [default: for ever]"),
+            click.option(
+                "--read-timeout", type=Span(), default=5.0, show_default=True, help="Live: silence that is a loss."
+            ),
+            click.option("--wait", type=Span(), default=0.0, help="Live: how long to wait for INPUT at the start."),
+            click.option(
+                "--transport",
+                type=click.Choice(["auto", "tcp", "udp"]),
+                default="auto",
+                show_default=True,
+                help="Of RTSP: auto takes UDP where TCP cannot be had.",
+            ),
         )
     ):
         command = option(command)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from streamderain.cli.interrupt import Signals
-from streamderain.cli.options import KeyValue, Rate, Seconds, model_options, talk_options, usage_errors
+from streamderain.cli.options import (
+    KeyValue,
+    Rate,
+    Seconds,
+    live_options,
+    model_options,
+    talk_options,
+    usage_errors,
+)
 from streamderain.cli.report import Reporter, counted, pace
 from streamderain.errors import OutputError
 
@@ -36,6 +44,9 @@ Examples:
   ffmpeg -i rainy.mov -f nut -c:v rawvideo - | streamderain run - clear.mp4
   streamderain run rainy.mp4 - --format nut | ffplay -
   streamderain run rainy.mp4 null:            (writes nothing: how fast is it here?)
+  streamderain run rtsp://user:password@camera/stream clear.mp4
+  streamderain run 'rtsp://0.0.0.0:8554/cam?listen=1' clear.mkv --on-loss slate
+  streamderain run /dev/video0 null: --adaptive --max-age 200ms
 
 \b
 Exit codes:
@@ -69,6 +80,16 @@ class RunOptions:
     frame_rate: Fraction | None
     overwrite: bool
     on_error: Literal["fail", "conceal"]
+    live: bool | None
+    latency: Literal["auto", "all", "realtime"]
+    max_age: float | None
+    adaptive: bool
+    on_loss: Literal["hold", "slate", "pause", "stop"]
+    reconnect: bool
+    reconnect_limit: float | None
+    read_timeout: float
+    wait: float
+    transport: Literal["auto", "tcp", "udp"]
     no_progress: bool
     log_format: Literal["text", "json"]
     verbose: bool
@@ -128,6 +149,7 @@ class RunOptions:
     show_default=True,
     help="At a frame that cannot be decoded: stop, or repeat the last good one (exit code 3).",
 )
+@live_options
 @click.option("--no-progress", is_flag=True, help="No progress bar and no lines of progress.")
 @click.option(
     "--log-format",
@@ -141,9 +163,9 @@ class RunOptions:
 def run_command(ctx: click.Context, /, source: str, target: str, **values: Any) -> int:
     """Derain INPUT into OUTPUT.
 
-    INPUT is a video file, a URL that FFmpeg reads, an image sequence (f%05d.png), - for stdin, or pictures: a folder,
-    a glob or a single one, each derained by itself. OUTPUT is a file, an image sequence, a folder for pictures, - for
-    stdout, or null:.
+    INPUT is a video file, a camera or stream (rtsp://, /dev/video0 and others), an image sequence (f%05d.png), - for
+    stdin, or pictures: a folder, a glob or a single one, each derained by itself. OUTPUT is a file, an image sequence,
+    a folder for pictures, - for stdout, or null:.
 
     Frame times, colours, sound, subtitles, chapters and rotation are kept. The video is written as OUT.part and gets
     its name when it is whole.
@@ -160,6 +182,10 @@ def run_command(ctx: click.Context, /, source: str, target: str, **values: Any) 
     from streamderain.video import list_stills
 
     with reporter:
+        from streamderain.cli.live import run_live_video, takes_live
+
+        if takes_live(ctx, source, options):
+            return run_live_video(source, target, options, reporter, signals)
         stills = list_stills(source)
         if stills is None:
             return _run_video(source, target, options, reporter, signals)
@@ -216,7 +242,7 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, s
                     raise
                 reporter.error("interrupted before the first frame: nothing is written", code=signals.exit_code)
                 return signals.exit_code
-            _say_start(reporter, uri, target, derainer, sink.description)
+            say_start(reporter, uri, target, derainer, sink.description)
 
             def notes() -> None:
                 for note in (*source.notes, *sink.notes):
@@ -262,13 +288,13 @@ def _expected_frames(count: int | None, rate: Fraction | None, options: RunOptio
     return min((hint for hint in (*limits, count) if hint is not None and hint > 0), default=None)
 
 
-def _say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sink: str) -> None:
+def say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sink: str) -> None:
     plan = derainer.plan
     reporter.say(
         "start",
         f"{derainer.description} → {sink}",
-        input=_shown(uri),
-        output=_shown(target),
+        input=shown(uri),
+        output=shown(target),
         model=derainer.model,
         device=str(plan.device),
         backend=plan.backend,
@@ -285,7 +311,7 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
     output, older = target, ""
     if interrupted and kept:
         output, older = _older(target)
-    line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {_shown(output)}{older}"
+    line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {shown(output)}{older}"
     if interrupted:
         line = f"interrupted: {line}" if stats.frames else "interrupted before the first frame: nothing is written"
     reporter.say(
@@ -299,7 +325,7 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
         encode_seconds=round(stats.encode_seconds, 3),
         interrupted=interrupted,
         concealed=concealed,
-        output=_shown(output),
+        output=shown(output),
         exit_code=code,
     )
     if concealed:
@@ -321,10 +347,10 @@ def _older(target: str) -> tuple[str, str]:
     if is_pattern(target):
         return target, " (what follows is of the older sequence)"
     part = os.path.realpath(target) if os.path.islink(target) else target
-    return f"{part}.part", f" ({_shown(target)} is the older file, untouched)"
+    return f"{part}.part", f" ({shown(target)} is the older file, untouched)"
 
 
-def _shown(uri: str) -> str:
+def shown(uri: str) -> str:
     """As typed, less the password of a URL."""
     scheme, separator, rest = uri.partition("://")
     authority, slash, path = rest.partition("/")

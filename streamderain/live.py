@@ -1,0 +1,267 @@
+"""The live pipeline: newest frames through a network to an output that stays open whatever the camera does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+import torch
+
+from streamderain.errors import StreamLostError
+from streamderain.frame import Frame, FrameSink
+from streamderain.observe import Observer
+from streamderain.overlap import WriteBehind
+from streamderain.pipeline import View
+from streamderain.session import Derainer, Session
+from streamderain.video.live import Captured, LiveSource
+
+OnLoss = Literal["hold", "slate", "pause", "stop"]
+ON_LOSS: tuple[OnLoss, ...] = ("hold", "slate", "pause", "stop")
+
+_LOOK_EVERY = 0.05  # seconds between two looks at ``stop`` and at the clock while no frame comes
+_GAP = Fraction(1, 2)  # seconds without a frame after which the network's past is no past any more
+_HELD_PER_SECOND = 5  # pictures that stand in for a camera that is away; enough to keep readers of the output
+_MISSED = 1.0  # seconds without a frame before the first of them
+_REMEMBERED = 2048  # frame ages that the statistics look back on
+_SLATE = 24  # grey level of the slate, 0..255
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStats:
+    """What a live run did.
+
+    Attributes:
+        frames: written to the sink, ``held`` ones among them.
+        held: pictures that stood in for a camera that was away.
+        camera_frames: that came from the camera.
+        skipped: of those, how many were not processed: newer ones were there, or they were too old.
+        reconnects: times that the camera came back.
+        resets: times that the network was made to forget, after a reconnect or a gap.
+        concealed: damaged pictures and packets.
+        seconds: wall time.
+        age_median, age_worst: seconds from capture to written, of the last frames; None where none was written.
+            ``age_worst`` is that which 99 in 100 stay below.
+        interrupted: ``stop`` ended it.
+        lost: the error that ended it: the camera was lost beyond its limit.
+    """
+
+    frames: int
+    held: int
+    camera_frames: int
+    skipped: int
+    reconnects: int
+    resets: int
+    concealed: int
+    seconds: float
+    age_median: float | None
+    age_worst: float | None
+    interrupted: bool
+    lost: StreamLostError | None = None
+
+    @property
+    def fps(self) -> float:
+        """Frames written per second of wall time; 0 when nothing was done."""
+        return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+
+class _Ages:
+    """The ages of the last frames. Filled by the thread that writes, read when that has ended."""
+
+    def __init__(self, observer: Observer | None) -> None:
+        self._observer = observer
+        self._order: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def add(self, age: float) -> None:
+        if self._observer is not None:
+            self._observer.aged(age)
+        self._order.append(age)
+        insort(self._sorted, age)
+        if len(self._order) > _REMEMBERED:
+            del self._sorted[bisect_left(self._sorted, self._order.popleft())]
+
+    def quantile(self, part: float) -> float | None:
+        if not self._sorted:
+            return None
+        return self._sorted[min(int(part * len(self._sorted)), len(self._sorted) - 1)]
+
+
+class _Network:
+    """The session, and when its past is worth anything."""
+
+    def __init__(self, derainer: Derainer, source: LiveSource) -> None:
+        self._session: Session = derainer.session(source.info.height, source.info.width)
+        self._before: tuple[int, int] | None = None  # connection and pts of the last frame
+        self.resets = 0
+
+    def step(self, captured: Captured) -> Frame:
+        frame = captured.frame
+        if self._before is not None:
+            connection, pts = self._before
+            if captured.connection != connection or (frame.pts - pts) * frame.time_base > _GAP:
+                self._session.reset()
+                self.resets += 1
+        self._before = captured.connection, frame.pts
+        return self._session.step(frame)
+
+
+class _StandIn:
+    """What is shown while no frame comes: the last picture, or a slate."""
+
+    def __init__(self, source: LiveSource, kind: OnLoss) -> None:
+        self._source, self._kind = source, kind
+        self._shown: Frame | None = None
+        self._since = time.monotonic()
+        self._slate: torch.Tensor | None = None
+
+    def saw(self, shown: Frame) -> None:
+        """A frame has been put out."""
+        self._shown, self._since = shown, time.monotonic()
+
+    def due(self) -> Frame | None:
+        """The next stand-in, if its time has come. Its pts is that of the moment."""
+        now = time.monotonic()
+        if self._shown is None or self._kind not in ("hold", "slate"):
+            return None
+        if now - self._since < _MISSED:
+            return None
+        self._since = now - _MISSED + 1 / _HELD_PER_SECOND
+        pixels = self._shown.pixels
+        if self._kind == "slate" and self._source.lost_for() > 0:
+            if self._slate is None:
+                self._slate = torch.full_like(pixels, _SLATE * torch.iinfo(pixels.dtype).max // 255)
+            pixels = self._slate
+        return replace(self._shown, pixels=pixels, pts=self._source.elapsed(), duration=None)
+
+
+def run_live(
+    source: LiveSource,
+    sink: FrameSink,
+    derainer: Derainer,
+    *,
+    view: View | None = None,
+    on_frame: Callable[[Frame], object] | None = None,
+    stop: threading.Event | None = None,
+    on_loss: OnLoss = "hold",
+    max_age: float | None = None,
+    frames: int | None = None,
+    duration: float | None = None,
+    observer: Observer | None = None,
+    depth: int = 1,
+    close_interrupted: Callable[[], object] | None = None,
+) -> LiveStats:
+    """Run ``source`` through ``derainer`` to ``sink`` until it is told to stop, or the camera is lost for good.
+
+    The source reads on its own thread, the network works in this one, encoding behind on another. Both are finished
+    here: the source is closed; the sink is closed, also when the camera is lost for good, and aborted when anything
+    else raised or no frame was written. Times of what is written grow strictly.
+
+    Args:
+        view: what is written instead of the clean frame; see `pipeline.comparison`. The sink must be of its size.
+        on_frame: called in this thread with each frame handed on, also those that stand in.
+        stop: when it gets set, the run ends.
+        on_loss: while no frame comes: "hold" writes the last picture five times a second, "slate" a dark picture once
+            the connection is lost, "pause" nothing; "stop" ends the run at the first loss.
+        max_age: seconds; frames that are older when their turn comes are skipped.
+        frames, duration: end after so many frames written, or so many seconds since the first.
+        observer: is told of every frame, of what was skipped, and how old frames were when they were written.
+        depth: frames that may wait for the sink; each adds its time to the age of all that follow.
+        close_interrupted: called instead of ``sink.close`` when ``stop`` ended the run.
+
+    Raises:
+        StreamderainError: of whichever stage failed. A camera lost for good is no error here: see `LiveStats.lost`.
+        ValueError: an argument out of range.
+    """
+    if on_loss not in ON_LOSS:
+        raise ValueError(f"on_loss must be {', '.join(ON_LOSS)}, got {on_loss!r}")
+    if max_age is not None and not max_age > 0:
+        raise ValueError(f"max_age must be above 0 s, got {max_age}")
+    stopped = stop if stop is not None else threading.Event()
+    began = time.monotonic()
+    network, stand_in, ages = _Network(derainer, source), _StandIn(source, on_loss), _Ages(observer)
+    written = held = too_old = told = 0
+    interrupted, lost = False, None
+    last_pts: int | None = None
+
+    def write(item: tuple[Frame, float | None]) -> None:
+        frame, captured_at = item
+        sink.write(frame)
+        if captured_at is not None:
+            ages.add(time.monotonic() - captured_at)
+
+    def finish() -> None:
+        (close_interrupted if interrupted and close_interrupted is not None else sink.close)()
+
+    behind: WriteBehind[tuple[Frame, float | None]] = WriteBehind(
+        write, finish, sink.abort, depth, name="streamderain-encode"
+    )
+
+    def hand_on(frame: Frame, captured_at: float | None) -> None:
+        nonlocal written, last_pts
+        if last_pts is not None and frame.pts <= last_pts:
+            frame = replace(frame, pts=last_pts + 1)
+        last_pts = frame.pts
+        behind.write((frame, captured_at))
+        written += 1
+        if on_frame is not None:
+            on_frame(frame)
+
+    with behind, source:
+        while not (interrupted := stopped.is_set()):
+            if (frames is not None and written >= frames) or (
+                duration is not None and written and source.elapsed() * source.info.time_base >= duration
+            ):
+                break
+            try:
+                captured = source.take(_LOOK_EVERY)
+            except StreamLostError as error:
+                lost = error
+                break
+            behind.check()  # a sink that failed is told of now, not when the next frame comes
+            if observer is not None and source.skipped > told:
+                observer.skip(source.skipped - told)
+                told = source.skipped
+            if captured is None:
+                if on_loss == "stop" and source.lost_for() > 0:
+                    lost = StreamLostError(f"{source.name} is lost", hint="--on-loss hold waits for its return")
+                    break
+                shown = stand_in.due()
+                if shown is not None:
+                    hand_on(shown, None)
+                    held += 1
+                continue
+            if max_age is not None and time.monotonic() - captured.at > max_age:
+                too_old += 1
+                if observer is not None:
+                    observer.skip()
+                continue
+            clean = network.step(captured)
+            if observer is not None:
+                observer.processed(captured.frame, clean)
+            shown = clean if view is None else view(captured.frame, clean)
+            hand_on(shown, captured.at)
+            stand_in.saw(shown)
+            del clean, captured, shown
+        source.close()
+        if written == 0:
+            behind.abort()
+    return LiveStats(
+        frames=written,
+        held=held,
+        camera_frames=source.camera_frames,
+        skipped=source.skipped + too_old,
+        reconnects=source.reconnects,
+        resets=network.resets,
+        concealed=source.concealed,
+        seconds=time.monotonic() - began,
+        age_median=ages.quantile(0.5),
+        age_worst=ages.quantile(0.99),
+        interrupted=interrupted,
+        lost=lost,
+    )

@@ -1,0 +1,125 @@
+"""Where a live picture comes from: which URIs are live, and what FFmpeg must be told to open each without delay."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+import av
+import av.error
+
+from streamderain.video import ffmpeg
+
+Transport = Literal["auto", "tcp", "udp"]
+TRANSPORTS: tuple[Transport, ...] = ("auto", "tcp", "udp")
+
+_LIVE = {"rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "udp", "rtp", "tcp", "srt", "mmsh"}
+_PERHAPS = {"http", "https", "hls"}
+_RTSP = {"rtsp", "rtsps"}
+_DEVICE = re.compile(r"/dev/video\d+")
+_LISTEN = re.compile(r"(?<=[?&])listen=1(?:&|$)")
+# The picture is there with the first keyframe, which RTSP cameras send at once: 0.05 s instead of 1.2 s. Not with
+# "fflags=nobuffer" as is often advised: it throws away what was read while probing, which is that very keyframe, and
+# the first picture then comes a whole group of pictures later (measured: 4 s at a keyframe every 100 frames).
+_AT_ONCE = {"analyzeduration": "0", "probesize": "32"}
+# Containers that must be recognised first: transport streams, FLV, pages of a playlist.
+_SOON = {"analyzeduration": "500000", "probesize": "500000"}
+_LISTEN_FOR = 60.0  # seconds until waiting for a publisher is begun anew
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What to open.
+
+    Attributes:
+        url, format, options: for FFmpeg.
+        name: for people, without credentials.
+        listens: it is we who wait for a publisher to connect.
+        paced: a file that plays the part of a camera; its pictures come when their time is there.
+        open_timeout: seconds that opening may take.
+    """
+
+    url: str
+    name: str
+    format: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    listens: bool = False
+    paced: bool = False
+    open_timeout: float = 10.0
+
+
+def _scheme(uri: str) -> str:
+    return uri.split("://")[0].lower() if ffmpeg.is_url(uri) else ""
+
+
+def is_device(uri: str) -> bool:
+    """True for a video device, by path or by number."""
+    return _DEVICE.fullmatch(uri) is not None or (uri.isdecimal() and not os.path.exists(uri))
+
+
+def is_live(uri: str, *, open_timeout: float = 10.0) -> bool:
+    """Whether ``uri`` is a camera or a stream that goes on by the clock.
+
+    What HTTP serves may be either. It is opened once to see whether it says how long it is: a recording does, also one
+    that is served as a playlist. What cannot be opened counts as not live; who opens it next will say why.
+    """
+    scheme = _scheme(uri)
+    if scheme in _PERHAPS:
+        try:
+            with av.open(uri, options=_SOON, timeout=(open_timeout, open_timeout)) as container:
+                return container.duration is None
+        except (av.error.FFmpegError, OSError, ValueError):
+            return False
+    return scheme in _LIVE or is_device(uri)
+
+
+def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10.0) -> Address:
+    """How to open ``uri`` live.
+
+    Args:
+        uri: rtsp[s], rtmp[s], udp, rtp, tcp, http[s] URLs; ``rtsp://HOST:PORT/PATH?listen=1`` and
+            ``tcp://HOST:PORT?listen=1`` wait for a publisher; ``/dev/video0`` or ``0``; ``-``; or a file, which is
+            then played by the clock.
+        transport: of RTSP. "auto" asks for TCP first, which loses nothing, and takes UDP where there is no TCP.
+        open_timeout: seconds.
+
+    Raises:
+        ValueError: ``transport`` is none of these words.
+    """
+    if transport not in TRANSPORTS:
+        raise ValueError(f"transport must be auto, tcp or udp, got {transport!r}")
+    uri = ffmpeg.local_path(uri)
+    scheme, name = _scheme(uri), ffmpeg.redact(uri)
+    if is_device(uri):
+        path = f"/dev/video{uri}" if uri.isdecimal() else uri
+        return Address(path, path, "video4linux2", {}, open_timeout=open_timeout)
+    if uri == "-":
+        return Address("pipe:0", "standard input", None, dict(_SOON), open_timeout=open_timeout)
+    if not scheme:
+        return Address(ffmpeg.local_url(uri), name, paced=True, open_timeout=open_timeout)
+    listens = scheme in (*_RTSP, "tcp") and _LISTEN.search(uri) is not None
+    if scheme in _RTSP:
+        options = dict(_AT_ONCE)
+        if listens:
+            url = _LISTEN.sub("", uri).rstrip("?&")
+            # Publishers send what they have: the description holds the sizes, and probing would only wait.
+            options |= {"rtsp_flags": "listen", "listen_timeout": str(round(_LISTEN_FOR))}
+            return Address(url, name, "rtsp", options, listens=True, open_timeout=_LISTEN_FOR)
+        options |= {"rtsp_flags": "prefer_tcp"} if transport == "auto" else {"rtsp_transport": transport}
+        return Address(uri, name, "rtsp", options, open_timeout=open_timeout)
+    if scheme == "udp":
+        return Address(uri, name, None, dict(_SOON), open_timeout=open_timeout)
+    if listens:
+        return Address(uri, name, None, dict(_SOON), listens=True, open_timeout=_LISTEN_FOR)
+    return Address(uri, name, None, dict(_SOON), open_timeout=open_timeout)
+
+
+def where(uri: str) -> str:
+    """The host and port of a URL, for messages; the URI itself where it has none."""
+    parts = urlsplit(uri) if ffmpeg.is_url(uri) else None
+    if parts is None or not parts.hostname:
+        return ffmpeg.redact(uri)
+    return parts.netloc.rpartition("@")[2]

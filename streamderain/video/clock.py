@@ -1,0 +1,93 @@
+"""Time of live streams: output times that only ever grow, and when a picture was really taken."""
+
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+
+TICK = Fraction(1, 90000)  # seconds per tick of every live stream's frames
+_AHEAD = 1.0  # seconds that mapped times may be ahead of the clock on the wall before they are anchored anew
+_BEHIND = 5.0  # and behind it: a network that held pictures back delivers them late, and in order
+_SLEW_FROM = 0.25  # seconds of difference that are left alone
+_SLEW = 1 / 1000  # of the difference that each picture takes away: drifting clocks are followed, unseen
+_PLAUSIBLE = 10.0  # seconds: a camera whose clock says more, or less than nothing, has a wrong clock
+_DRIFT = 1e-4  # seconds per second that two clocks may drift apart
+
+
+class OutputClock:
+    """Maps a camera's times to ticks of `TICK` since the first picture, strictly growing whatever the camera does.
+
+    Within a connection distances between pictures are the camera's own, to the tick. A new connection, a clock that
+    jumps, and a picture without a time begin at the moment on the wall.
+
+    Args:
+        step: ticks between two pictures, nominally.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._step = max(1, step)
+        self._began: float | None = None
+        self._anchor: tuple[Fraction, float] | None = None  # the camera's time in seconds, ours in ticks
+        self._last: int | None = None
+
+    def elapsed(self, at: float) -> int:
+        """Ticks from the first picture to ``at`` (``time.monotonic()``)."""
+        if self._began is None:
+            self._began = at
+        return round((at - self._began) / TICK)
+
+    def restart(self) -> None:
+        """The next picture belongs to another connection."""
+        self._anchor = None
+
+    def stamp(self, pts: int | None, base: Fraction, at: float) -> int:
+        """Output ticks of the picture that came at ``at`` with the camera's ``pts`` in units of ``base`` seconds."""
+        elapsed = self.elapsed(at)
+        mapped: float | None = None
+        if pts is not None and self._anchor is not None:
+            theirs, ours = self._anchor
+            mapped = float((pts * base - theirs) / TICK) + ours
+            error = (elapsed - mapped) * float(TICK)
+            if not -_AHEAD <= error <= _BEHIND:
+                mapped = None
+            elif abs(error) > _SLEW_FROM:
+                shift = (elapsed - mapped) * _SLEW
+                mapped += shift
+                self._anchor = (theirs, ours + shift)
+        if mapped is None:
+            mapped = elapsed if self._last is None else max(elapsed, self._last + self._step)
+            self._anchor = (pts * base, mapped) if pts is not None else None
+        out = round(mapped)
+        if self._last is not None:
+            out = max(out, self._last + 1)
+        self._last = out
+        return out
+
+
+class CaptureClock:
+    """When a picture was taken, in ``time.monotonic()``: by the camera's own report, or by what is certain.
+
+    Without a report, the least delay that was seen since the connection began counts as none; what comes later than
+    that has waited somewhere (in a buffer of the network, in a server that had pictures in store).
+    """
+
+    def __init__(self) -> None:
+        self._least: float | None = None  # seconds: arrival less the camera's time
+        self._latest = (0.0, 0.0)
+
+    def captured(self, pts: int | None, base: Fraction, at: float, sent: float | None) -> float:
+        """Seconds of ``time.monotonic()``; never later than ``at``, the arrival."""
+        if sent is not None:
+            delay = time.time() - (time.monotonic() - at) - sent
+            if 0 <= delay < _PLAUSIBLE:
+                return at - delay
+        if pts is None:
+            return at
+        theirs = float(pts * base)
+        before, then = self._latest
+        self._latest = (theirs, at)
+        offset = at - theirs
+        if self._least is None or theirs < before - 1.0:  # the clock was set back: nothing before it counts
+            self._least = offset
+        self._least = min(offset, self._least + _DRIFT * max(0.0, at - then))
+        return theirs + self._least
