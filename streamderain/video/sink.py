@@ -21,7 +21,7 @@ from streamderain.video import encoder, ffmpeg, sequence, stills
 from streamderain.video.colour import YuvWriter
 from streamderain.video.publish import open_publisher
 from streamderain.video.remux import Remuxer, SideStreams
-from streamderain.video.target import Target
+from streamderain.video.target import Target, is_playlist
 
 _MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
 _TURNABLE = _MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
@@ -29,6 +29,7 @@ _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
 _CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # containers that count pictures and hold no times
 _ASSUMED_RATE = Fraction(25)
 _FRAGMENT = "2000000"  # microseconds that a killed process may lose; by key frames alone it would be a whole GOP
+_SEGMENT = 2  # seconds of HLS that a player waits for at most
 _SCHEMES = {
     "rtsp": "rtsp",
     "rtsps": "rtsp",
@@ -284,15 +285,18 @@ def open_sink(
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
     if muxer in _CONSTANT_RATE:
         info = replace(info, time_base=1 / (info.frame_rate or _ASSUMED_RATE))
+    if is_playlist(uri):  # a segment begins with a key frame
+        options = {"g": str(max(1, round(_SEGMENT * (info.frame_rate or _ASSUMED_RATE)))), **options}
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
+    container_options = _muxer_options(muxer, side, piped=part is None)
+    if is_playlist(uri):
+        container_options = _playlist_options(Path(uri), live=info.live)
     target.claim()
     with ffmpeg.listening() as lines:
         container = None
         opening = False
         try:
-            container = av.open(
-                target.url, "w", format=muxer, container_options=_muxer_options(muxer, side, piped=part is None)
-            )
+            container = av.open(target.url, "w", format=muxer, container_options=container_options)
             stream = encoder.add_stream(container, plan, info, name=name)
             _tag(stream, plan, info, side)
             remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
@@ -383,6 +387,21 @@ def _muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict
     if muxer == "yuv4mpegpipe":
         return {"strict": "-1"}  # more than 8 bits, which every reader of today knows
     return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}
+
+
+def _playlist_options(playlist: Path, *, live: bool) -> dict[str, str]:
+    """HLS with fragmented MP4: a live playlist keeps its last segments, a file's keeps them all."""
+    stem = playlist.stem.replace("%", "%%")
+    folder = str(playlist.parent).replace("%", "%%")
+    kept = {"hls_list_size": "6"} if live else {"hls_list_size": "0", "hls_playlist_type": "event"}
+    return {
+        "hls_time": str(_SEGMENT),
+        "hls_segment_type": "fmp4",
+        "hls_fmp4_init_filename": f"{playlist.stem}_init.mp4",
+        "hls_segment_filename": f"{folder}/{stem}_%05d.m4s",
+        "hls_flags": "independent_segments+temp_file" + ("+delete_segments" if live else ""),
+        **kept,
+    }
 
 
 def _refuse_unread(plan: encoder.EncoderPlan, lines: list[tuple[int, str, str]]) -> None:

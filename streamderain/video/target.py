@@ -49,7 +49,11 @@ class Target:
             self.url = "pipe:1" if uri == "-" else uri
             return
         self.url = ffmpeg.local_url(uri)
-        if not self._streams():
+        if is_playlist(uri):
+            # Players read it while it is written, beside its segments: there is no name to be given in the end.
+            self._check(Path(uri), Path(uri))
+            self.replaces = False
+        elif not self._streams():
             self.final = Path(os.path.realpath(uri)) if os.path.islink(uri) else Path(uri)
             self.part = self.final.with_name(self.final.name + ".part")
             self.url = ffmpeg.local_url(str(self.part))
@@ -164,6 +168,11 @@ class Target:
             ) from error
         except OSError:
             pass  # a file system without locks
+
+
+def is_playlist(uri: str) -> bool:
+    """Whether ``uri`` names an HLS playlist, which is a folder's worth of files."""
+    return uri.lower().endswith(".m3u8")
 
 
 def is_input(path: Path, side: SideStreams | None) -> bool:
