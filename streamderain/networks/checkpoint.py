@@ -21,6 +21,11 @@ from streamderain.networks.spec import NetworkSpec, count_macs, count_parameters
 
 _HEIGHT_720, _WIDTH_720 = 720, 1280
 
+_WEIGHTLESS = {  # architectures that are models by themselves
+    "classic": "nothing learned: minimum over three aligned frames where it rains; baseline and fallback",
+    "identity": "changes nothing; for tests and for measuring I/O",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -124,7 +129,7 @@ def _shelf() -> Path:
 
 def model_names() -> tuple[str, ...]:
     """Names that ``--model`` takes, shipped weights first."""
-    return (*sorted(p.stem for p in _shelf().glob("*.safetensors")), "identity")
+    return (*sorted(p.stem for p in _shelf().glob("*.safetensors")), *_WEIGHTLESS)
 
 
 def model_path(model: str | Path) -> Path | None:
@@ -133,7 +138,7 @@ def model_path(model: str | Path) -> Path | None:
     Raises:
         ModelError: for a name that is not shipped and no file either.
     """
-    if str(model) == "identity":
+    if str(model) in _WEIGHTLESS:
         return None
     shipped = _shelf() / f"{model}.safetensors"
     if shipped.is_file() and "/" not in str(model):
@@ -157,7 +162,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, NetworkSpec]:
     """
     path = model_path(model)
     if path is None:
-        spec = NetworkSpec("identity")
+        spec = NetworkSpec(str(model))
         return spec.build().eval(), spec
     module, spec = load_checkpoint(path)
     if not hasattr(module, "align"):  # the autoencoder of rain, which only teaches
@@ -172,7 +177,7 @@ def describe(model: str | Path) -> ModelCard:
     if name in NAMED and name not in model_names():
         spec, origin = NAMED[name].spec, Provenance(summary=f"no weights ship: {NAMED[name].summary}")
     elif (path := model_path(model)) is None:
-        spec, origin = NetworkSpec("identity"), Provenance(summary="changes nothing; for tests and for measuring I/O")
+        spec, origin = NetworkSpec(name), Provenance(summary=_WEIGHTLESS[name])
     else:
         spec, origin = _read_header(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamderain.errors import ModelError
+from streamderain.networks.classic import Classic
 from streamderain.networks.detail_resnet import DDN, DetailResNet
 from streamderain.networks.ecnet import ECNet, RainAutoencoder
 from streamderain.networks.identity import Identity
@@ -33,6 +34,7 @@ class Network(Protocol):
 
 _ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {
     "identity": Identity,
+    "classic": Classic,
     "streaming": StreamingNet,
     "detail-resnet": DetailResNet,
     "ddn": DDN,

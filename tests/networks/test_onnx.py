@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 # Narrow and shallow, with every kind of part: an exporter takes seconds for a thousand nodes.
 SPECS: dict[str, tuple[str, dict[str, Any]]] = {
     "streaming": ("streaming", {"channels": [8, 16, 32]}),
+    "classic": ("classic", {}),
     "paper-a": ("detail-resnet", {"channels": 8, "blocks": 2, "diameter": 5}),
     "ddn": ("ddn", {"channels": 8, "blocks": 2}),
     "paper-b": ("ecnet", {"channels": 8, "channel_attention": "one-block", "skips": "mspam"}),
