@@ -26,7 +26,6 @@ _HINTS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str],
     (av.error.HTTPForbiddenError, "this user may not see it"),
     (av.error.HTTPNotFoundError, "check the path behind the host's name"),
     (ConnectionRefusedError, "nothing listens at {where}: is it switched on, and is the port right?"),
-    (_TIMED_OUT, "is {where} reachable from here?"),
 )
 
 
@@ -79,6 +78,7 @@ class Connection:
         self.damaged = 0
         self.notes: list[str] = []
         busy(True)
+        began = time.monotonic()
         try:
             self.container: InputContainer = av.open(
                 address.url,
@@ -89,7 +89,9 @@ class Connection:
                 metadata_errors="replace",
             )
         except _FAILURES as error:
-            raise self._cannot(error) from error
+            # Cut off by the time limit, some protocols say that what they got so far makes no sense.
+            late = time.monotonic() - began > address.open_timeout * _NEARLY
+            raise self._cannot(error, late=late) from error
         finally:
             busy(False)
         try:
@@ -160,10 +162,13 @@ class Connection:
         with contextlib.suppress(*_FAILURES):
             self.container.close()
 
-    def _cannot(self, error: BaseException) -> LostError:
-        reason = "no answer in time" if isinstance(error, _TIMED_OUT) else ffmpeg.explain(error)
+    def _cannot(self, error: BaseException, *, late: bool) -> LostError:
+        late = late or isinstance(error, _TIMED_OUT)
+        reason = f"no answer within {self._address.open_timeout:g} s" if late else ffmpeg.explain(error)
         place = where(self._address.url)
         hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
+        if late:
+            hint = f"is {place} reachable from here, and does it send?"
         if hint is None and "resolve" in reason.lower():
             hint = "check the host's name"
         if self._address.format == "video4linux2":

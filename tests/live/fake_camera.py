@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import os
 import random
 import re
@@ -87,10 +88,8 @@ class Client:
         self.playing = False
         with self.camera.lock:
             self.camera.clients.discard(self)
-        try:
+        with contextlib.suppress(OSError):
             self.link.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self.link.close()
         if self.udp is not None:
             self.udp.close()
@@ -206,7 +205,8 @@ class Camera:
         return (
             "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:*\r\n"
             "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
-            f"a=framerate:{self.fps}\r\na=fmtp:96 packetization-mode=1;sprop-parameter-sets={sets}\r\na=control:track1\r\n"
+            f"a=framerate:{self.fps}\r\na=fmtp:96 packetization-mode=1;sprop-parameter-sets={sets}\r\n"
+            "a=control:track1\r\n"
         )
 
     def _encode(self, ticks: int) -> bytes:
@@ -309,13 +309,14 @@ def main() -> None:
     parser.add_argument("--gop", type=int, default=25)
     parser.add_argument("--transport", choices=["any", "tcp", "udp"], default="any")
     parser.add_argument("--loss", type=float, default=0.0)
-    camera = Camera(parser.parse_args())
     options = parser.parse_args()
+    camera = Camera(options)
     server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind(("127.0.0.1", options.port))
     server.listen(16)
-    print(f"port {server.getsockname()[1]}", flush=True)
+    sys.stdout.write(f"port {server.getsockname()[1]}\n")
+    sys.stdout.flush()
     threading.Thread(target=camera.run, daemon=True).start()
     threading.Thread(target=_obey, args=(camera,), daemon=True).start()
     while True:

@@ -1,0 +1,206 @@
+"""Live runs: an output that stays open over everything that a camera does, and never falls behind it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from streamderain.frame import Frame
+from streamderain.observe import Observer
+from streamderain.video.live import LiveOptions, open_live
+from tests.live.cameras import Collect, FakeCamera, Stub, is_slate
+from tests.live.conftest import Running
+from tests.live.fake_camera import now_ms, read_stamp
+
+Make = Callable[..., FakeCamera]
+Start = Callable[..., Running]
+QUICK = LiveOptions(read_timeout=0.5, open_timeout=2.0)
+
+
+def _age(frame: Frame) -> float:
+    return (now_ms() - read_stamp(frame.pixels.numpy())) / 1000
+
+
+def test_every_restart_and_stall_is_recovered_from_within_two_seconds(camera: Make, running: Start) -> None:
+    made, sink, stub = camera(), Collect(), Stub()
+    run = running(open_live(made.url(), QUICK), sink, stub)
+    sink.wait_more(5)
+    recoveries = []
+    for round_ in range(6):
+        kind = ("kill", "stall", "kill", "stall", "kill", "drop")[round_]
+        if kind == "kill":
+            made.kill()
+            time.sleep(0.3 * round_)
+            made.start()
+        elif kind == "stall":
+            made.tell("stall")
+            _wait(lambda: run.source.state == "connecting")
+            made.tell("go")
+        else:
+            made.tell("drop")
+        back, reconnects = time.monotonic(), round_
+        _wait(lambda: run.source.reconnects > reconnects)  # noqa: B023
+        recoveries.append(time.monotonic() - back)
+        sink.wait_more(3)
+    stats = run.finish()
+    assert max(recoveries) < 2.0, recoveries
+    assert stats.reconnects == stats.resets == stub.resets == 6
+    assert sink.closed
+    assert not sink.aborted
+    assert sink.grows
+    assert stats.interrupted
+
+
+def test_reconnecting_leaves_no_threads_behind(camera: Make, running: Start) -> None:
+    made, sink = camera(), Collect()
+    run = running(open_live(made.url(), QUICK), sink)
+    sink.wait_more(3)
+    before = {thread.name for thread in threading.enumerate()}
+    count = threading.active_count()
+    for number in range(4):
+        made.tell("drop")
+        _wait(lambda: run.source.reconnects > number)  # noqa: B023
+    sink.wait_more(3)
+    assert threading.active_count() == count, {thread.name for thread in threading.enumerate()} - before
+    run.finish()
+
+
+@pytest.mark.parametrize("on_loss", ["hold", "slate", "pause"])
+def test_what_is_written_while_the_camera_is_away(camera: Make, running: Start, on_loss: str) -> None:
+    made = camera()
+    sink = Collect(lambda frame: (is_slate(frame), read_stamp(frame.pixels.numpy())))
+    run = running(open_live(made.url(), QUICK), sink, on_loss=on_loss)
+    sink.wait_more(5)
+    made.kill()
+    _wait(lambda: run.source.state == "connecting")
+    seen = len(sink.pts)
+    time.sleep(3.0)
+    away = sink.seen[seen + 1 :]
+    made.start()
+    _wait(lambda: run.source.reconnects == 1)
+    sink.wait_more(5)
+    stats = run.finish()
+    assert sink.grows
+    if on_loss == "pause":
+        assert stats.held == 0
+        assert len(away) <= 1
+    else:
+        assert 6 <= stats.held <= 40
+        assert all(slate == (on_loss == "slate") for slate, _ in away[1:])
+        if on_loss == "hold":
+            assert len({number for _, number in away}) == 1
+        # Held pictures have the time of the moment: the output's time goes with the clock on the wall.
+        drift = (sink.pts[-1] - sink.pts[0]) / 90000 - (sink.at[-1] - sink.at[0])
+        assert abs(drift) < 0.5
+
+
+def test_stopping_at_the_first_loss_finishes_the_output(camera: Make, running: Start) -> None:
+    made, sink = camera(), Collect()
+    run = running(open_live(made.url(), QUICK), sink, on_loss="stop")
+    sink.wait_more(5)
+    made.kill()
+    stats = run.ended(within=10)
+    assert stats.lost is not None
+    assert stats.lost.exit_code == 6
+    assert sink.closed
+    assert not stats.interrupted
+
+
+def test_a_network_twice_too_slow_stays_with_the_newest_frame(camera: Make, running: Start) -> None:
+    cost, fps = 0.1, 20
+    made, sink, seen = camera("--fps", fps), Collect(_age), Observer()
+    run = running(open_live(made.url()), sink, Stub(cost), observer=seen)
+    sink.wait_more(40, within=30)
+    stats = run.finish()
+    ages = sorted(sink.seen[5:])
+    # Two frames and one processing; and a busy machine's share.
+    assert ages[len(ages) // 2] < 2 / fps + cost + 0.02, ages
+    assert ages[-1] < 2 / fps + cost + 0.25, ages
+    assert stats.skipped >= 30
+    assert stats.camera_frames - stats.skipped - stats.frames <= 2
+    snapshot = seen.snapshot()
+    assert snapshot.skipped == pytest.approx(stats.skipped, abs=3)
+    assert sum(snapshot.age_counts) == stats.frames
+    assert stats.age_median == pytest.approx(ages[len(ages) // 2], abs=0.06)
+    assert stats.resets == 0  # the network's past is not thrown away for a frame that was skipped
+
+
+def test_where_all_frames_are_wanted_none_is_skipped(camera: Make, running: Start) -> None:
+    made, sink = camera("--fps", 20), Collect(lambda frame: read_stamp(frame.pixels.numpy()))
+    run = running(open_live(made.url(), LiveOptions(newest=False)), sink, Stub(0.1))
+    sink.wait_more(30, within=30)
+    stats = run.finish()
+    assert stats.skipped == 0
+    assert all(20 <= b - a <= 120 for a, b in pairwise(sink.seen)), sink.seen
+
+
+def test_the_network_forgets_over_a_gap(camera: Make, running: Start) -> None:
+    made, sink, stub = camera(), Collect(), Stub()
+    run = running(open_live(made.url(), LiveOptions(read_timeout=5)), sink, stub, on_loss="pause")
+    sink.wait_more(10)
+    made.tell("stall")
+    time.sleep(1.5)
+    made.tell("go")
+    sink.wait_more(10)
+    stats = run.finish()
+    assert stats.reconnects == 0
+    assert stub.resets == stats.resets == 1
+
+
+def test_frames_that_are_too_old_are_skipped(camera: Make, running: Start) -> None:
+    made, sink = camera("--fps", 20), Collect()
+    source = open_live(made.url(), LiveOptions(newest=False))
+    time.sleep(3.0)  # the camera goes on; its pictures wait in queues and sockets
+    run = running(source, sink, Stub(), max_age=0.5)
+    sink.wait_more(20)
+    stats = run.finish()
+    assert stats.skipped >= 20
+
+
+def test_a_run_ends_after_the_frames_or_the_time_asked_for(camera: Make, running: Start) -> None:
+    made = camera()
+    first, second = Collect(), Collect()
+    assert running(open_live(made.url()), first, frames=7).ended(within=10).frames == len(first.pts) == 7
+    assert first.closed
+    stats = running(open_live(made.url()), second, duration=1.0).ended(within=10)
+    assert 10 <= stats.frames <= 30
+    assert (second.pts[-1] - second.pts[0]) / 90000 < 1.2
+
+
+def test_stopping_before_a_frame_leaves_no_file(camera: Make, running: Start) -> None:
+    made, sink = camera(), Collect()
+    source = open_live(made.url())
+    stop = threading.Event()
+    stop.set()
+    run = running(source, sink, frames=None)
+    run.stop.set()
+    run.finish()
+    assert sink.aborted or sink.pts
+
+
+def test_a_failing_sink_is_told_of_while_the_camera_is_silent(camera: Make, running: Start) -> None:
+    made = camera()
+
+    class Broken(Collect):
+        def write(self, frame: Frame) -> None:
+            super().write(frame)
+            if len(self.pts) == 3:
+                made.tell("stall")
+                raise OSError("disk full")
+
+    sink = Broken()
+    run = running(open_live(made.url()), sink, on_loss="pause")
+    with pytest.raises(OSError, match="disk full"):
+        run.ended(within=10)
+    assert sink.aborted
+
+
+def _wait(condition: Callable[[], bool], within: float = 20.0) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

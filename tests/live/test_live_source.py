@@ -1,0 +1,253 @@
+"""Live sources against a real camera on loopback: how they open, what they say when they cannot, what they yield."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from streamderain.errors import InputError, StreamLostError
+from streamderain.frame import Frame
+from streamderain.observe import Observer
+from streamderain.video.live import Captured, LiveOptions, LiveSource, open_live
+from tests.live.cameras import FakeCamera
+from tests.live.fake_camera import now_ms, read_stamp
+
+Make = Callable[..., FakeCamera]
+QUICK = LiveOptions(read_timeout=0.5, open_timeout=2.0)
+
+
+def _take(source: LiveSource, count: int, within: float = 20.0) -> list[Captured]:
+    found: list[Captured] = []
+    end = time.monotonic() + within
+    while len(found) < count:
+        assert time.monotonic() < end, f"{len(found)} of {count} frames within {within} s"
+        captured = source.take(0.1)
+        if captured is not None:
+            found.append(captured)
+    return found
+
+
+def _age(frame: Frame) -> float:
+    return (now_ms() - read_stamp(frame.pixels.numpy())) / 1000
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_frames_come_by_either_transport_fresh_and_with_the_cameras_intervals(camera: Make, transport: str) -> None:
+    made = camera("--transport", transport, "--fps", 20)
+    with open_live(made.url(), LiveOptions(newest=False)) as source:
+        assert source.info.live
+        assert (source.info.width, source.info.height) == (64, 48)
+        ages = []
+        taken: list[Captured] = []
+        for _ in range(30):
+            taken += _take(source, 1)
+            ages.append(_age(taken[-1].frame))
+    pts = [captured.frame.pts for captured in taken]
+    steps = {b - a for a, b in pairwise(pts[2:])}  # the first has no time of its own
+    assert all(abs(step - 4500) <= 1 for step in steps), steps
+    assert sorted(ages)[len(ages) // 2] < 0.25
+
+
+def test_the_first_picture_is_the_keyframe_that_a_new_client_gets(camera: Make) -> None:
+    made = camera("--gop", 250)
+    time.sleep(1.0)
+    began = time.monotonic()
+    with open_live(made.url()) as source:
+        _take(source, 1)
+    assert time.monotonic() - began < 3.0  # the next keyframe by plan is ten seconds away
+
+
+def test_the_capture_time_agrees_with_the_stamp_in_the_picture(camera: Make) -> None:
+    made = camera()
+    with open_live(made.url()) as source:
+        for captured in _take(source, 40)[30:]:  # by then the camera has reported its clock
+            stamped = read_stamp(captured.frame.pixels.numpy()) / 1000
+            assert abs(captured.at % (1 << 32) - stamped) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("user", "path", "words"),
+    [("", "/cam", "401"), ("root:letmein", "/cam", "401"), ("admin:hunter2", "/nowhere", "404")],
+)
+def test_a_camera_that_refuses_is_one_line_and_no_password(camera: Make, user: str, path: str, words: str) -> None:
+    made = camera("--password", "admin:hunter2")
+    with pytest.raises(InputError, match=words) as raised:
+        open_live(made.url(user=user, path=path), QUICK)
+    assert raised.value.exit_code == 4
+    assert "\n" not in str(raised.value)
+    for secret in ("letmein", "hunter2"):
+        assert secret not in str(raised.value)
+
+
+def test_the_right_password_opens(camera: Make) -> None:
+    made = camera("--password", "admin:hunter2")
+    with open_live(made.url(user="admin:hunter2")) as source:
+        assert "hunter2" not in source.name
+        _take(source, 3)
+
+
+def test_nothing_listening_unknown_hosts_and_silent_ones_are_told_apart(camera: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(InputError, match=r"refused.*nothing listens at"):
+        open_live(f"rtsp://127.0.0.1:{port}/cam", QUICK)
+    with pytest.raises(InputError, match="nosuchhost"):
+        open_live("rtsp://nosuchhost.invalid/cam", QUICK)
+    made = camera()
+    made.tell("mute")
+    time.sleep(0.3)
+    began = time.monotonic()
+    with pytest.raises(InputError, match="no answer within 1 s"):
+        open_live(made.url(), LiveOptions(open_timeout=1.0))
+    assert time.monotonic() - began < 5
+
+
+def test_a_final_refusal_is_not_waited_on_but_a_camera_that_starts_late_is(camera: Make) -> None:
+    made = camera("--password", "admin:hunter2")
+    began = time.monotonic()
+    with pytest.raises(InputError, match="401"):
+        open_live(made.url(), LiveOptions(wait=30))
+    assert time.monotonic() - began < 10
+    made.kill()
+    late = threading.Timer(1.0, made.start)
+    late.start()
+    with open_live(made.url(user="admin:hunter2"), LiveOptions(wait=30)) as source:
+        _take(source, 1)
+    late.join()
+
+
+def test_waiting_for_a_camera_ends_when_told_to_stop() -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(InputError, match="before its first picture"):
+        open_live("rtsp://127.0.0.1:9/cam", LiveOptions(wait=600), stop=stop)
+    assert time.monotonic() - began < 5
+
+
+def test_a_killed_camera_comes_back_with_times_that_grow(camera: Make) -> None:
+    made = camera()
+    seen = Observer()
+    with open_live(made.url(), QUICK, observer=seen) as source:
+        before = _take(source, 5)
+        made.kill()
+        _wait(lambda: source.state == "connecting")
+        assert seen.snapshot().state == "connecting"
+        made.start()
+        after = _take(source, 6)[1:]  # the mailbox may have held one from before
+        assert source.state == "up"
+        assert source.reconnects == 1
+    assert {captured.connection for captured in before} == {1}
+    assert {captured.connection for captured in after} == {2}
+    pts = [captured.frame.pts for captured in (*before, *after)]
+    assert all(a < b for a, b in pairwise(pts))
+    snapshot = seen.snapshot()
+    assert snapshot.reconnects == 1
+    assert snapshot.camera_frames >= 10
+
+
+def test_a_stalled_camera_is_lost_after_the_read_timeout_and_back_when_it_goes_on(camera: Make) -> None:
+    made = camera()
+    with open_live(made.url(), QUICK) as source:
+        _take(source, 5)
+        made.tell("stall")
+        began = time.monotonic()
+        _wait(lambda: source.state == "connecting")
+        assert time.monotonic() - began < 2.5
+        made.tell("go")
+        assert _take(source, 5)[-1].connection == 2
+
+
+def test_dropped_connections_are_made_again_at_once(camera: Make) -> None:
+    made = camera()
+    with open_live(made.url(), QUICK) as source:
+        for number in (1, 2, 3):
+            assert _take(source, 3)[-1].connection == number
+            made.tell("drop")
+            _wait(lambda: source.state == "connecting" or source.reconnects == number)  # noqa: B023
+            _take(source, 2)
+
+
+def test_a_change_of_size_is_fitted_into_the_first_size(camera: Make) -> None:
+    made = camera()
+    with open_live(made.url(), QUICK) as source:
+        _take(source, 5)
+        made.tell("size 128x48")
+        _wait(lambda: any("fitted" in note for note in source.notes), source)
+        captured = _take(source, 3)[-1]
+        assert (captured.frame.width, captured.frame.height) == (64, 48)
+        assert int(captured.frame.pixels[:10].max()) == 0  # black above a picture that is wider
+        assert int(captured.frame.pixels[24].max()) > 50
+
+
+@pytest.mark.parametrize("jump", [-5.0, 1000.0])
+def test_a_clock_that_jumps_leaves_no_gap(camera: Make, jump: float) -> None:
+    made = camera()
+    with open_live(made.url(), LiveOptions(newest=False)) as source:
+        taken = _take(source, 30)
+        made.tell(f"clock {jump}")
+        taken += _take(source, 60)
+        assert source.reconnects == 0
+    pts = [captured.frame.pts for captured in taken]
+    steps = [b - a for a, b in pairwise(pts)]
+    assert min(steps) > 0
+    assert max(steps) < 90000
+
+
+def test_lost_packets_are_patched_up_and_counted(camera: Make) -> None:
+    made = camera("--transport", "udp", "--loss", 0.05, "--size", "320x240", "--gop", 12)
+    with open_live(made.url(), LiveOptions(newest=False)) as source:
+        taken = _take(source, 100, within=30)
+        assert source.concealed > 0
+        assert source.reconnects == 0
+    pts = [captured.frame.pts for captured in taken]
+    assert all(a < b for a, b in pairwise(pts))
+
+
+def test_a_loss_beyond_the_limit_is_the_end(camera: Make) -> None:
+    made = camera()
+    options = LiveOptions(read_timeout=0.5, reconnect_limit=1.0)
+    with open_live(made.url(user="admin:hunter2"), options) as source:
+        _take(source, 3)
+        made.kill()
+        with pytest.raises(StreamLostError, match=r"lost after [12] s") as raised:
+            _take(source, 1000)
+        assert raised.value.exit_code == 6
+        assert "hunter2" not in str(raised.value)
+        assert source.state == "lost"
+
+
+def test_without_reconnecting_the_first_loss_is_the_end(camera: Make) -> None:
+    made = camera()
+    with open_live(made.url(), LiveOptions(reconnect=False)) as source:
+        _take(source, 3)
+        made.tell("drop")
+        with pytest.raises(StreamLostError, match="stream ended"):
+            _take(source, 1000)
+
+
+def test_a_slow_consumer_gets_the_newest_and_is_told_what_it_missed(camera: Make) -> None:
+    made = camera()
+    with open_live(made.url()) as source:
+        ages = []
+        for _ in range(8):
+            time.sleep(0.25)
+            ages.append(_age(_take(source, 1)[0].frame))
+        assert source.skipped >= 8 * 3
+        assert source.camera_frames >= source.skipped + 8
+    assert max(ages) < 0.25
+
+
+def _wait(condition: Callable[[], bool], source: LiveSource | None = None, within: float = 20.0) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end
+        if source is None:
+            time.sleep(0.01)
+        else:
+            source.take(0.05)
