@@ -108,6 +108,38 @@ def _evaluate_pairs(args: argparse.Namespace) -> None:
         sheet.write(args.sheet)
 
 
+def _evaluate_video(args: argparse.Namespace) -> None:
+    from training.evaluate_video import Ledger, Protocol, gather, measure
+    from training.video_table import video_tables
+
+    recipe = _clip_recipe(args.recipe)
+    protocol = Protocol(
+        part=args.part, stills=args.clips, repeats=args.repeats, frames=args.frames, size=_size(args.size),
+        seed=args.seed, real=args.real_frames,
+    )  # fmt: skip
+    kept = Ledger.open(args.json, protocol)
+    material = gather(recipe.data, split(recipe.data, args.data)[args.part], protocol, real=args.real)
+    for model in args.models:
+        result = measure(model, material, protocol)
+        kept.add(result)
+        print(json.dumps({"model": result["model"], **result["all"]}), flush=True)
+    if args.table:
+        args.table.write_text(video_tables(kept.results))
+
+
+def _preview(args: argparse.Namespace) -> None:
+    from training.preview import draw, write_preview
+
+    recipe = _clip_recipe(args.recipe)
+    files = split(recipe.data, args.data)[args.part]
+    clips = draw(
+        recipe.data, files, count=args.clips, frames=args.frames, size=_size(args.size), seed=args.seed,
+        family=args.family,
+    )  # fmt: skip
+    for description in write_preview(clips, args.out, columns=args.columns, seconds=args.seconds):
+        print(description)
+
+
 def _publish(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe)
     module, spec = load_checkpoint(args.weights)
@@ -198,6 +230,46 @@ def main() -> None:
     pairs.add_argument("--beside", type=Path, nargs="*", default=[], help="results of other networks, for the table")
     pairs.add_argument("--sheet", type=Path, help="write a contact sheet of rainy, ours and clean, PNG")
     test.set_defaults(run_command=_evaluate)
+
+    video = commands.add_parser(
+        "evaluate-video",
+        help="several models side by side on held-out clips with rendered rain, dry clips, cuts and real rain",
+    )
+    video.add_argument("recipe", type=Path, help="names the data and its split")
+    video.add_argument("--data", type=Path, required=True)
+    video.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        help="names, .safetensors files, `none`, LABEL=FILE (prenet=net.pth); `single:` before one drops its state",
+    )
+    video.add_argument("--part", choices=("validation", "test"), default="validation")
+    video.add_argument("--clips", type=int, default=8, help="stills taken")
+    video.add_argument("--repeats", type=int, default=4, help="places taken from each video")
+    video.add_argument("--frames", type=int, default=10)
+    video.add_argument("--size", default="256x192")
+    video.add_argument("--seed", type=int, default=1)
+    video.add_argument(
+        "--real", type=Path, nargs="*", default=[], help="clips of real rain, or folders of their frames"
+    )
+    video.add_argument("--real-frames", type=int, default=12)
+    video.add_argument("--json", type=Path, help="write results; those of other models that it holds are kept")
+    video.add_argument("--table", type=Path, help="write all results of --json as Markdown")
+    video.set_defaults(run_command=_evaluate_video)
+
+    preview = commands.add_parser("preview", help="contact sheet or looped clip of rendered rain, to look at")
+    preview.add_argument("recipe", type=Path, help="names the data")
+    preview.add_argument("out", type=Path, help=".png or .jpg for a sheet, .mp4 or another video for a loop")
+    preview.add_argument("--data", type=Path, required=True)
+    preview.add_argument("--part", choices=("train", "validation", "test"), default="train")
+    preview.add_argument("--clips", type=int, default=12)
+    preview.add_argument("--frames", type=int, default=25)
+    preview.add_argument("--size", default="384x256")
+    preview.add_argument("--columns", type=int, default=3)
+    preview.add_argument("--seconds", type=float, default=8.0, help="how long the loop goes on")
+    preview.add_argument("--seed", type=int, default=0)
+    preview.add_argument("--family", help="of the rain: physical, stylised, ...; default: drawn by lot, as in training")
+    preview.set_defaults(run_command=_preview)
 
     publish = commands.add_parser("publish", help="write a run's weights as they ship: float16, with card and scores")
     publish.add_argument("recipe", type=Path)

@@ -2,8 +2,8 @@
 
 A streak covers a place for one frame and only ever brightens it (Garg & Nayar 2004), so of three frames that lie on
 each other the darkest is nearly free of rain. Alone it harms what is dry: noise makes it dark, and whatever uncovers
-what was behind it leaves a shadow. So it is taken as far as the neighbourhood shows rain: spikes, brighter than both aligned
-frames, that no dips answer. Where it does not, the frame is kept from rising above the brighter of the two.
+what was behind it leaves a shadow. So it is taken as far as the neighbourhood shows rain: spikes, brighter than both
+aligned frames, that no dips answer. Where it does not, the frame is kept from rising above the brighter of the two.
 """
 
 from __future__ import annotations

@@ -1,0 +1,149 @@
+"""Models side by side on held-out clips: the figures are right, one protocol stands in one file, tables hold all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from streamderain.errors import ModelError, OutputError
+from streamderain.networks import Provenance, save_checkpoint
+from streamderain.networks.named import NAMED
+from tests.training import pictures
+from training import __main__ as command
+from training.evaluate_video import Ledger, Material, Protocol, measure, open_model
+
+_SMALL = Protocol(stills=1, repeats=1, frames=4, size=(48, 64), real=4)
+
+
+def _material(frames: int = 5) -> Material:
+    """Two standing scenes with streaks that come and go."""
+    clips = []
+    for seed in (3, 9):
+        clean = pictures.background(seed)
+        rainy = [pictures.rain_over(clean, seed * 100 + t) for t in range(frames)]
+        clips.append((f"scene {seed}", _tensor(rainy), _tensor([clean] * frames)))
+    return Material(tuple(clips), (("dry", clips[0][2]),), (("real", clips[0][1]),))
+
+
+def _tensor(clip: list[pictures.Image]) -> Tensor:
+    return torch.from_numpy(np.stack(clip)).permute(0, 3, 1, 2).float() / 255
+
+
+def test_doing_nothing_scores_what_torchmetrics_says_of_the_rain() -> None:
+    material = _material()
+    result = measure("none", material, _SMALL)
+    for kind, rainy, target in material.rainy:
+        each = [float(peak_signal_noise_ratio(r, t, data_range=1.0)) for r, t in zip(rainy, target, strict=True)]
+        figures = result["kinds"][kind]
+        assert figures["psnr"] == pytest.approx(np.mean(each), abs=1e-3)
+        assert figures["first"] == pytest.approx(each[0], abs=1e-3)
+        assert figures["settled"] == pytest.approx(np.mean(each[2:]), abs=1e-3)
+        error = (rainy.diff(dim=0) - target.diff(dim=0)).abs().mean() * 255
+        assert figures["temporal"] == pytest.approx(float(error), abs=1e-3)
+    assert (result["model"], result["parameters"], result["cut"]) == ("no processing", 0, {})
+    assert result["dry"][0] == {"kind": "dry", "first": 100.0, "rest": 100.0, "worst": 100.0}
+
+
+def test_the_past_helps_only_who_is_allowed_one() -> None:
+    material = _material()
+    nothing, whole, single = (measure(m, material, _SMALL) for m in ("none", "classic", "single:classic"))
+    assert whole["all"]["psnr"] > nothing["all"]["psnr"] + 5
+    assert whole["all"]["temporal"] < 0.5 * nothing["all"]["temporal"]
+    assert single["all"] == nothing["all"], "without its past the filter has nothing to compare with"
+    assert single["model"] == "classic, every frame alone"
+    assert whole["real"]["real"]["streaks"] < 0.5 * nothing["real"]["real"]["streaks"]
+
+
+def test_a_network_that_smears_over_a_cut_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    material = _material()
+    assert measure("classic", material, _SMALL)["cut"]["worst"] == 0.0
+    monkeypatch.setattr("streamderain.networks.classic.same_scene", lambda x, _: torch.ones(x.shape[0]))
+    smeared = measure("classic", material, _SMALL)["cut"]
+    assert smeared["worst"] < -3
+    assert smeared["after"] < smeared["fresh"] - 3
+
+
+def test_labels_read_the_weights_of_others(tmp_path: Path) -> None:
+    spec = NAMED["paper-a"].spec
+    save_checkpoint(tmp_path / "w.safetensors", spec.build(), spec, Provenance(), half=False)
+    with open_model(f"ours={tmp_path / 'w.safetensors'}") as (label, _, derainer):
+        assert (label, derainer.spec.architecture) == ("ours", "detail-resnet")
+    with pytest.raises(ModelError, match="no model 'nobody'"), open_model("nobody"):
+        pass
+
+
+def test_results_of_one_protocol_stand_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    ledger = Ledger.open(path, _SMALL)
+    for model, score in (("a", 1), ("b", 2), ("a", 3)):
+        ledger.add({"model": model, "score": score, "protocol": _SMALL.as_json()})
+    again = Ledger.open(path, _SMALL)
+    assert [(r["model"], r["score"]) for r in again.results] == [("a", 3), ("b", 2)]
+    with pytest.raises(OutputError, match="measured on"):
+        Ledger.open(path, Protocol(seed=2))
+
+
+def _data(folder: Path) -> Path:
+    """Stills and a recipe that holds half of them out."""
+    for seed in range(4):
+        pictures.write(folder / f"{seed}.png", pictures.background(seed, 100, 130))
+    recipe = folder / "r.toml"
+    recipe.write_text(
+        'name = "r"\n[network]\narchitecture = "identity"\n[data]\nstills = ["*.png"]\nclips = []\n'
+        "held_out_stills = 0.25\n[optimiser]\nsteps = 1\nbatch = 1\nframes = 2\npatch = 32\n"
+    )
+    return recipe
+
+
+def test_evaluate_video_command_adds_to_what_it_measured_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = _data(tmp_path)
+    for index in range(3):
+        pictures.write(tmp_path / "real" / f"{index}.png", pictures.rain_over(pictures.background(7), index))
+    out, table = tmp_path / "r.json", tmp_path / "r.md"
+    for model in ("none", "classic"):
+        arguments = ["evaluate-video", str(recipe), "--data", str(tmp_path), "--models", model, "--frames", "4"]
+        arguments += ["--size", "64x48", "--json", str(out), "--table", str(table), "--real", str(tmp_path / "real")]
+        monkeypatch.setattr(sys, "argv", ["training", *arguments])
+        command.main()
+    assert [r["model"] for r in json.loads(out.read_text())] == ["no processing", "classic"]
+    text = table.read_text()
+    for title in ("stills, 1 clips", "all, 1 clips", "dry clips", "real rain, real"):
+        assert f"**{title}" in text
+    rows = [line for line in text.splitlines() if line.startswith("| classic |")]
+    assert len(rows) == 4
+    assert '"model": "classic"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sheet.png", "loop.mp4"])
+def test_preview_command_shows_rain_over_training_scenes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = _data(tmp_path), tmp_path / name
+    arguments = ["preview", str(recipe), str(out), "--data", str(tmp_path), "--clips", "3", "--columns", "2"]
+    arguments += ["--frames", "4", "--size", "64x48", "--seconds", "0.4", "--family", "rain100h"]
+    monkeypatch.setattr(sys, "argv", ["training", *arguments])
+    command.main()
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    if name == "sheet.png":  # two rows of clips, each over its enlarged crop; the fourth place is white
+        picture = cv2.imread(str(out))
+        assert picture.shape == (2 * (48 + 6 + 48) + 6, 2 * 64 + 6, 3)
+        assert picture[-40:, -40:].min() == 255
+        assert picture[:48, :64].mean() < 250
+        return
+    capture = cv2.VideoCapture(str(out))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1].astype(int))
+    assert len(frames) == 10
+    assert frames[0].shape == (2 * 48 + 6, 2 * 64 + 6, 3)
+    assert np.abs(frames[8] - frames[0]).mean() < np.abs(frames[8] - frames[2]).mean(), "it begins anew after four"

@@ -1,0 +1,250 @@
+"""What models do to held-out clips, side by side: rendered rain, dry clips, scene cuts, and real rain.
+
+Every frame goes through a session, 8 bits in and 8 bits out, from an empty state, as a user gets it. All models see the
+same clips, which are drawn by seed, so results of several runs with one protocol stand in one table.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streamderain.errors import OutputError
+from streamderain.frame import Frame
+from streamderain.networks import count_parameters
+from streamderain.session import Derainer, Session
+from training.camera import simulate_camera
+from training.data import Split, clean_clip, evaluation_clips, read_clip
+from training.evaluate_pairs import find_spec, open_network
+from training.metrics import luma, psnr, ssim, temporal_error, to_8bit
+from training.noreference import neighbours, traces
+from training.recipe import ClipData
+from training.scene import street
+
+_SINGLE = "single:"  # before a model's name: its state is dropped before every frame
+_SETTLED = 2  # frames after which a network has all of its past
+_CUTS, _CUT_FRAMES = 8, 3
+
+Figures = dict[str, float]
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """What is measured on. ``stills`` pictures with a moving camera, ``repeats`` places of each video, ``frames`` of
+    ``size`` (height, width) px; ``real`` frames of each clip of real rain, cut from its middle."""
+
+    part: str = "validation"
+    stills: int = 8
+    repeats: int = 4
+    frames: int = 10
+    size: tuple[int, int] = (192, 256)
+    seed: int = 1
+    real: int = 12
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "size": list(self.size)}
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The clips of a protocol, 8-bit steps in 0..1: (kind, rainy, target), (kind, clean) and (name, rainy)."""
+
+    rainy: tuple[tuple[str, Tensor, Tensor], ...]
+    dry: tuple[tuple[str, Tensor], ...]
+    real: tuple[tuple[str, Tensor], ...]
+
+
+def gather(data: ClipData, files: Split, protocol: Protocol, *, real: Sequence[Path] = ()) -> Material:
+    """Render and read all clips once, for all models.
+
+    Args:
+        files: of the part that is measured on.
+        real: clips of real rain: videos, or folders of pictures in the order of their names.
+    """
+    size, frames = protocol.size, protocol.frames
+    rainy = [
+        ("stills", to_8bit(r), to_8bit(t))
+        for _, r, t in evaluation_clips(
+            data, Split(files.stills, ()), stills=protocol.stills, frames=frames, seed=protocol.seed, size=size
+        )
+    ]
+    for path in files.clips:
+        drawn = evaluation_clips(
+            data, Split((), (path,)), stills=2 * protocol.repeats, frames=frames, seed=protocol.seed, size=size
+        )
+        rainy += [(path.stem, to_8bit(r), to_8bit(t)) for _, r, t in drawn]
+    return Material(tuple(rainy), tuple(_dry(files, protocol)), tuple((p.stem, _middle(p, protocol)) for p in real))
+
+
+def _dry(files: Split, protocol: Protocol) -> Iterator[tuple[str, Tensor]]:
+    """Clean clips as they are: each video, two stills, and a painted street under three cameras."""
+    for index, path in enumerate((*files.clips, *files.stills[:2])):
+        generator = torch.Generator().manual_seed(protocol.seed * 7919 + index)
+        one = Split((), (path,)) if path in files.clips else Split((path,), ())
+        clip = clean_clip(one, generator, frames=protocol.frames, video_share=1.0, size=protocol.size)
+        yield (path.stem if path in files.clips else "stills"), to_8bit(clip)
+    height, width = protocol.size
+    painted = next(street(1, (height * 3 // 2, width * 3 // 2), seed=protocol.seed + 6))
+    for kind in ("still", "pan", "driving"):
+        generator = torch.Generator().manual_seed(protocol.seed)
+        yield f"street, {kind}", to_8bit(simulate_camera(painted, protocol.frames, protocol.size, generator, kind=kind))
+
+
+def _middle(path: Path, protocol: Protocol) -> Tensor:
+    """The first frames of a clip of real rain, cut to the protocol's size about the middle."""
+    if path.is_dir():
+        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
+        clip = torch.cat([read_clip(p, start=0, frames=1) for p in pictures[: protocol.real]])
+    else:
+        clip = read_clip(path, start=0, frames=protocol.real)
+    top, left = (max(0, (have - want) // 2) for have, want in zip(clip.shape[-2:], protocol.size, strict=True))
+    return clip[..., top : top + protocol.size[0], left : left + protocol.size[1]]
+
+
+class Ledger:
+    """Results of several models and runs with one protocol, in a JSON file where one is named."""
+
+    def __init__(self, path: Path | None, results: Sequence[Mapping[str, Any]]) -> None:
+        self._path = path
+        self._results = {str(r["model"]): dict(r) for r in results}
+
+    @classmethod
+    def open(cls, path: Path | None, protocol: Protocol) -> Ledger:
+        """Go on with the results in ``path``, if it is there.
+
+        Raises:
+            OutputError: they were measured by another protocol.
+        """
+        results = json.loads(path.read_text()) if path is not None and path.exists() else []
+        other = next((r["protocol"] for r in results if r["protocol"] != protocol.as_json()), None)
+        if other is not None:
+            raise OutputError(f"{path} holds results measured on {other}", hint="name another file, or measure alike")
+        return cls(path, results)
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        return list(self._results.values())
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Keep a result in place of an older one of its model, and write the file."""
+        self._results[str(result["model"])] = dict(result)
+        if self._path is not None:
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.results, indent=1) + "\n")
+            temporary.replace(self._path)
+
+
+@contextmanager
+def open_model(text: str) -> Iterator[tuple[str, Run, Derainer]]:
+    """A model of the command line: ``NAME``, ``FILE``, ``LABEL=FILE``, each after ``single:`` where wanted.
+
+    ``LABEL`` is a network that ``.pth`` files of its authors are read as: ``prenet=net_latest.pth``.
+
+    Yields:
+        its label, a function from clips to their derained frames in which a clip after the first goes on from the
+        state of the one before, and the derainer.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    single = text.startswith(_SINGLE)
+    label, _, weights = text.removeprefix(_SINGLE).rpartition("=")
+    weights = "identity" if weights == "none" else weights
+    spec = find_spec(label) if Path(weights).suffix == ".pth" else None
+    with open_network(spec, weights) as derainer:
+        name = label or ("no processing" if weights == "identity" else Path(weights).stem)
+
+        def run(clips: Sequence[Tensor]) -> list[Tensor]:
+            session = derainer.session(*clips[0].shape[-2:])
+            return [_through(session, clip, single=single) for clip in clips]
+
+        yield (f"{name}, every frame alone" if single else name), run, derainer
+
+
+def _through(session: Session, clip: Tensor, *, single: bool) -> Tensor:
+    """[T, 3, H, W], 0..1 -> the same, clean, 8-bit steps."""
+    clean = []
+    for index, picture in enumerate(clip.mul(255).round().byte().permute(0, 2, 3, 1).contiguous()):
+        if single:
+            session.reset()
+        clean.append(session.step(Frame(picture, index, Fraction(1, 25))).pixels)
+    return torch.stack(clean).permute(0, 3, 1, 2).float() / 255
+
+
+def measure(text: str, material: Material, protocol: Protocol) -> dict[str, Any]:
+    """All figures of a model (see ``open_model``): ``kinds``, ``dry``, ``cut``, ``real``, and what it is.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    with torch.inference_mode(), open_model(text) as (label, run, derainer):
+        kinds: dict[str, list[Figures]] = {}
+        for kind, rainy, target in material.rainy:
+            kinds.setdefault(kind, []).append(_scores(run([rainy])[0], target))
+        dry = [{"kind": kind, **_untouched(run([clip])[0], clip)} for kind, clip in material.dry]
+        return {
+            "model": label,
+            "parameters": count_parameters(derainer.spec.build()),
+            "protocol": protocol.as_json(),
+            "kinds": {kind: _means(rows) | {"clips": len(rows)} for kind, rows in kinds.items()},
+            "all": _means([row for rows in kinds.values() for row in rows]),
+            "dry": dry,
+            "cut": _cuts(run, material) if _remembers(derainer) and not text.startswith(_SINGLE) else {},
+            "real": {name: asdict(traces(run([clip])[0], neighbours(clip))) for name, clip in material.real},
+        }
+
+
+def _remembers(derainer: Derainer) -> bool:
+    """Whether the network has a state at all."""
+    state = derainer.spec.build().zero_state(  # type: ignore[operator]
+        1, 16, 16, device=torch.device("cpu"), dtype=torch.float32
+    )
+    return bool(state)
+
+
+def _scores(clean: Tensor, target: Tensor) -> Figures:
+    y, true_y = luma(clean), luma(target)
+    return {
+        "psnr": float(psnr(clean, target).mean()),
+        "ssim": float(ssim(clean, target).mean()),
+        "psnr_y": float(psnr(y, true_y).mean()),
+        "ssim_y": float(ssim(y, true_y).mean()),
+        "temporal": float(temporal_error(clean, target)),
+        "first": float(psnr(clean[:1], target[:1])),
+        "settled": float(psnr(clean[_SETTLED:], target[_SETTLED:]).mean()),
+    }
+
+
+def _untouched(out: Tensor, clip: Tensor) -> Figures:
+    """Distance of a dry clip to itself, dB: its first frame, and from the second on on average and at worst."""
+    each = psnr(out, clip)
+    return {"first": float(each[0]), "rest": float(each[1:].mean()), "worst": float(each[1:].min())}
+
+
+def _cuts(run: Run, material: Material) -> Figures:
+    """From one rainy clip straight into another: the first frames after the cut, beside a fresh session's, dB."""
+    clips = material.rainy
+    rows = []
+    for index in range(min(_CUTS, len(clips) - 1)):
+        before = clips[index][1][-_CUT_FRAMES:]
+        _, rainy, target = clips[(index + len(clips) // 2) % len(clips)]  # so that most cuts are from kind to kind
+        head, goal = rainy[:_CUT_FRAMES], target[:_CUT_FRAMES]
+        after, fresh = psnr(run([before, head])[1], goal), psnr(run([head])[0], goal)
+        rows.append({"after": float(after[0]), "fresh": float(fresh[0]), "worst": float((after - fresh).min())})
+    if not rows:
+        return {}
+    return _means(rows) | {"worst": round(min(row["worst"] for row in rows), 4), "cuts": len(rows)}
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> Figures:
+    return {key: round(statistics.fmean(row[key] for row in rows), 4) for key in rows[0]}
