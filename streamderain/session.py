@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from streamderain.errors import DeviceError
+from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
-from streamderain.networks import load_model
-from streamderain.runtime import EagerEngine, Engine, Plan, make_plan
+from streamderain.networks import load_model, model_path
+from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, make_plans
 
 _DEFAULT_MODEL = "fast"
+_LEAST = 16  # px; the smallest engine there is
+
+Build = Literal["auto", "ready", "never"]
+BUILDS: tuple[Build, ...] = ("auto", "ready", "never")
+
+_log = logging.getLogger(__name__)
 
 
 class Derainer:
-    """A model loaded once, for one device and precision. Immutable: it makes a session per stream.
+    """A model loaded once, for one device and precision: it makes a session per stream.
+
+    Nothing in it changes but the backend, once, where ``auto`` finds that an engine of the fastest cannot be built.
 
     Args:
         model: the name of shipped weights (``streamderain models list``) or a .safetensors file of ours.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "auto", "fp32" or "fp16".
-        backend: "auto" or "eager".
+        precision: "auto", "fp32", "fp16" or "int8".
+        backend: "auto" (the fastest that is installed), "eager", "inductor", "openvino", "tensorrt", "tensorrt-rtx".
+        build: "auto" builds an engine that is not in the cache yet, which takes seconds to minutes and is said;
+            "ready" takes the fastest that is there and never builds; "never" raises EngineError where none is there.
         allow_fallback: run on what there is, and say so, where what was asked for cannot be had.
 
     Raises:
@@ -38,28 +52,91 @@ class Derainer:
         device: str = "auto",
         precision: str = "auto",
         backend: str = "auto",
+        build: Build = "auto",
         allow_fallback: bool = False,
     ) -> None:
+        if build not in BUILDS:
+            raise ValueError(f"build must be {', '.join(BUILDS)}, got {build!r}")
         self.model = str(model)
-        self.plan: Plan = make_plan(device=device, precision=precision, backend=backend, allow_fallback=allow_fallback)
-        module, self.spec = load_model(model)
-        self._module: nn.Module = module.to(self.plan.device, self.plan.dtype)
-        self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows it for tensors only
+        self._build = build
+        self._job = job_for(model)
+        self.spec = self._job.spec
+        self._plans = make_plans(
+            self._job, device=device, precision=precision, backend=backend, allow_fallback=allow_fallback
+        )
+        self._prepared: Engine | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What it runs on."""
+        return self._plans[0]
 
     @property
     def description(self) -> str:
-        """What runs on what, in one phrase: "fast on cpu, eager, fp32"."""
+        """What runs on what, in one phrase: "fast on cpu, openvino, fp32"."""
         return f"{Path(self.model).stem} on {self.plan}"
 
+    def prepare(self, height: int, width: int) -> None:
+        """Have the engine for frames of this size ready: the next `session` of the size does not wait for it.
+
+        Raises:
+            EngineError: if it may not or cannot be built.
+            DeviceError: if the device is out of memory.
+        """
+        self._prepared = self._engine(*self._padded(height, width))
+
     def session(self, height: int, width: int) -> Session:
-        """A fresh session for frames of ``height`` x ``width`` px, both at least 1."""
+        """A fresh session for frames of ``height`` x ``width`` px, both at least 1. Raises as `prepare` does."""
+        padded = self._padded(height, width)
+        engine, self._prepared = self._prepared, None  # an engine serves one stream
+        if engine is None or (engine.height, engine.width) != padded:
+            engine = self._engine(*padded)
+        return Session(engine, height, width)
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
         if height < 1 or width < 1:
             raise ValueError(f"frames must be at least 1x1, got {width}x{height}")
-        stride = int(self._module.stride)  # type: ignore[arg-type]
-        # A frame smaller than the reach of alignment and of reflection is padded up to 16 px.
-        padded = [max(-(-n // stride) * stride, 16 if stride > 1 else 1) for n in (height, width)]
-        engine = EagerEngine(self._module, padded[0], padded[1], self.plan.device, self.plan.dtype)
-        return Session(engine, height, width)
+        return padded_size(self._job, height, width)
+
+    def _engine(self, height: int, width: int) -> Engine:
+        while True:
+            plan = self.plan
+            job = plan.job(replace(self._job, height=height, width=width))
+            try:
+                return engine_for(backend_of(plan.backend), job, build=self._build == "auto")
+            except EngineError as error:
+                if len(self._plans) == 1 or self._build == "never":
+                    raise
+                self._plans = self._plans[1:]
+                _log.warning("%s; running on %s meanwhile", error, self.plan)
+
+
+def job_for(model: str | Path) -> Job:
+    """The model as a job, on the CPU in float32 at its least size; `dataclasses.replace` makes it another.
+
+    Raises:
+        ModelError: as `load_model` does.
+    """
+    network, spec = load_model(model)
+    path = model_path(model)
+    return Job(
+        model=str(model),
+        weights="" if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
+        network=network,
+        spec=spec,
+        height=_LEAST,
+        width=_LEAST,
+        device=torch.device("cpu"),
+        precision="fp32",
+    )
+
+
+def padded_size(job: Job, height: int, width: int) -> tuple[int, int]:
+    """The size of the engine for frames of ``height`` x ``width`` px."""
+    stride = int(job.network.stride)  # type: ignore[arg-type]
+    # A frame smaller than the reach of alignment and of reflection is padded up.
+    least = _LEAST if stride > 1 else 1
+    return max(-(-height // stride) * stride, least), max(-(-width // stride) * stride, least)
 
 
 class Session:

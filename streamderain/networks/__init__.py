@@ -10,6 +10,7 @@ from streamderain.networks.checkpoint import (
     load_checkpoint,
     load_model,
     model_names,
+    model_path,
     read_provenance,
     save_checkpoint,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "model_names",
+    "model_path",
     "read_provenance",
     "save_checkpoint",
 ]

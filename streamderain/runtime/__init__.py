@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+from streamderain.runtime.backend import DTYPES, PRECISIONS, Backend, Job, Progress
+from streamderain.runtime.backends import BACKENDS, backend_of, fastest_first
+from streamderain.runtime.cache import MAX_BYTES, EngineCache, Entry, cache_folder
 from streamderain.runtime.eager import EagerEngine
 from streamderain.runtime.engine import Engine
-from streamderain.runtime.plan import BACKENDS, PRECISIONS, Plan, make_plan
+from streamderain.runtime.parity import Parity, compare
+from streamderain.runtime.plan import Plan, choose_device, make_plans
+from streamderain.runtime.prepare import compile_command, engine_for, ensure, in_words, named
 
-__all__ = ["BACKENDS", "PRECISIONS", "EagerEngine", "Engine", "Plan", "make_plan"]
+__all__ = [
+    "BACKENDS",
+    "DTYPES",
+    "MAX_BYTES",
+    "PRECISIONS",
+    "Backend",
+    "EagerEngine",
+    "Engine",
+    "EngineCache",
+    "Entry",
+    "Job",
+    "Parity",
+    "Plan",
+    "Progress",
+    "backend_of",
+    "cache_folder",
+    "choose_device",
+    "compare",
+    "compile_command",
+    "engine_for",
+    "ensure",
+    "fastest_first",
+    "in_words",
+    "make_plans",
+    "named",
+]

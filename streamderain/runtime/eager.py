@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from streamderain.networks import State
+from streamderain.runtime.backend import Backend, Job, Progress
+from streamderain.runtime.step import network_of
 
 
 class EagerEngine:
@@ -26,3 +31,39 @@ class EagerEngine:
         laid = self._module.align(rainy, state)  # type: ignore[operator]
         clean, *rest = self._module(rainy, *laid)
         return clean, tuple(rest)
+
+
+class EagerBackend:
+    """Builds nothing and is always there."""
+
+    name = "eager"
+    builds = False
+
+    def missing(self, device: torch.device) -> str | None:
+        return None
+
+    def precisions(self, device: torch.device) -> tuple[str, ...]:
+        return ("fp16", "fp32") if device.type == "cuda" else ("fp32",)
+
+    def refuses(self, job: Job) -> str | None:
+        return None
+
+    def versions(self) -> Mapping[str, str]:
+        return {}
+
+    def options(self, job: Job) -> Mapping[str, str]:
+        return {}
+
+    def estimate(self, job: Job) -> float:
+        return 0.0
+
+    def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
+        """Nothing to do."""
+
+    def load(self, job: Job, folder: Path) -> EagerEngine:
+        module = network_of(job)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows it for tensors only
+        return EagerEngine(module, job.height, job.width, job.device, job.dtype)
+
+
+BACKEND: Backend = EagerBackend()

@@ -11,7 +11,9 @@ from streamderain.networks import State
 
 
 class Engine(Protocol):
-    """A network made ready for one size. It holds no state: who calls it keeps the state and passes it back.
+    """A network made ready for one size and one stream. Who calls it keeps the state and passes it back.
+
+    The clean frame is the caller's. The state is good for the next step only: an engine may reuse its memory.
 
     Attributes:
         height, width: px, multiples of the network's stride.

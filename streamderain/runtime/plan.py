@@ -1,19 +1,20 @@
-"""What to run on: turns the words of the command line into a device, a precision and a backend, or says why not."""
+"""What to run on: turns the words of the command line into devices, precisions and backends, or says why not."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from streamderain.errors import DeviceError, EngineError
-
-BACKENDS = ("eager",)
-PRECISIONS = ("fp32", "fp16")
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+from streamderain.runtime.backend import PRECISIONS, Backend, Job
+from streamderain.runtime.backends import BACKENDS, backend_of, fastest_first
 
 _log = logging.getLogger(__name__)
+
+# What `auto` prefers. int8 is offered only for models whose calibration ships, and that was measured to cost little.
+_PREFERRED = {"cuda": ("fp16", "fp32"), "cpu": ("int8", "fp32")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +25,38 @@ class Plan:
     precision: str
     backend: str
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return _DTYPES[self.precision]
-
     def __str__(self) -> str:
         name = "cpu"
         if self.device.type == "cuda":
             name = f"{self.device} ({torch.cuda.get_device_name(self.device)})"
         return f"{name}, {self.backend}, {self.precision}"
 
+    def job(self, like: Job) -> Job:
+        """``like`` on this plan's device and in its precision."""
+        return replace(like, device=self.device, precision=self.precision)
 
-def make_plan(
-    *, device: str = "auto", precision: str = "auto", backend: str = "auto", allow_fallback: bool = False
-) -> Plan:
+
+def make_plans(
+    job: Job,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: str = "auto",
+    allow_fallback: bool = False,
+) -> tuple[Plan, ...]:
     """Choose what ``auto`` leaves open and check that the rest can be had.
 
     Args:
+        job: of the model; its size, device and precision are not looked at.
         device: "auto" (the first CUDA GPU, else the CPU), "cpu", "cuda" or "cuda:N".
-        precision: "auto" (fp16 on a GPU, fp32 on the CPU), "fp32" or "fp16".
-        backend: "auto" or one of ``BACKENDS``.
-        allow_fallback: take the CPU or fp32 where what was asked for is not there, and say so in the log.
+        precision: "auto" (fp16 on a GPU; on the CPU int8 where the model ships a calibration, else fp32) or one of
+            ``PRECISIONS``.
+        backend: "auto" (the fastest that is installed) or one of ``BACKENDS``.
+        allow_fallback: take what there is where what was asked for is not, and say so in the log.
+
+    Returns:
+        The best first; others only where ``auto`` or ``allow_fallback`` left a choice. They are for when building an
+        engine of the first fails.
 
     Raises:
         ValueError: for a word that is none of these.
@@ -54,20 +66,22 @@ def make_plan(
         raise ValueError(f"precision must be auto, {', '.join(PRECISIONS)}, got {precision!r}")
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend must be auto, {', '.join(BACKENDS)}, got {backend!r}")
-    chosen = _choose_device(device, allow_fallback=allow_fallback)
-    if precision == "auto":
-        precision = "fp16" if chosen.type == "cuda" else "fp32"
-    elif precision == "fp16" and chosen.type == "cpu":
+    chosen = choose_device(device, allow_fallback=allow_fallback)
+    names = _candidates(backend, chosen, job)
+    plans, reasons = _possible(names, chosen, precision, job)
+    if plans and (backend == "auto" or not allow_fallback):
+        return plans
+    if not plans:
+        error = _refusal(backend, precision, chosen, reasons)
         if not allow_fallback:
-            raise EngineError(
-                "fp16 needs a CUDA GPU and this run is on the CPU", hint="use --precision fp32 or --allow-fallback"
-            )
-        _log.warning("fp16 needs a CUDA GPU; running in fp32 on the CPU instead")
-        precision = "fp32"
-    return Plan(device=chosen, precision=precision, backend="eager" if backend == "auto" else backend)
+            raise error
+        _log.warning("%s; running on what there is instead", str(error).partition(": use ")[0])
+    everything, _ = _possible(_candidates("auto", chosen, job), chosen, "auto", job)
+    return (*plans, *(plan for plan in everything if plan not in plans))
 
 
-def _choose_device(name: str, *, allow_fallback: bool) -> torch.device:
+def choose_device(name: str, *, allow_fallback: bool = False) -> torch.device:
+    """The device of a word of the command line. Raises ValueError, DeviceError."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
@@ -87,3 +101,50 @@ def _choose_device(name: str, *, allow_fallback: bool) -> torch.device:
         raise DeviceError(f"device {name} is not there ({found})", hint="use --device cpu or --allow-fallback")
     _log.warning("device %s is not there; running on the CPU instead", name)
     return torch.device("cpu")
+
+
+def _candidates(backend: str, device: torch.device, job: Job) -> tuple[str, ...]:
+    if backend != "auto":
+        return (backend,)
+    if next(job.network.parameters(), None) is None:
+        return ("eager",)  # nothing in it is worth compiling
+    return fastest_first(device)
+
+
+def _possible(
+    names: tuple[str, ...], device: torch.device, precision: str, job: Job
+) -> tuple[tuple[Plan, ...], dict[str, str]]:
+    """A plan for each backend that can, in its best precision; and why the others cannot."""
+    plans, reasons = [], {}
+    for name in names:
+        backend = backend_of(name)
+        if (missing := backend.missing(device)) is not None:
+            reasons[name] = missing
+            continue
+        wanted = _PREFERRED[device.type] if precision == "auto" else (precision,)
+        for word in wanted:
+            plan = Plan(device=device, precision=word, backend=name)
+            why = _cannot(backend, plan, job)
+            if why is None:
+                plans.append(plan)
+                break
+            reasons[name] = why
+    return tuple(plans), reasons
+
+
+def _cannot(backend: Backend, plan: Plan, job: Job) -> str | None:
+    offered = backend.precisions(plan.device)
+    if plan.precision not in offered:
+        return f"it runs {' and '.join(offered) or 'nothing'} on this device, not {plan.precision}"
+    return backend.refuses(plan.job(job))
+
+
+def _refusal(backend: str, precision: str, device: torch.device, reasons: dict[str, str]) -> EngineError:
+    if precision == "fp16" and device.type == "cpu":
+        return EngineError(
+            "fp16 needs a CUDA GPU and this run is on the CPU", hint="use --precision fp32 or --allow-fallback"
+        )
+    why = "; ".join(reason if backend != "auto" else f"{name}: {reason}" for name, reason in reasons.items())
+    if backend != "auto":
+        return EngineError(f"backend {backend} cannot be had: {why}", hint="use --backend auto or --allow-fallback")
+    return EngineError(f"{precision} cannot be had: {why}", hint="use --precision auto or --allow-fallback")

@@ -1,0 +1,267 @@
+"""The folder of built engines: found by content, verified, built once whoever asks, and bounded in size."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from streamderain.runtime.manifest import (
+    NAME,
+    DamagedEngineError,
+    Manifest,
+    check_files,
+    check_key,
+    digest_of,
+    manifest_of,
+    read_manifest,
+)
+
+MAX_BYTES = 4 * 10**9
+_LOOK_EVERY = 0.2  # seconds between two looks whether another process is done
+_BEING_MADE, _GOING, _LOCK = ".building-", ".going-", ".lock"
+
+
+def cache_folder() -> Path:
+    """``$STREAMDERAIN_CACHE``, else ``streamderain`` in the user's cache folder."""
+    if chosen := os.environ.get("STREAMDERAIN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamderain"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One engine on the shelf. ``manifest`` is None where it is damaged, and ``damage`` says how."""
+
+    folder: Path
+    manifest: Manifest | None
+    damage: str | None
+    bytes: int
+    last_used: datetime
+
+    @property
+    def digest(self) -> str:
+        return self.folder.name
+
+
+class EngineCache:
+    """Engines in ``<folder>/<digest>/``. Safe for any number of processes.
+
+    A file lock beside each engine (``<digest>.lock``) is held by who builds it, and shared by who loads it. An engine
+    is built in a folder beside its own and renamed when it is whole, so that a crash leaves nothing that looks whole.
+    """
+
+    def __init__(self, folder: Path | None = None, *, max_bytes: int = MAX_BYTES) -> None:
+        self.folder = cache_folder() if folder is None else folder
+        self._max_bytes = max_bytes
+
+    # ---- one engine
+
+    def path(self, key: Mapping[str, str]) -> Path:
+        """Where the engine of ``key`` is, or would be."""
+        return self.folder / digest_of(key)
+
+    def identity(self, key: Mapping[str, str]) -> int | None:
+        """Tells the engine that is there from one that replaces it; None where there is none."""
+        try:
+            return self.path(key).lstat().st_ino
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def reading(self, key: Mapping[str, str], *, waiting: Callable[[], object]) -> Iterator[Path | None]:
+        """Within, the verified engine's folder, which stays; None where there is none.
+
+        Args:
+            waiting: called once if another process is building it now.
+
+        Raises:
+            DamagedEngineError: if there is one, and it is not what it should be.
+        """
+        path = self.path(key)
+        with self._locked(path, exclusive=False, waiting=waiting):
+            if not os.path.lexists(path):
+                yield None
+                return
+            manifest = read_manifest(path)
+            check_key(manifest, key)
+            check_files(path, manifest)
+            with suppress(OSError):  # a shelf that cannot be written does not count uses
+                os.utime(path / NAME)
+            yield path
+
+    def build(
+        self,
+        key: Mapping[str, str],
+        make: Callable[[Path], Mapping[str, float]],
+        *,
+        waiting: Callable[[], object],
+        instead_of: int | None,
+    ) -> bool:
+        """Build the engine of ``key`` unless another process has done so meanwhile; then prune.
+
+        Args:
+            make: writes the engine's files into an empty folder and returns the manifest's ``parity``.
+            waiting: called once if another process is building it now.
+            instead_of: `identity` of the engine that was found to be of no use, if there was one.
+
+        Returns:
+            Whether it was built here.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        path = self.path(key)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked(path, exclusive=True, waiting=waiting):
+            if self.identity(key) != instead_of and self._whole(path, key):
+                return False
+            self._sweep(path.name)
+            place = Path(tempfile.mkdtemp(prefix=f"{path.name}{_BEING_MADE}", dir=self.folder))
+            try:
+                place.chmod(0o755)  # mkdtemp's folders are for one user, and a shelf may be for several
+                began = time.monotonic()
+                parity = make(place)
+                manifest_of(place, key, build_seconds=time.monotonic() - began, parity=parity).write(place)
+                self._put_away(path)
+                os.replace(place, path)
+            except BaseException:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
+        self.prune(self._max_bytes, keep=path)
+        return True
+
+    # ---- all of them
+
+    def entries(self) -> list[Entry]:
+        """What is on the shelf, the last used first. Contents are not compared; `verify` does."""
+        return sorted((self._entry(path) for path in self._paths()), key=lambda entry: entry.last_used, reverse=True)
+
+    def verify(self, entry: Entry) -> str | None:
+        """What is wrong with an engine's files, in a few words; None when they are what was built."""
+        if entry.manifest is None:
+            return entry.damage
+        if entry.manifest.digest != entry.digest:
+            return "stands in the folder of another"
+        try:
+            check_files(entry.folder, entry.manifest)
+        except DamagedEngineError as damage:
+            return str(damage)
+        return None
+
+    def prune(self, max_bytes: int, *, keep: Path | None = None) -> list[Entry]:
+        """Remove the engines that were not used for longest until the rest fits, and what was left half-written.
+
+        What another process is building or loading stays, as does ``keep``. Returns what was removed.
+        """
+        entries = self.entries()
+        total = sum(entry.bytes for entry in entries)
+        removed = []
+        for entry in reversed(entries):
+            if total <= max_bytes:
+                break
+            if entry.folder != keep and self._remove(entry.folder):
+                total -= entry.bytes
+                removed.append(entry)
+        return removed
+
+    # ---- how
+
+    @staticmethod
+    def _whole(path: Path, key: Mapping[str, str]) -> bool:
+        try:
+            manifest = read_manifest(path)
+            check_key(manifest, key)
+            check_files(path, manifest)
+        except DamagedEngineError:
+            return False
+        return True
+
+    def _paths(self) -> list[Path]:
+        """Of everything that has an engine's name: hexadecimal digits and nothing else."""
+        if not self.folder.is_dir():
+            return []
+        return [path for path in self.folder.iterdir() if path.name and set(path.name) <= set("0123456789abcdef")]
+
+    def _entry(self, path: Path) -> Entry:
+        used = path.lstat().st_mtime
+        size = 0
+        for file in path.rglob("*") if path.is_dir() else (path,):
+            with_size = file.lstat()
+            size += with_size.st_size if file.is_file() else 0
+        try:
+            manifest, damage = read_manifest(path), None
+            used = (path / NAME).stat().st_mtime
+        except DamagedEngineError as error:
+            manifest, damage = None, str(error)
+        return Entry(path, manifest, damage, size, datetime.fromtimestamp(used, UTC))
+
+    def _remove(self, path: Path) -> bool:
+        """Whether it is gone. Not waited for: what is in use is in use."""
+        try:
+            with self._locked(path, exclusive=True, wait=False):
+                self._put_away(path)
+                self._sweep(path.name)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _put_away(self, path: Path) -> None:
+        """Whatever stands at ``path`` goes: renamed at once, deleted after."""
+        if os.path.lexists(path):
+            going = Path(tempfile.mkdtemp(prefix=f"{path.name}{_GOING}", dir=self.folder))
+            os.replace(path, going / "old")
+            shutil.rmtree(going, ignore_errors=True)
+
+    def _sweep(self, name: str) -> None:
+        """Remove what killed processes left of the engine ``name``, whose lock is held."""
+        for mark in (_BEING_MADE, _GOING):
+            for left in self.folder.glob(f"{name}{mark}*"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    @contextmanager
+    def _locked(
+        self, path: Path, *, exclusive: bool, wait: bool = True, waiting: Callable[[], object] | None = None
+    ) -> Iterator[None]:
+        """The operating system's lock on ``<digest>.lock``, which goes when its process goes.
+
+        Raises:
+            BlockingIOError: if another has it and ``wait`` is off.
+            OSError: if it cannot be written and ``exclusive`` is on; a reader of a read-only shelf needs no lock.
+        """
+        try:
+            descriptor = os.open(path.with_name(path.name + _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            if exclusive:
+                raise
+            yield
+            return
+        try:
+            self._acquire(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait, waiting)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @staticmethod
+    def _acquire(descriptor: int, kind: int, wait: bool, waiting: Callable[[], object] | None) -> None:
+        """Asked for again and again instead of waited for, so that Ctrl-C is heard."""
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise
+            else:
+                return
+            if waiting is not None and not told:
+                waiting()
+                told = True
+            time.sleep(_LOOK_EVERY)

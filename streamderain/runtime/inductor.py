@@ -1,0 +1,132 @@
+"""PyTorch's own compiler, ahead of time: C++ on the CPU, Triton on CUDA, in a package that outlives the process.
+
+AOTInductor's package is a zip of a shared library with the weights inside, its sources and JSON: no pickle. On CUDA the
+alignment is compiled too (its hundreds of small operations would each wait for the host), and one step is replayed as a
+CUDA graph. On the CPU it stays with PyTorch: compiling it takes minutes and it is a small part of the frame.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from streamderain.networks import State
+from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
+from streamderain.runtime.cudagraph import graphed
+from streamderain.runtime.engine import Engine
+from streamderain.runtime.step import Alignment, example_inputs, exported, has_state, network_of
+
+_NETWORK, _ALIGNMENT = "network.pt2", "alignment.pt2"
+_COMPILERS = ("g++", "clang++", "c++")
+
+Compiled = Callable[..., tuple[Tensor, ...]]
+
+
+class InductorEngine:
+    """Compiled packages called on contiguous tensors: the code was made for the strides that it was traced with."""
+
+    def __init__(self, job: Job, network: Compiled, alignment: Compiled | None) -> None:
+        self._zeros = job.network.zero_state
+        self._align: Compiled = Alignment(network_of(job)) if alignment is None else alignment
+        self._network = network
+        self.height, self.width = job.height, job.width
+        self.device, self.dtype = job.device, job.dtype
+
+    def zero_state(self) -> State:
+        state: State = self._zeros(  # type: ignore[operator]
+            1, self.height, self.width, device=self.device, dtype=self.dtype
+        )
+        return state
+
+    def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        rainy = rainy.contiguous()
+        if state:
+            state = self._align(rainy, *(part.contiguous() for part in state))
+        clean, *rest = self._network(rainy, *(part.contiguous() for part in state))
+        return clean, tuple(rest)
+
+
+class InductorBackend:
+    """AOTInductor: minutes to build, milliseconds to load; needs a C++ compiler to build, on CUDA also Triton."""
+
+    name = "inductor"
+    builds = True
+
+    def missing(self, device: torch.device) -> str | None:
+        chosen = os.environ.get("CXX")
+        if not any(shutil.which(compiler) for compiler in ((chosen,) if chosen else _COMPILERS)):
+            return "there is no C++ compiler (install g++)"
+        if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+            return "Triton is not installed (pip install triton)"
+        return None
+
+    def precisions(self, device: torch.device) -> tuple[str, ...]:
+        return ("fp16", "fp32") if device.type == "cuda" else ("fp32",)
+
+    def refuses(self, job: Job) -> str | None:
+        return None
+
+    def versions(self) -> Mapping[str, str]:
+        try:
+            return {"triton": importlib.metadata.version("triton")}
+        except importlib.metadata.PackageNotFoundError:
+            return {}
+
+    def options(self, job: Job) -> Mapping[str, str]:
+        return {"hardware": hardware_of(job.device), **{name: str(value) for name, value in _options(job).items()}}
+
+    def estimate(self, job: Job) -> float:
+        return 240.0 if job.device.type == "cuda" else 60.0
+
+    def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
+        inputs = example_inputs(job)
+        network = network_of(job)
+        _compile(network, inputs, folder / _NETWORK, job, lambda stage: progress(f"{stage} the network"))
+        if job.device.type == "cuda" and has_state(job):
+            alignment = Alignment(network)
+            _compile(alignment, inputs, folder / _ALIGNMENT, job, lambda stage: progress(f"{stage} the alignment"))
+
+    def load(self, job: Job, folder: Path) -> Engine:
+        alignment = folder / _ALIGNMENT
+        engine = InductorEngine(
+            job, _package(folder / _NETWORK, job), _package(alignment, job) if alignment.is_file() else None
+        )
+        return graphed(engine) if job.device.type == "cuda" else engine
+
+
+def _options(job: Job) -> dict[str, bool]:
+    """Of inductor. Timing each convolution's variants pays on CUDA; on the CPU it takes long and gains nothing."""
+    return {"max_autotune": True} if job.device.type == "cuda" else {}
+
+
+def _compile(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, job: Job, progress: Progress) -> None:
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.utils import fresh_cache
+
+    progress("tracing")
+    program = exported(module, inputs)
+    progress("compiling")
+    # Inductor's own caches hold pickles; they live as long as this compilation.
+    with warnings.catch_warnings(), fresh_cache():
+        warnings.simplefilter("ignore")
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs=_options(job))
+
+
+def _package(path: Path, job: Job) -> Compiled:
+    from torch._inductor import aoti_load_package
+
+    index = -1 if job.device.index is None else job.device.index
+    # Without its bookkeeping for threads: an engine serves one stream, and a CUDA graph cannot record events.
+    package: Compiled = aoti_load_package(str(path), run_single_threaded=True, device_index=index)
+    return package
+
+
+BACKEND: Backend = InductorBackend()

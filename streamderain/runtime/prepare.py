@@ -1,0 +1,214 @@
+"""From a job to an engine that is ready: out of the cache, or built into it first, and said either way."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from streamderain.errors import DeviceError, EngineError, StreamderainError
+from streamderain.runtime.backend import Backend, Job, Progress
+from streamderain.runtime.cache import EngineCache
+from streamderain.runtime.eager import BACKEND as EAGER
+from streamderain.runtime.engine import Engine
+from streamderain.runtime.manifest import DamagedEngineError, key_of
+from streamderain.runtime.parity import compare, moving_texture
+
+_log = logging.getLogger(__name__)
+
+_CHECK_STEPS = 3
+# Mean error of the clean pictures, 0..1, above which an engine does not compute the network: it is not a measure of
+# quality. Rounding gives less than a hundredth of it; a wrong layout or a lost input gives more than ten times it.
+_WRONG = {"fp32": 0.004, "fp16": 0.008, "int8": 0.02}
+
+
+def engine_for(
+    backend: Backend,
+    job: Job,
+    *,
+    build: bool = True,
+    cache: EngineCache | None = None,
+    progress: Progress | None = None,
+) -> Engine:
+    """The engine of ``job``, out of the cache or built now.
+
+    Args:
+        build: off: what is not there is an error, and nothing waits for a compiler.
+        progress: told what a build is at; the log when None.
+
+    Raises:
+        EngineError: if there is none and it may not be or cannot be built.
+        DeviceError: if the device is out of memory.
+    """
+    if not backend.builds:
+        return backend.load(job, Path())
+    cache = EngineCache() if cache is None else cache
+    key = key_of(backend, job)
+    instead_of = None
+    try:
+        engine = _load(backend, job, cache, key)
+    except DamagedEngineError as damage:
+        instead_of = cache.identity(key)
+        what = f"the engine in {cache.path(key)} {damage}"
+        if not build:
+            raise EngineError(what, hint=f"build it again: {compile_command(backend, job)}") from damage
+        _log.warning("%s; building it again", what)
+    else:
+        if engine is not None:
+            return engine
+        if not build:
+            raise EngineError(f"there is no engine yet for {named(backend, job)}", hint=compile_command(backend, job))
+    return _build_and_load(backend, job, cache, key, instead_of, progress)
+
+
+def ensure(
+    backend: Backend, job: Job, *, cache: EngineCache | None = None, progress: Progress | None = None
+) -> tuple[Path, bool]:
+    """Build the engine of ``job`` unless a verified one is there; for a GPU elsewhere too, where it cannot be loaded.
+
+    Returns:
+        Its folder, and whether it was built now.
+
+    Raises:
+        EngineError: if it cannot be built, or the cache cannot be written.
+    """
+    cache = EngineCache() if cache is None else cache
+    key = key_of(backend, job)
+    instead_of = None
+    try:
+        with cache.reading(key, waiting=lambda: _waiting(backend, job)) as folder:
+            if folder is not None:
+                return folder, False
+    except DamagedEngineError as damage:
+        instead_of = cache.identity(key)
+        _log.warning("the engine in %s %s; building it again", cache.path(key), damage)
+    try:
+        return cache.path(key), _build(backend, job, cache, key, instead_of, progress)
+    except OSError as error:
+        raise EngineError(
+            f"the cache folder {cache.folder} cannot be written: {error.strerror}",
+            hint="set STREAMDERAIN_CACHE to one that can",
+        ) from error
+
+
+def named(backend: Backend, job: Job) -> str:
+    """What an engine is for, in one phrase: "fast at 1280x720, openvino int8"."""
+    target = "" if job.target is None else f" for compute capability {job.target}"
+    return f"{Path(job.model).stem} at {job.width}x{job.height}, {backend.name} {job.precision}{target}"
+
+
+def compile_command(backend: Backend, job: Job) -> str:
+    """What to type to have it built."""
+    device = "" if job.device.type == "cpu" else f" --device {job.device}"
+    words = f"{job.model} --size {job.width}x{job.height} --backend {backend.name} --precision {job.precision}{device}"
+    return f"streamderain compile {words}"
+
+
+def in_words(seconds: float) -> str:
+    """An estimate, no more exact than it is: "about 20 s", "about 3 min"."""
+    if seconds < 60:
+        return f"about {max(5 * math.ceil(seconds / 5), 5)} s"
+    return f"about {math.ceil(seconds / 60)} min"
+
+
+def _load(backend: Backend, job: Job, cache: EngineCache, key: Mapping[str, str]) -> Engine | None:
+    """Raises DamagedEngineError: if it is there and of no use."""
+    with cache.reading(key, waiting=lambda: _waiting(backend, job)) as folder:
+        if folder is None:
+            return None
+        try:
+            return backend.load(job, folder)
+        except torch.OutOfMemoryError as error:
+            raise _no_memory(job) from error
+        except Exception as error:
+            raise DamagedEngineError(f"cannot be loaded ({_first_line(error)})") from error
+
+
+def _build_and_load(
+    backend: Backend,
+    job: Job,
+    cache: EngineCache,
+    key: Mapping[str, str],
+    instead_of: int | None,
+    progress: Progress | None,
+) -> Engine:
+    try:
+        _build(backend, job, cache, key, instead_of, progress)
+    except OSError as error:
+        _log.warning(
+            "the cache folder %s cannot be written (%s): the engine is kept for this run only",
+            cache.folder,
+            error.strerror,
+        )
+        with tempfile.TemporaryDirectory(prefix="streamderain-") as folder:
+            _make(backend, job, Path(folder), progress)
+            return backend.load(job, Path(folder))
+    try:
+        engine = _load(backend, job, cache, key)
+    except DamagedEngineError as damage:
+        raise EngineError(f"the engine that was just built for {named(backend, job)} {damage}") from damage
+    if engine is None:  # pruned by another process between the two
+        raise EngineError(f"the engine that was just built for {named(backend, job)} is gone", hint="try again")
+    return engine
+
+
+def _build(
+    backend: Backend,
+    job: Job,
+    cache: EngineCache,
+    key: Mapping[str, str],
+    instead_of: int | None,
+    progress: Progress | None,
+) -> bool:
+    return cache.build(
+        key,
+        lambda folder: _make(backend, job, folder, progress),
+        waiting=lambda: _waiting(backend, job),
+        instead_of=instead_of,
+    )
+
+
+def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -> Mapping[str, float]:
+    """Build into ``folder`` and compare with PyTorch. Raises EngineError, DeviceError."""
+    what = named(backend, job)
+    # Before it blocks, and where everybody sees it: who does not know why nothing happens ends it.
+    _log.warning("building the engine for %s: %s, once", what, in_words(backend.estimate(job)))
+    tell: Progress = _log.info if progress is None else progress
+    try:
+        backend.build(job, folder, progress=tell)
+        if job.target is not None:
+            return {}
+        tell("comparing with PyTorch")
+        engine = backend.load(job, folder)
+        reference = EAGER.load(job, folder)
+        parity = compare(engine, reference, moving_texture(job.height, job.width, _CHECK_STEPS))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _no_memory(job) from error
+    except StreamderainError:
+        raise
+    except Exception as error:
+        raise EngineError(f"{what} cannot be built: {_first_line(error)}") from error
+    if not parity.mean_error <= _WRONG[job.precision]:  # not-a-number is wrong too
+        raise EngineError(f"{what} gives other pictures than PyTorch: mean error {parity.mean_error:.2g} of 1")
+    return {name: value for name, value in asdict(parity).items() if value is not None}
+
+
+def _waiting(backend: Backend, job: Job) -> None:
+    _log.warning("another process is building the engine for %s; waiting for it", named(backend, job))
+
+
+def _no_memory(job: Job) -> DeviceError:
+    return DeviceError(
+        f"{job.device} is out of memory at {job.width}x{job.height}",
+        hint="use --model fast, --precision fp16, or --device cpu",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

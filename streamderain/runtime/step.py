@@ -1,0 +1,55 @@
+"""A network as a graph that leaves PyTorch: what the compiling backends export, and how they call it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from streamderain.networks import State
+from streamderain.runtime.backend import Job
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+class Alignment(nn.Module):
+    """The network's ``align`` as a module: ``(rainy, *state) -> state``, laid on the frame."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rainy: Tensor, *state: Tensor) -> State:
+        laid: State = self.network.align(rainy, state)  # type: ignore[operator]
+        return laid
+
+
+def network_of(job: Job) -> nn.Module:
+    """The job's network on its device and in its dtype, for the caller alone to change."""
+    return copy.deepcopy(job.network).to(job.device, job.dtype).eval()
+
+
+def has_state(job: Job) -> bool:
+    """False for a network of single images, which aligns nothing."""
+    return len(example_inputs(job)) > 1
+
+
+def example_inputs(job: Job) -> tuple[Tensor, ...]:
+    """A frame and a state such as a network takes, each tensor with memory of its own: inputs must not alias."""
+    generator = torch.Generator().manual_seed(0)
+    rainy = torch.rand(1, 3, job.height, job.width, generator=generator).to(job.device, job.dtype)
+    state: State = job.network.zero_state(  # type: ignore[operator]
+        1, job.height, job.width, device=job.device, dtype=job.dtype
+    )
+    return (rainy, *(torch.zeros_like(part) for part in state))
+
+
+def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """``module`` traced for the sizes, dtypes and devices of ``inputs``."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of torch's own doings, for its developers
+        return torch.export.export(module, inputs, strict=False)
