@@ -1,0 +1,104 @@
+"""The preview's page and pictures over HTTP. Whoever watches slowly sees fewer pictures, and slows nobody."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from typing import cast
+from urllib.parse import parse_qs
+
+from streamderain.observe import Observer
+from streamderain.preview.jpeg import KINDS, Kind, Pictures
+from streamderain.web import Handler, WebServer
+
+_WAIT = 5.0  # seconds that a request waits for a picture; then it is asked again
+_BOUNDARY = "streamderain-picture"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# The page is one file: it may load from here alone, and its own script and style stand in it.
+_POLICY = (
+    "default-src 'none'; img-src 'self' data: blob:; connect-src 'self';"
+    " style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+
+
+def serve_preview(observers: Sequence[Observer], address: tuple[str, int]) -> WebServer:
+    """Serves the page until it is closed.
+
+    ``/`` is the page; ``/picture?kind=pair&stream=0&after=41`` the first picture later than number 41 as JPEG, its
+    number in the header ``X-Serial``, or 204 when none came for 5 s; ``/clean.mjpg``, ``/rainy.mjpg`` and
+    ``/pair.mjpg`` are endless MJPEG for players; ``/status`` says in JSON how each stream is.
+
+    Args:
+        address: host and port. Bound to this machine alone, only browsers that asked for this machine are answered, so
+            that no web page elsewhere can look at the pictures by giving its own name this address.
+
+    Raises:
+        StreamderainError: the port is taken.
+    """
+    streams = [Pictures(observer) for observer in observers]
+    html = files("streamderain.preview").joinpath("page.html").read_bytes()
+    private = address[0] in _LOOPBACK
+
+    class Preview(Handler):
+        def page(self, path: str) -> None:
+            host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+            if private and host.strip("[]") not in _LOOPBACK:
+                self.answer(b"this preview is for this machine\n", kind="text/plain", status=403)
+            elif path == "/":
+                self.answer(html, kind="text/html; charset=utf-8", Content_Security_Policy=_POLICY)
+            elif path == "/status":
+                self.answer(json.dumps(_status(streams)).encode(), kind="application/json")
+            elif path == "/picture":
+                self._picture()
+            elif path.endswith(".mjpg") and path[1:-5] in KINDS:
+                self._stream(cast(Kind, path[1:-5]))
+            else:
+                self.answer(b"nothing is here\n", kind="text/plain", status=404)
+
+        def _picture(self) -> None:
+            asked = parse_qs(self.path.partition("?")[2])
+            kind, after = asked.get("kind", ["pair"])[0], asked.get("after", ["0"])[0]
+            pictures = self._pictures(asked)
+            if kind not in KINDS or pictures is None or not after.isdecimal():
+                self.answer(b"no such picture\n", kind="text/plain", status=404)
+                return
+            made = pictures.newer(kind, int(after), within=_WAIT)
+            if made is None:
+                self.answer(b"", kind="image/jpeg", status=204)
+            else:
+                self.answer(made[1], kind="image/jpeg", X_Serial=str(made[0]))
+
+        def _stream(self, kind: Kind) -> None:
+            pictures = self._pictures(parse_qs(self.path.partition("?")[2]))
+            if pictures is None or self.command == "HEAD":
+                self.answer(b"no such stream\n", kind="text/plain", status=404)
+                return
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Type", f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            serial = 0
+            while True:
+                made = pictures.newer(kind, serial, within=_WAIT)
+                if made is not None:
+                    serial, body = made
+                    head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+                    self.wfile.write(head.encode() + body + b"\r\n")
+                elif pictures.observer.ended:
+                    return
+                else:
+                    time.sleep(0.05)
+
+        def _pictures(self, asked: dict[str, list[str]]) -> Pictures | None:
+            index = asked.get("stream", ["0"])[0]
+            return streams[int(index)] if index.isdecimal() and int(index) < len(streams) else None
+
+    return WebServer(address, Preview, what="--preview")
+
+
+def _status(streams: Sequence[Pictures]) -> list[dict[str, object]]:
+    return [asdict(pictures.observer.snapshot()) | {"ended": pictures.observer.ended} for pictures in streams]
