@@ -6,13 +6,14 @@ import threading
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
 import torch
 
+from streamderain.adaptive import AdaptiveSession, ladder
 from streamderain.errors import StreamLostError
 from streamderain.frame import Frame, FrameSink
 from streamderain.observe import Observer
@@ -95,8 +96,16 @@ class _Ages:
 class _Network:
     """The session, and when its past is worth anything."""
 
-    def __init__(self, derainer: Derainer, source: LiveSource) -> None:
-        self._session: Session = derainer.session(source.info.height, source.info.width)
+    def __init__(
+        self, derainer: Derainer, cheaper: Sequence[Derainer] | None, source: LiveSource, observer: Observer | None
+    ) -> None:
+        height, width = source.info.height, source.info.width
+        self._session: Session | AdaptiveSession = (
+            derainer.session(height, width)
+            if cheaper is None
+            else AdaptiveSession(ladder(derainer, cheaper), height, width, interval=lambda: source.interval)
+        )
+        self._observer, self._rung = observer, 0
         self._before: tuple[int, int] | None = None  # connection and pts of the last frame
         self.resets = 0
 
@@ -108,7 +117,12 @@ class _Network:
                 self._session.reset()
                 self.resets += 1
         self._before = captured.connection, frame.pts
-        return self._session.step(frame)
+        clean = self._session.step(frame)
+        if isinstance(self._session, AdaptiveSession) and self._session.rung != self._rung:
+            self._rung = self._session.rung
+            if self._observer is not None:
+                self._observer.describe(model=self._session.description)
+        return clean
 
 
 class _StandIn:
@@ -150,6 +164,7 @@ def run_live(
     stop: threading.Event | None = None,
     on_loss: OnLoss = "hold",
     max_age: float | None = None,
+    cheaper: Sequence[Derainer] | None = None,
     frames: int | None = None,
     duration: float | None = None,
     observer: Observer | None = None,
@@ -169,6 +184,8 @@ def run_live(
         on_loss: while no frame comes: "hold" writes the last picture five times a second, "slate" a dark picture once
             the connection is lost, "pause" nothing; "stop" ends the run at the first loss.
         max_age: seconds; frames that are older when their turn comes are skipped.
+        cheaper: adapt: where ``derainer`` is too slow for the camera, take these in turn, then the last one on smaller
+            pictures; and say so in the log. None keeps to ``derainer``. See `adaptive`.
         frames, duration: end after so many frames written, or so many seconds since the first.
         observer: is told of every frame, of what was skipped, and how old frames were when they were written.
         depth: frames that may wait for the sink; each adds its time to the age of all that follow.
@@ -184,7 +201,7 @@ def run_live(
         raise ValueError(f"max_age must be above 0 s, got {max_age}")
     stopped = stop if stop is not None else threading.Event()
     began = time.monotonic()
-    network, stand_in, ages = _Network(derainer, source), _StandIn(source, on_loss), _Ages(observer)
+    network, stand_in, ages = _Network(derainer, cheaper, source, observer), _StandIn(source, on_loss), _Ages(observer)
     written = held = too_old = told = 0
     interrupted, lost = False, None
     last_pts: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,10 +16,12 @@ from streamderain.errors import OutputError
 if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
     from streamderain.live import LiveStats
+    from streamderain.session import Derainer
     from streamderain.video.live import LiveOptions
 
 _DEGRADED = 3
 _FILES_ONLY = ("start", "audio", "subs", "frame_rate", "on_error")
+_BY_COST = ("quality", "balanced", "fast")
 _LIVE_ONLY = ("max_age", "adaptive", "on_loss", "reconnect", "reconnect_limit", "read_timeout", "wait", "transport")
 
 
@@ -51,6 +54,14 @@ def live_source_options(options: RunOptions) -> LiveOptions:
         wait=options.wait,
         transport=options.transport,
     )
+
+
+def _cheaper(options: RunOptions) -> list[Derainer]:
+    """What is cheaper than the model asked for, dearest first."""
+    from streamderain.networks import model_names
+
+    after = _BY_COST[_BY_COST.index(options.model) + 1 :] if options.model in _BY_COST else ()
+    return [replace(options, model=name).derainer() for name in after if name in model_names()]
 
 
 def run_live_video(uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
@@ -115,6 +126,7 @@ def run_live_video(uri: str, target: str, options: RunOptions, reporter: Reporte
                 stop=signals.stop,
                 on_loss=options.on_loss,
                 max_age=options.max_age,
+                cheaper=_cheaper(options) if options.adaptive else None,
                 frames=options.frames,
                 duration=options.duration,
                 observer=observer,

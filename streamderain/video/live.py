@@ -30,6 +30,8 @@ _GRACE = 10.0  # seconds beyond every time limit after which a reader counts as 
 _STUCK_AT_MOST = 3  # readers that are left behind in calls that never return
 _FASTEST = 240  # frames/s; what says more counts ticks, not pictures
 _ASSUMED_RATE = Fraction(25)
+_STEADY = 1.0  # seconds between two pictures beyond which that is an outage, not a rate
+_SMOOTH = 0.05  # weight of the newest interval in the running mean
 _PATIENCE = 0.5  # seconds that closing waits for the reader
 _TELL_EVERY = 60.0  # seconds between two lines about an outage that goes on
 
@@ -114,6 +116,7 @@ class LiveSource:
         self._busy_since: float | None = None
         self._reader, self._stuck = 0, 0
         self._skipped_before = 0
+        self._interval, self._arrived = float(1 / _ASSUMED_RATE), 0.0
         self._ahead = self._start_reader()
 
     # ---- the consumer's side
@@ -137,6 +140,11 @@ class LiveSource:
     def skipped(self) -> int:
         """Frames that came and made room for newer ones."""
         return self._skipped_before + self._ahead.skipped
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two frames of the camera, lately; by what it says of itself at the beginning."""
+        return self._interval
 
     def lost_for(self) -> float:
         """Seconds that the present outage has lasted; 0 while pictures come."""
@@ -279,6 +287,9 @@ class LiveSource:
             assert self._clock is not None
             assert self._box is not None
             self.camera_frames += 1
+            since, self._arrived = arrival.at - self._arrived, arrival.at
+            if since < _STEADY:
+                self._interval += _SMOOTH * (since - self._interval)
             if self._observer is not None:
                 self._observer.camera_frame()
             frame = reader.read(picture, 0, TICK, None)
@@ -297,6 +308,7 @@ class LiveSource:
             self.info = replace(info, time_base=TICK, frame_count=None, frame_rate=rate, live=True)
             self.description = probe.describe(connection.container, connection.video, picture, self.info)
             self._clock = OutputClock(round(1 / (rate or _ASSUMED_RATE) / TICK))
+            self._interval = float(1 / (rate or _ASSUMED_RATE))
             self._box = Letterbox(info.width, info.height)
         elif (picture.width, picture.height) not in (size := (self.info.width, self.info.height), size[::-1]):
             notes.append(f"the picture is {picture.width}x{picture.height} now, fitted into {size[0]}x{size[1]}")

@@ -129,6 +129,18 @@ def test_a_network_twice_too_slow_stays_with_the_newest_frame(camera: Make, runn
     assert stats.resets == 0  # the network's past is not thrown away for a frame that was skipped
 
 
+def test_an_adaptive_run_takes_the_cheaper_network_and_skips_no_more(camera: Make, running: Start) -> None:
+    made, sink, seen = camera("--fps", 20), Collect(), Observer()
+    cheap = Stub()
+    run = running(open_live(made.url()), sink, Stub(0.1), cheaper=[cheap], observer=seen)
+    _wait(lambda: cheap.steps > 0)
+    assert seen.snapshot().about["model"] == cheap.description
+    before = run.source.skipped
+    sink.wait_more(20)
+    assert run.source.skipped - before <= 3
+    assert run.finish().skipped > 10
+
+
 def test_where_all_frames_are_wanted_none_is_skipped(camera: Make, running: Start) -> None:
     made, sink = camera("--fps", 20), Collect(lambda frame: read_stamp(frame.pixels.numpy()))
     run = running(open_live(made.url(), LiveOptions(newest=False)), sink, Stub(0.1))

@@ -1,0 +1,154 @@
+"""Keeping up on a machine that cannot: a ladder of cheaper ways to derain, and when to step down and up again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from streamderain.frame import Frame
+from streamderain.session import Derainer, Session
+
+_log = logging.getLogger(__name__)
+
+_SLOW_FOR = 2.0  # seconds that a rung must be too slow for before the next is taken
+_SMOOTH = 0.2  # weight of the newest cost in the running mean
+_TRY_AFTER = 60.0  # seconds until the rung above is tried again; doubled by each vain attempt
+_TRY_AT_LATEST = 600.0
+_KEPT_FOR = 20.0  # seconds after which an attempt counts as a success
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A way to derain: a model, at full size (``scale`` 1) or on a picture ``scale`` times smaller each way.
+
+    On a smaller picture only the rain layer is estimated there; it is enlarged and taken off the full picture, whose
+    detail stays.
+    """
+
+    derainer: Derainer
+    scale: int = 1
+
+    def __post_init__(self) -> None:
+        if self.scale < 1:
+            raise ValueError(f"scale must be at least 1, got {self.scale}")
+
+    @property
+    def description(self) -> str:
+        size = "" if self.scale == 1 else f" at 1/{self.scale} of the size"
+        return f"{self.derainer.description}{size}"
+
+
+def ladder(best: Derainer, cheaper: Sequence[Derainer] = ()) -> list[Rung]:
+    """``best``, then each of ``cheaper`` in turn, then the last of them on smaller and smaller pictures."""
+    models = [best, *cheaper]
+    return [*(Rung(model) for model in models), Rung(models[-1], 2), Rung(models[-1], 4)]
+
+
+class AdaptiveSession:
+    """Derains one stream by the best rung that the machine keeps up with. Not for two threads at once.
+
+    Args:
+        rungs: the best first.
+        height, width: px of the frames.
+        interval: asked for the seconds between two frames of the camera, which may change its mind.
+        clock: seconds, monotonic; for tests.
+
+    Attributes:
+        rung: the index of the present one.
+    """
+
+    def __init__(
+        self,
+        rungs: Sequence[Rung],
+        height: int,
+        width: int,
+        *,
+        interval: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not rungs:
+            raise ValueError("a ladder has at least one rung, got none")
+        self._rungs, self._size, self._interval, self._clock = list(rungs), (height, width), interval, clock
+        self.rung = 0
+        self._session = self._open()
+        self._cost: float | None = None
+        self._slow_since: float | None = None
+        self._hold = _TRY_AFTER
+        self._changed = clock()
+        self._tried = False
+        self._fresh = True
+
+    @property
+    def description(self) -> str:
+        """Of the present rung."""
+        return self._rungs[self.rung].description
+
+    def reset(self) -> None:
+        """Forget the past; the rung stays."""
+        self._session.reset()
+
+    def step(self, frame: Frame) -> Frame:
+        """The clean frame for the next rainy one; see `Session.step`."""
+        began = self._clock()
+        rung = self._rungs[self.rung]
+        clean = self._session.step(frame) if rung.scale == 1 else _by_rain_layer(self._session, frame, rung.scale)
+        now = self._clock()
+        self._judge(now, now - began)
+        return clean
+
+    def _open(self) -> Session:
+        rung = self._rungs[self.rung]
+        height, width = (max(1, -(-side // rung.scale)) for side in self._size)
+        return rung.derainer.session(height, width)
+
+    def _judge(self, now: float, cost: float) -> None:
+        if self._fresh:  # the first frame of a session may compile and allocate
+            self._fresh = False
+            return
+        self._cost = cost if self._cost is None else self._cost + _SMOOTH * (cost - self._cost)
+        interval = self._interval()
+        if self._cost <= interval:
+            self._slow_since = None
+            kept = now - self._changed
+            if self._tried and kept > _KEPT_FOR:
+                self._tried, self._hold = False, _TRY_AFTER
+            if self.rung > 0 and kept > self._hold:
+                self._move(self.rung - 1, now, f"trying {self._rungs[self.rung - 1].description} again")
+                self._tried = True
+            return
+        self._slow_since = now if self._slow_since is None else self._slow_since
+        if now - self._slow_since < _SLOW_FOR or self.rung + 1 == len(self._rungs):
+            return
+        if self._tried:
+            self._hold, self._tried = min(2 * self._hold, _TRY_AT_LATEST), False
+        said = f"{1000 * self._cost:.0f} ms a frame is too slow for one every {1000 * interval:.0f} ms"
+        self._move(self.rung + 1, now, f"{said}: going on with {self._rungs[self.rung + 1].description}")
+
+    def _move(self, rung: int, now: float, message: str) -> None:
+        _log.warning("adaptive: %s", message)
+        self.rung = rung
+        self._session = self._open()
+        self._cost, self._slow_since, self._changed, self._fresh = None, None, now, True
+
+
+def _by_rain_layer(session: Session, frame: Frame, scale: int) -> Frame:
+    """Derains a picture ``scale`` times smaller, and takes the rain that was found there off the whole one."""
+    top = torch.iinfo(frame.pixels.dtype).max
+    rainy = frame.pixels.permute(2, 0, 1)[None].float()  # [1, 3, H, W]
+    small = F.interpolate(rainy, size=(session.height, session.width), mode="area")
+    clean = session.step(
+        Frame(_pixels(small, frame.pixels.dtype), frame.pts, frame.time_base, frame.duration)
+    ).pixels.permute(2, 0, 1)[None]
+    rain = F.interpolate(small - clean.float(), size=rainy.shape[-2:], mode="bilinear", align_corners=False)
+    return Frame(_pixels((rainy - rain).clamp_(0, top), frame.pixels.dtype), frame.pts, frame.time_base, frame.duration)
+
+
+def _pixels(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """[1, 3, H, W] in the range of ``dtype`` -> [H, W, 3], rounded."""
+    return image[0].permute(1, 2, 0).round().to(dtype).contiguous()

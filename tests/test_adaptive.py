@@ -1,0 +1,136 @@
+"""The ladder of an adaptive session: when it steps down, when up again, and what smaller pictures do to the frame."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from streamderain import Derainer
+from streamderain.adaptive import AdaptiveSession, Rung, ladder
+from streamderain.frame import Frame
+from streamderain.session import Session
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Costly(Derainer):
+    """Costs seconds of ``clock`` a frame of 64x48, and less in proportion to the pixels; darkens by 10."""
+
+    def __init__(self, clock: Clock, cost: float, name: str = "costly") -> None:
+        self.clock, self.cost, self.name = clock, cost, name
+
+    @property
+    def description(self) -> str:
+        return self.name
+
+    def session(self, height: int, width: int) -> Session:
+        return _CostlySession(self, height, width)
+
+
+class _CostlySession(Session):
+    def __init__(self, owner: Costly, height: int, width: int) -> None:
+        self.owner, self.height, self.width = owner, height, width
+
+    def reset(self) -> None: ...
+
+    def step(self, frame: Frame) -> Frame:
+        assert (frame.height, frame.width) == (self.height, self.width)
+        self.owner.clock.now += self.owner.cost * frame.height * frame.width / (64 * 48)
+        darker = (frame.pixels.int() - 10).clamp(min=0).to(frame.pixels.dtype)
+        return Frame(darker, frame.pts, frame.time_base)
+
+
+def _frame(pixels: torch.Tensor | None = None) -> Frame:
+    if pixels is None:
+        pixels = torch.full((48, 64, 3), 100, dtype=torch.uint8)
+    return Frame(pixels, 0, Fraction(1, 90000))
+
+
+def _run(session: AdaptiveSession, clock: Clock, seconds: float, interval: float = 0.04) -> None:
+    end = clock.now + seconds
+    while clock.now < end:
+        began = clock.now
+        session.step(_frame())
+        clock.now = max(clock.now, began + interval)
+
+
+def test_a_machine_that_keeps_up_stays_with_the_best() -> None:
+    clock = Clock()
+    session = AdaptiveSession(ladder(Costly(clock, 0.03)), 48, 64, interval=lambda: 0.04, clock=clock)
+    _run(session, clock, 30)
+    assert session.rung == 0
+
+
+def test_too_slow_for_two_seconds_takes_the_next_rung_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    rungs = ladder(Costly(clock, 0.1, "big"), [Costly(clock, 0.05, "small")])
+    session = AdaptiveSession(rungs, 48, 64, interval=lambda: 0.04, clock=clock)
+    _run(session, clock, 1.5)
+    assert session.rung == 0
+    _run(session, clock, 2)
+    assert session.rung == 1
+    _run(session, clock, 4)
+    assert session.description == "small at 1/2 of the size"
+    assert [record.getMessage() for record in caplog.records] == [
+        "adaptive: 100 ms a frame is too slow for one every 40 ms: going on with small",
+        "adaptive: 50 ms a frame is too slow for one every 40 ms: going on with small at 1/2 of the size",
+    ]
+
+
+def test_the_last_rung_is_kept_however_slow() -> None:
+    clock = Clock()
+    session = AdaptiveSession(ladder(Costly(clock, 100.0)), 48, 64, interval=lambda: 0.04, clock=clock)
+    _run(session, clock, 2000)
+    assert session.rung == 2
+
+
+def test_the_better_rung_is_tried_again_ever_less_often_and_kept_when_the_machine_is_free() -> None:
+    clock = Clock()
+    best = Costly(clock, 0.1)
+    session = AdaptiveSession(ladder(best), 48, 64, interval=lambda: 0.04, clock=clock)
+    tries, before = [], 0
+    while clock.now < 400:
+        _run(session, clock, 0.1)
+        if session.rung == 0 and before == 1:
+            tries.append(clock.now)
+        before = session.rung
+    assert len(tries) == 2 or len(tries) == 3
+    waits = [b - a for a, b in zip([0.0, *tries], tries, strict=False)]
+    assert 55 < waits[0] < 70
+    assert waits[1] > 1.8 * waits[0]
+    best.cost = 0.02
+    _run(session, clock, 700)
+    assert session.rung == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_a_smaller_picture_gives_the_rain_layer_only(dtype: torch.dtype) -> None:
+    clock = Clock()
+    generator = torch.Generator().manual_seed(1)
+    detail = torch.randint(60, 200, (48, 64, 3), generator=generator)
+    frame = _frame(detail.to(dtype))
+    session = AdaptiveSession([Rung(Costly(clock, 0.0), 2)], 48, 64, interval=lambda: 0.04, clock=clock)
+    clean = session.step(frame).pixels.int()
+    assert int((detail - 10 - clean).abs().max()) <= 1  # every pixel of detail is there, ten darker
+
+
+def test_sizes_that_do_not_divide_are_ordinary() -> None:
+    clock = Clock()
+    session = AdaptiveSession([Rung(Costly(clock, 0.0), 4)], 47, 61, interval=lambda: 0.04, clock=clock)
+    pixels = torch.full((47, 61, 3), 90, dtype=torch.uint8)
+    assert torch.equal(session.step(_frame(pixels)).pixels, pixels - 10)
+
+
+def test_a_ladder_without_rungs_and_a_scale_below_one_are_wrong() -> None:
+    with pytest.raises(ValueError, match="none"):
+        AdaptiveSession([], 48, 64, interval=lambda: 0.04)
+    with pytest.raises(ValueError, match="got 0"):
+        Rung(Costly(Clock(), 0.0), 0)
