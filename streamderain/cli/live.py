@@ -11,11 +11,13 @@ import click
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter, counted, pace
+from streamderain.cli.watching import describe, watched, with_hud
 from streamderain.errors import OutputError
 
 if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
     from streamderain.live import LiveStats
+    from streamderain.observe import Observer
     from streamderain.session import Derainer
     from streamderain.video.live import LiveOptions
 
@@ -66,14 +68,23 @@ def _cheaper(options: RunOptions) -> list[Derainer]:
 
 def run_live_video(uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
     """Opens, runs and reports; returns the exit code."""
+    from streamderain.cli.run import shown
+    from streamderain.observe import Observer
+
+    observer = Observer(shown(uri))
+    with watched([observer], options, reporter):
+        return _run_live_video(uri, target, options, reporter, signals, observer)
+
+
+def _run_live_video(
+    uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals, observer: Observer
+) -> int:
     from streamderain.cli.run import say_start, shown
     from streamderain.live import run_live
-    from streamderain.observe import Observer
     from streamderain.pipeline import comparison
     from streamderain.video import open_sink
     from streamderain.video.live import open_live
 
-    observer = Observer(shown(uri))
     with usage_errors():
         wanted = live_source_options(options)
     if wanted.wait or "listen=1" in uri:
@@ -82,7 +93,9 @@ def run_live_video(uri: str, target: str, options: RunOptions, reporter: Reporte
     with ExitStack() as until_run:
         until_run.enter_context(source)
         derainer = options.derainer()
+        describe(observer, derainer)
         view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
+        view = with_hud(view, observer, options)
         asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
         asked["format"] = options.container
         with signals.orderly("finishing the output; interrupt again to stop at once"):

@@ -21,6 +21,7 @@ from streamderain.cli.options import (
     usage_errors,
 )
 from streamderain.cli.report import Reporter, counted, pace
+from streamderain.cli.watching import describe, observed, watch_options, watched, with_hud
 from streamderain.errors import OutputError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ DEGRADED = 3  # exit code: finished, but not every frame or every input was good
 
 _VIDEO_ONLY = (
     *("codec", "crf", "preset", "encoder_options", "audio", "subs", "start", "duration", "frames"),
-    *("container", "frame_rate", "on_error"),
+    *("container", "frame_rate", "on_error", "hud", "preview", "metrics", "healthy_within"),
 )
 _EXAMPLES = """\b
 Examples:
@@ -45,6 +46,7 @@ Examples:
   streamderain run rainy.mp4 - --format nut | ffplay -
   streamderain run rainy.mp4 null:            (writes nothing: how fast is it here?)
   streamderain run rtsp://user:password@camera/stream clear.mp4
+  streamderain run rtsp://camera/stream rtsp://server/clear --hud --preview 8080 --metrics 9464
   streamderain run 'rtsp://0.0.0.0:8554/cam?listen=1' clear.mkv --on-loss slate
   streamderain run /dev/video0 null: --adaptive --max-age 200ms
 
@@ -90,6 +92,10 @@ class RunOptions:
     read_timeout: float
     wait: float
     transport: Literal["auto", "tcp", "udp"]
+    hud: bool
+    preview: tuple[str, int] | None
+    metrics: tuple[str, int] | None
+    healthy_within: float
     no_progress: bool
     log_format: Literal["text", "json"]
     verbose: bool
@@ -150,6 +156,7 @@ class RunOptions:
     help="At a frame that cannot be decoded: stop, or repeat the last good one (exit code 3).",
 )
 @live_options
+@watch_options
 @click.option("--no-progress", is_flag=True, help="No progress bar and no lines of progress.")
 @click.option(
     "--log-format",
@@ -164,8 +171,9 @@ def run_command(ctx: click.Context, /, source: str, target: str, **values: Any) 
     """Derain INPUT into OUTPUT.
 
     INPUT is a video file, a camera or stream (rtsp://, /dev/video0 and others), an image sequence (f%05d.png), - for
-    stdin, or pictures: a folder, a glob or a single one, each derained by itself. OUTPUT is a file, an image sequence,
-    a folder for pictures, - for stdout, or null:.
+    stdin, or pictures: a folder, a glob or a single one, each derained by itself. OUTPUT is a file, a playlist
+    (out.m3u8), an image sequence, a folder for pictures, a stream to send (rtsp://, rtmp://, udp://, tcp://), - for
+    stdout, or null:.
 
     Frame times, colours, sound, subtitles, chapters and rotation are kept. The video is written as OUT.part and gets
     its name when it is whole.
@@ -203,6 +211,7 @@ def _refuse_video_options(ctx: click.Context) -> None:
 
 
 def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
+    from streamderain.observe import Observer
     from streamderain.pipeline import comparison, run
     from streamderain.video import open_sink, open_source
 
@@ -220,11 +229,17 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, s
     with ExitStack() as until_run:
         until_run.enter_context(source)
         derainer = options.derainer()
+        observer = Observer(shown(uri))
+        describe(observer, derainer)
         view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
+        view = with_hud(view, observer, options)
+        if options.hud or options.preview or options.metrics:
+            view = observed(view, observer)
+        watching = watched([observer], options, reporter)
         # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
         asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
         asked["format"] = options.container
-        with signals.orderly("finishing the file; interrupt again to stop at once"):
+        with watching, signals.orderly("finishing the file; interrupt again to stop at once"):
             try:
                 with usage_errors():
                     sink = open_sink(

@@ -1,0 +1,134 @@
+"""--hud, --preview and --metrics: ways to look at a run while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
+
+from streamderain.cli.report import Reporter
+
+if TYPE_CHECKING:
+    from streamderain.observe import Observer
+    from streamderain.pipeline import View
+    from streamderain.session import Derainer
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class WatchOptions(Protocol):
+    """The fields of the options that this file reads."""
+
+    @property
+    def hud(self) -> bool: ...
+    @property
+    def preview(self) -> tuple[str, int] | None: ...
+    @property
+    def metrics(self) -> tuple[str, int] | None: ...
+    @property
+    def healthy_within(self) -> float: ...
+
+
+class Address(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """[HOST:]PORT."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        from streamderain.web import parse_address
+
+        if isinstance(value, tuple):  # converted already
+            return value
+        try:
+            return parse_address(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def watch_options(command: Decorated) -> Decorated:
+    """--hud, --preview, --metrics, --healthy-within."""
+    for option in reversed(
+        (
+            click.option("--hud", is_flag=True, help="Write model, rate, frame age and losses into the picture."),
+            click.option(
+                "--preview",
+                type=Address(),
+                metavar="[HOST:]PORT",
+                help="Show before and after in a browser; only on this machine, unless HOST says otherwise.",
+            ),
+            click.option(
+                "--metrics",
+                type=Address(),
+                metavar="[HOST:]PORT",
+                help="Serve /metrics for Prometheus, and /healthz; only on this machine, unless HOST says otherwise.",
+            ),
+            click.option(
+                "--healthy-within",
+                type=click.FloatRange(min=0, min_open=True),
+                default=10.0,
+                show_default=True,
+                metavar="SECONDS",
+                help="/healthz answers 503 when no frame was done for as long.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def watched(observers: Sequence[Observer], options: WatchOptions, reporter: Reporter) -> Iterator[None]:
+    """Within, the servers that were asked for run; where they are is said.
+
+    Raises:
+        StreamderainError: a port is taken.
+    """
+    with ExitStack() as servers:
+        if options.metrics is not None:
+            from streamderain.metrics import serve_metrics
+
+            server = servers.enter_context(serve_metrics(observers, options.metrics, idle=options.healthy_within))
+            reporter.say("metrics", f"metrics at {server.url}metrics", url=f"{server.url}metrics")
+        if options.preview is not None:
+            from streamderain.preview import serve_preview
+
+            server = servers.enter_context(serve_preview(observers, options.preview))
+            reporter.say("preview", f"preview at {server.url}", url=server.url)
+        try:
+            yield
+        finally:
+            for observer in observers:
+                observer.end()
+
+
+def describe(observer: Observer, derainer: Derainer) -> None:
+    """Tells the observer what runs on what."""
+    from pathlib import Path
+
+    plan = derainer.plan
+    observer.describe(
+        model=Path(derainer.model).stem, device=str(plan.device), backend=plan.backend, precision=plan.precision
+    )
+
+
+def with_hud(view: View | None, observer: Observer, options: WatchOptions) -> View | None:
+    """``view``, and if it was asked for the HUD on what it shows."""
+    if not options.hud:
+        return view
+    from streamderain.hud import Hud
+
+    hud = Hud(observer)
+    return lambda rainy, clean: hud(clean if view is None else view(rainy, clean))
+
+
+def observed(view: View | None, observer: Observer) -> View:
+    """``view``, telling the observer of every frame: for a pipeline that does not do so itself."""
+
+    def show(rainy: Any, clean: Any) -> Any:
+        observer.camera_frame()
+        observer.processed(rainy, clean)
+        return clean if view is None else view(rainy, clean)
+
+    return show
