@@ -1,9 +1,9 @@
-"""Rain removal without anything learned: the aligned minimum where it rains, little where it does not.
+"""Rain removal without anything learned: the minimum over aligned frames, as far as it rains.
 
 A streak covers a place for one frame and only ever brightens it (Garg & Nayar 2004), so of three frames that lie on
 each other the darkest is nearly free of rain. Alone it harms what is dry: noise makes it dark, and whatever uncovers
 what was behind it leaves a shadow. So it is taken as far as the neighbourhood shows rain: spikes, brighter than both
-aligned frames, that no dips answer. Where it does not, the frame is kept from rising above the brighter of the two.
+aligned frames, that no dips answer. Median, minimum, blends of them and other windows did worse on held-out scenes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from streamderain.preprocess import estimate_motion, same_scene, warp
 
 State = tuple[Tensor, ...]
 
-_WINDOW = 17  # px of the neighbourhood
-_DRY, _RAIN = 0.003, 0.02  # mean spike of a neighbourhood that is dry, and of one where the minimum is taken
+_CELL, _CELLS = 8, 5  # px; a neighbourhood is five cells wide
+_RAIN = 0.01  # mean of spikes less dips where the minimum is taken whole; at 0 nothing is
 
 
 class Classic(nn.Module):
@@ -48,10 +48,8 @@ class Classic(nn.Module):
         before = rainy + keep * (before - rainy)
         darker, brighter = torch.minimum(previous, before), torch.maximum(previous, before)
         spikes, dips = F.relu(rainy - brighter), F.relu(darker - rainy)
-        evidence = F.avg_pool2d(
-            (spikes - dips).mean(1, keepdim=True), _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=False
-        )
-        share = ((evidence - _DRY) / (_RAIN - _DRY)).clamp(0.0, 1.0)
-        gentle = torch.minimum(rainy, brighter)
-        clean = gentle + share * (torch.minimum(rainy, darker) - gentle)
+        cells = F.avg_pool2d((spikes - dips).mean(1, keepdim=True), _CELL)
+        evidence = F.avg_pool2d(cells, _CELLS, stride=1, padding=_CELLS // 2, count_include_pad=False)
+        share = F.interpolate((evidence / _RAIN).clamp(0.0, 1.0), scale_factor=float(_CELL), mode="bilinear")
+        clean = rainy - share * (rainy - torch.minimum(rainy, darker))
         return clean, rainy, previous, torch.ones_like(keep)

@@ -56,7 +56,7 @@ def test_the_past_helps_only_who_is_allowed_one() -> None:
     material = _material()
     nothing, whole, single = (measure(m, material, _SMALL) for m in ("none", "classic", "single:classic"))
     assert whole["all"]["psnr"] > nothing["all"]["psnr"] + 5
-    assert whole["all"]["temporal"] < 0.5 * nothing["all"]["temporal"]
+    assert whole["all"]["temporal"] < 0.7 * nothing["all"]["temporal"]
     assert single["all"] == nothing["all"], "without its past the filter has nothing to compare with"
     assert single["model"] == "classic, every frame alone"
     assert whole["real"]["real"]["streaks"] < 0.5 * nothing["real"]["real"]["streaks"]

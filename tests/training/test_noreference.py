@@ -42,7 +42,7 @@ def test_rain_raises_both_and_deraining_lowers_them(clips: tuple[Tensor, Tensor]
     assert before.flicker > 2 * truth.flicker
     assert before.streaks > 10 * truth.streaks
     assert after.flicker < 0.7 * before.flicker
-    assert after.streaks < 0.3 * before.streaks
+    assert after.streaks < 0.5 * before.streaks
 
 
 def test_blurring_is_seen_in_the_detail(clips: tuple[Tensor, Tensor]) -> None:
