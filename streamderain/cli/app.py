@@ -21,6 +21,8 @@ from streamderain.errors import StreamderainError
 # imports torch or PyAV before it runs.
 _COMMANDS = {
     "run": ("streamderain.cli.run", "run_command"),
+    "compile": ("streamderain.cli.compile", "compile_command"),
+    "engines": ("streamderain.cli.engines", "engines_group"),
     "probe": ("streamderain.cli.probe", "probe_command"),
     "models": ("streamderain.cli.models", "models_group"),
     "doctor": ("streamderain.cli.doctor", "doctor_command"),

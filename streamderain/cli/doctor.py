@@ -15,18 +15,14 @@ from typing import Literal
 import click
 
 from streamderain import __version__
+from streamderain.cli.report import counted, size_in_words
 from streamderain.errors import StreamderainError
 
 State = Literal["ok", "missing", "broken"]
 _MARKS = {"ok": "✓", "missing": "–", "broken": "✗"}
 
-# Optional backends: the module that is looked for (not imported: that can take seconds, or print), and how to get it.
-_OPTIONAL = (
-    ("TensorRT", "torch_tensorrt", "pip install 'streamderain[tensorrt]', on a machine with an NVIDIA GPU"),
-    ("TensorRT-RTX", "tensorrt_rtx", "pip install 'streamderain[tensorrt-rtx]', for GeForce RTX and RTX PRO"),
-    ("OpenVINO", "openvino", "pip install 'streamderain[openvino]', for Intel CPUs and GPUs"),
-    ("OpenCV", "cv2", "pip install opencv-python-headless; only the tests and examples use it"),
-)
+# The module that is looked for, not imported, and how to get it.
+_OPTIONAL = (("OpenCV", "cv2", "pip install opencv-python-headless; only the tests and examples use it"),)
 _ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "h264_nvenc", "hevc_nvenc", "av1_nvenc")
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "mjpeg", "h264_cuvid", "hevc_cuvid")
 _NEEDS_GPU = ("_nvenc", "_cuvid")
@@ -51,7 +47,7 @@ def doctor_command(as_json: bool) -> None:
     ]
     looks = (
         *(("PyTorch", _torch), ("models", _models), ("PyAV", _av)),
-        *(("optional backends", _optional), ("cache folder", _cache)),
+        *(("backends", _backends), ("optional parts", _optional), ("cache folder", _cache)),
     )
     for name, look in looks:
         try:
@@ -144,6 +140,27 @@ def _av() -> list[Finding]:
     return findings
 
 
+def _backends() -> list[Finding]:
+    """Each backend on the device that `auto` takes, the ones that it tries first; and what it would take."""
+    from streamderain.runtime import BACKENDS, backend_of, choose_device, fastest_first
+
+    device = choose_device("auto")
+    order = fastest_first(device)
+    findings, best = [], None
+    for name in (*order, *(name for name in BACKENDS if name not in order)):
+        backend = backend_of(name)
+        missing = backend.missing(device)
+        if missing is not None:
+            findings.append(Finding(f"backend {name}", "missing", missing))
+            continue
+        versions = ", ".join(f"{library} {version}" for library, version in backend.versions().items())
+        detail = f"{', '.join(backend.precisions(device))} on {device}" + (f"; {versions}" if versions else "")
+        if best is None and name in order:
+            best, detail = name, f"{detail}; what auto takes"
+        findings.append(Finding(f"backend {name}", "ok", detail))
+    return findings
+
+
 def _optional() -> list[Finding]:
     findings = []
     for name, module, hint in _OPTIONAL:
@@ -161,6 +178,8 @@ def _version(module: str) -> str:
 
 
 def _cache() -> list[Finding]:
+    from streamderain.runtime import EngineCache, cache_folder
+
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,11 +188,10 @@ def _cache() -> list[Finding]:
     except OSError as error:
         hint = "set STREAMDERAIN_CACHE to a folder that can be written"
         return [Finding("cache folder", "broken", f"{folder}: {error.strerror}", hint)]
-    return [Finding("cache folder", "ok", f"{folder} can be written")]
-
-
-def cache_folder() -> Path:
-    """``$STREAMDERAIN_CACHE``, else ``streamderain`` in the user's cache folder."""
-    if chosen := os.environ.get("STREAMDERAIN_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamderain"
+    entries = EngineCache(folder).entries()
+    held = f"{counted(len(entries), 'engine')}, {size_in_words(sum(entry.bytes for entry in entries))}"
+    damaged = [entry.digest for entry in entries if entry.damage is not None]
+    if damaged:
+        hint = "a run builds them again; `streamderain engines verify` says what is wrong"
+        return [Finding("cache folder", "broken", f"{folder}: {held}; damaged: {', '.join(damaged)}", hint)]
+    return [Finding("cache folder", "ok", f"{folder} can be written; {held}")]

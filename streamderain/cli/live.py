@@ -63,7 +63,7 @@ def _cheaper(options: RunOptions) -> list[Derainer]:
     from streamderain.networks import model_names
 
     after = _BY_COST[_BY_COST.index(options.model) + 1 :] if options.model in _BY_COST else ()
-    return [replace(options, model=name).derainer() for name in after if name in model_names()]
+    return [replace(options, model=name).derainer("live") for name in after if name in model_names()]
 
 
 def run_live_video(uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
@@ -92,7 +92,8 @@ def _run_live_video(
     source = open_live(uri, wanted, observer=observer)
     with ExitStack() as until_run:
         until_run.enter_context(source)
-        derainer = options.derainer()
+        derainer = options.derainer("live")
+        derainer.prepare(source.info.height, source.info.width)
         describe(observer, derainer)
         view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
         view = with_hud(view, observer, options)

@@ -14,6 +14,8 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
 _MINUTE = 60
+_SIZE = re.compile(r"([1-9]\d{0,4})[xX×]([1-9]\d{0,4})")
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)B?")
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
@@ -73,6 +75,34 @@ class Rate(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
         return rate
 
 
+class Size(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """1280x720, as (width, height) in px."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):  # converted already
+            return value
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size; write WIDTHxHEIGHT, such as 1280x720", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
+    """500MB or 2.5GB, in bytes; units of a thousand."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):  # converted already
+            return value
+        match = _BYTES.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size; write 500MB or 2.5GB", param, ctx)
+        return round(float(match[1]) * 1000.0 ** " kmgt".index(match[2].lower() or " "))
+
+
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
     """key=value, for the encoder."""
 
@@ -88,7 +118,7 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]  # no generic before 
 
 
 def model_options(command: Decorated) -> Decorated:
-    """-m, --device, --precision, --backend, --allow-fallback."""
+    """-m, --device, --precision, --backend, --build, --allow-fallback."""
     for option in reversed(
         (
             click.option(
@@ -99,8 +129,19 @@ def model_options(command: Decorated) -> Decorated:
                 help="A name of `models list`, or a file of weights.",
             ),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-            click.option("--precision", default="auto", show_default=True, help="auto, fp32 or fp16."),
-            click.option("--backend", default="auto", show_default=True, help="What runs the network: auto or eager."),
+            click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8."),
+            click.option(
+                "--backend",
+                default="auto",
+                show_default=True,
+                help="What runs the network: auto (the fastest), eager, inductor, openvino, tensorrt or tensorrt-rtx.",
+            ),
+            click.option(
+                "--build",
+                type=click.Choice(["auto", "ready", "never"]),
+                help="An engine that is not in the cache yet: build it, run on the fastest that is there, or fail."
+                "  [default: auto; ready for live inputs]",
+            ),
             click.option("--allow-fallback", is_flag=True, help="Run on what there is where the above cannot be had."),
         )
     ):

@@ -84,7 +84,7 @@ def _plan(model: dict[str, Any], found: dict[str, Any]) -> str:
 
     try:
         with usage_errors():
-            description = Derainer(**model).description
+            description = Derainer(**{**model, "build": model["build"] or "auto"}).description
     except StreamderainError as error:
         return f"cannot run: {error}"
     if found["kind"] == "pictures":

@@ -181,6 +181,16 @@ def pace(fps: float) -> str:
     return f"{fps:.1f} frames/s" if fps >= 1 else f"{fps:.2f} frames/s"
 
 
+def size_in_words(size: int) -> str:
+    """Bytes as "812 kB" or "4.0 GB"; units of a thousand."""
+    amount, units = float(size), ["GB", "MB", "kB", "B"]
+    while amount >= 999.5 and len(units) > 1:
+        amount /= 1000
+        units.pop()
+    digits = 1 if amount < 9.95 and units[-1] != "B" else 0
+    return f"{amount:.{digits}f} {units[-1]}"
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -67,6 +67,7 @@ class RunOptions:
     device: str
     precision: str
     backend: str
+    build: Literal["auto", "ready", "never"] | None
     allow_fallback: bool
     codec: str | None
     crf: int | None
@@ -101,8 +102,16 @@ class RunOptions:
     verbose: bool
     debug: bool
 
-    def derainer(self) -> Derainer:
-        """Raises: ModelError, DeviceError, EngineError; click.UsageError for words that mean nothing."""
+    def derainer(self, of: Literal["file", "live", "pictures"] = "file") -> Derainer:
+        """A derainer for one kind of input.
+
+        A live input never waits for a compiler unless it is told to, and pictures, each of a size of its own, are not
+        worth one.
+
+        Raises:
+            ModelError, DeviceError, EngineError: what was asked for cannot be had.
+            click.UsageError: for words that mean nothing.
+        """
         from streamderain.session import Derainer
 
         with usage_errors():
@@ -110,7 +119,8 @@ class RunOptions:
                 self.model,
                 device=self.device,
                 precision=self.precision,
-                backend=self.backend,
+                backend="eager" if self.backend == "auto" and of == "pictures" else self.backend,
+                build=self.build or ("ready" if of == "live" else "auto"),
                 allow_fallback=self.allow_fallback,
             )
 
@@ -229,6 +239,7 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, s
     with ExitStack() as until_run:
         until_run.enter_context(source)
         derainer = options.derainer()
+        derainer.prepare(source.info.height, source.info.width)  # before anything is written
         observer = Observer(shown(uri))
         describe(observer, derainer)
         view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)

@@ -40,7 +40,9 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
         raise InputError("there is no picture in the input", hint="png, jpg, tiff, webp and bmp are read")
     views: dict[str, View | None] = {"off": None, "side": side_by_side, "wipe": wipe}
     pairs = list(zip(stills, _targets(stills, target, overwrite=options.overwrite), strict=True))
-    steps = _Stills(options.derainer(), views[options.compare], overwrite=options.overwrite, note=reporter.note)
+    steps = _Stills(
+        options.derainer("pictures"), views[options.compare], overwrite=options.overwrite, note=reporter.note
+    )
     count = len(pairs)
     reporter.say(
         "start",

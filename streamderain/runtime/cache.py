@@ -102,12 +102,14 @@ class EngineCache:
         key: Mapping[str, str],
         make: Callable[[Path], Mapping[str, float]],
         *,
+        model: str,
         waiting: Callable[[], object],
         instead_of: int | None,
     ) -> bool:
         """Build the engine of ``key`` unless another process has done so meanwhile; then prune.
 
         Args:
+            model: its name, for people.
             make: writes the engine's files into an empty folder and returns the manifest's ``parity``.
             waiting: called once if another process is building it now.
             instead_of: `identity` of the engine that was found to be of no use, if there was one.
@@ -129,7 +131,8 @@ class EngineCache:
                 place.chmod(0o755)  # mkdtemp's folders are for one user, and a shelf may be for several
                 began = time.monotonic()
                 parity = make(place)
-                manifest_of(place, key, build_seconds=time.monotonic() - began, parity=parity).write(place)
+                seconds = time.monotonic() - began
+                manifest_of(place, key, model=model, build_seconds=seconds, parity=parity).write(place)
                 self._put_away(path)
                 os.replace(place, path)
             except BaseException:

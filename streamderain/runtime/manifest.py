@@ -38,6 +38,7 @@ class Manifest:
     """What stands in ``manifest.json``.
 
     Attributes:
+        model: its name, for people: the key knows it by the content of its weights.
         key: everything that the engine depends on, by name; its digest is the folder's name.
         files: of the engine, by their path in the folder.
         build_seconds: that it took.
@@ -45,6 +46,7 @@ class Manifest:
         parity: how far the engine was from PyTorch when it was built; empty where it could not be run there.
     """
 
+    model: str
     key: Mapping[str, str]
     files: Mapping[str, EngineFile]
     build_seconds: float
@@ -92,7 +94,9 @@ def digest_of(key: Mapping[str, str]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
-def manifest_of(folder: Path, key: Mapping[str, str], *, build_seconds: float, parity: Mapping[str, float]) -> Manifest:
+def manifest_of(
+    folder: Path, key: Mapping[str, str], *, model: str, build_seconds: float, parity: Mapping[str, float]
+) -> Manifest:
     """A manifest of the files that are in ``folder`` now."""
     files = {
         path.relative_to(folder).as_posix(): EngineFile(path.stat().st_size, sha256_of(path))
@@ -100,7 +104,7 @@ def manifest_of(folder: Path, key: Mapping[str, str], *, build_seconds: float, p
         if path.is_file()
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Manifest(dict(key), files, round(build_seconds, 3), created, dict(parity))
+    return Manifest(model, dict(key), files, round(build_seconds, 3), created, dict(parity))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -133,7 +137,7 @@ def _parse(data: Any) -> Manifest:
         raise DamagedEngineError("names files outside its folder")
     key = {str(name): str(value) for name, value in data["key"].items()}
     parity = {str(name): float(value) for name, value in data["parity"].items()}
-    return Manifest(key, files, float(data["build_seconds"]), str(data["created"]), parity)
+    return Manifest(str(data["model"]), key, files, float(data["build_seconds"]), str(data["created"]), parity)
 
 
 def check_key(manifest: Manifest, key: Mapping[str, str]) -> None:

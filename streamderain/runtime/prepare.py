@@ -168,6 +168,7 @@ def _build(
     return cache.build(
         key,
         lambda folder: _make(backend, job, folder, progress),
+        model=Path(job.model).stem,
         waiting=lambda: _waiting(backend, job),
         instead_of=instead_of,
     )

@@ -38,9 +38,8 @@ class TensorRTRTXBackend:
     builds = True
 
     def missing(self, device: torch.device) -> str | None:
-        absent = [name for name in ("tensorrt_rtx", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-        if absent:
-            return f"{', '.join(absent)} not installed ({_INSTALL})"
+        if (absent := cannot_build()) is not None:
+            return absent
         if device.type != "cuda":
             return "it runs on NVIDIA GPUs only (`compile --compute-capability 8.6` builds for one elsewhere)"
         capability = _capability_of(device)
@@ -77,6 +76,12 @@ class TensorRTRTXBackend:
         if job.device.type != "cuda":
             raise EngineError("an engine of TensorRT-RTX needs an NVIDIA GPU", hint="use --device cuda")
         return graphed(TensorRTEngine(_library(), folder / FILE, job))
+
+
+def cannot_build() -> str | None:
+    """None where engines can be built for GPUs elsewhere, else what to install."""
+    absent = [name for name in ("tensorrt_rtx", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    return f"{', '.join(absent)} not installed ({_INSTALL})" if absent else None
 
 
 def _onnx(job: Job) -> bytes:

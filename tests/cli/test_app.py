@@ -206,8 +206,12 @@ def test_doctor_tells_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert av.__version__ in found["PyAV"]["detail"]
     assert "libx264" in found["encoders"]["detail"]
     assert found["cache folder"]["state"] == "ok"
-    for name in ("TensorRT", "TensorRT-RTX", "OpenVINO"):
-        assert found[name]["state"] == "ok" or "pip install" in found[name]["hint"]
+    assert "0 engines" in found["cache folder"]["detail"]
+    assert found["backend eager"]["state"] == "ok"
+    for name in ("inductor", "tensorrt", "tensorrt-rtx"):
+        finding = found[f"backend {name}"]
+        assert finding["state"] in ("ok", "missing")
+        assert finding["detail"], "what is missing says how to get it, or why not"
     plain = CliRunner().invoke(cli, ["doctor"])
     assert plain.exit_code == 0
     assert torch.__version__ in plain.stdout

@@ -1,0 +1,144 @@
+"""``streamderain compile``: builds engines ahead, so that no run has to wait for them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamderain.cli.options import Size, talk_options, usage_errors
+from streamderain.cli.report import Reporter, counted
+from streamderain.errors import EngineError
+
+if TYPE_CHECKING:
+    from streamderain.runtime import Job, Plan
+    from streamderain.runtime.recipe import EngineRecipe
+
+_FIELDS = {"size": "sizes", "compute_capability": "compute_capabilities"}
+_EXAMPLES = """\b
+Examples:
+  streamderain compile fast --size 1280x720 --size 720x1280
+  streamderain compile engines/laptop-cpu.toml
+  streamderain compile fast --backend tensorrt-rtx --compute-capability 8.6   (no GPU needed)"""
+
+
+@click.command("compile", epilog=_EXAMPLES)
+@click.argument("what", metavar="[MODEL|RECIPE.toml]", default="fast")
+@click.option(
+    "--size", type=Size(), multiple=True, metavar="WxH", help="Of the video; repeatable.  [default: 1280x720]"
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
+@click.option("--backend", default="auto", show_default=True, help="auto, inductor, openvino, tensorrt, tensorrt-rtx.")
+@click.option(
+    "--compute-capability",
+    multiple=True,
+    metavar="N.N",
+    help="Build for a GPU elsewhere, such as 8.6, with tensorrt-rtx; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="What was built, as JSON.")
+@talk_options
+@click.pass_context
+def compile_command(ctx: click.Context, /, what: str, as_json: bool, verbose: bool, debug: bool, **values: Any) -> None:
+    """Build the engines of a model, or of a recipe, into the cache.
+
+    An engine is for one size; frames are padded up to a multiple of 8. What is there already is verified and kept.
+    What a recipe says, options on the command line overrule.
+    """
+    reporter = Reporter(verbose=verbose, debug=debug)
+    reporter.attach(ctx)
+    recipe = _recipe(ctx, what, values)
+    from streamderain.session import job_for, padded_size
+
+    template = job_for(recipe.model)
+    built = []
+    with usage_errors():
+        plans = _plans(template, recipe)
+    targets = recipe.compute_capabilities or (None,)
+    jobs = []
+    for width, height in recipe.sizes:
+        rows, columns = padded_size(template, height, width)
+        jobs += [replace(template, height=rows, width=columns, target=target) for target in targets]
+    reporter.say("start", f"{counted(len(jobs), 'engine')} of {template.model} on {plans[0]}", engines=len(jobs))
+    for job in jobs:
+        plans, line = _compile(job, plans, reporter)
+        built.append(line)
+    if as_json:
+        click.echo(json.dumps(built, indent=2))
+        return
+    for line in built:
+        how = f"built in {line['seconds']:.0f} s" if line["built"] else "there already"
+        click.echo(f"{line['engine']}: {how}, {line['folder']}")
+
+
+def _recipe(ctx: click.Context, what: str, values: dict[str, Any]) -> EngineRecipe:
+    """The recipe of the command line, whether it names one or stands for one."""
+    from streamderain.runtime.recipe import EngineRecipe, read_recipe
+
+    with usage_errors():
+        recipe = read_recipe(Path(what)) if what.endswith(".toml") else EngineRecipe(model=what)
+    for name, value in values.items():
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            recipe = replace(recipe, **{_FIELDS.get(name, name): value})
+    return recipe
+
+
+def _plans(template: Job, recipe: EngineRecipe) -> tuple[Plan, ...]:
+    """What to build with, the best first. Raises EngineError where there is nothing that builds."""
+    import torch
+
+    from streamderain.runtime import Plan, backend_of, make_plans
+    from streamderain.runtime.tensorrt_rtx import cannot_build
+
+    if not recipe.compute_capabilities:
+        plans = make_plans(template, device=recipe.device, precision=recipe.precision, backend=recipe.backend)
+        building = tuple(plan for plan in plans if backend_of(plan.backend).builds)
+        if not building:
+            raise EngineError(
+                f"there is nothing to compile: {template.model} runs here on {plans[0].backend}, as it is",
+                hint="`streamderain doctor` shows the backends that compile and how to get them",
+            )
+        return building
+    name = "tensorrt-rtx" if recipe.backend == "auto" else recipe.backend
+    if name != "tensorrt-rtx":
+        raise ValueError(f"--compute-capability is for --backend tensorrt-rtx, got {name!r}")
+    precision = "fp16" if recipe.precision == "auto" else recipe.precision
+    backend = backend_of(name)
+    device = torch.device("cpu")
+    if precision not in backend.precisions(device):
+        raise ValueError(f"{name} builds {' and '.join(backend.precisions(device))}, got {precision!r}")
+    if missing := cannot_build():
+        raise EngineError(f"backend {name} cannot be had: {missing}")
+    for target in recipe.compute_capabilities:
+        if refusal := backend.refuses(replace(template, target=target)):
+            raise ValueError(refusal)
+    return (Plan(device=device, precision=precision, backend=name),)
+
+
+def _compile(job: Job, plans: tuple[Plan, ...], reporter: Reporter) -> tuple[tuple[Plan, ...], dict[str, Any]]:
+    """Build one; the plans that are left, for where the best cannot build, and what is to be told."""
+    import time
+
+    from streamderain.runtime import backend_of, ensure, named
+
+    while True:
+        plan = plans[0]
+        backend, wanted = backend_of(plan.backend), plan.job(job)
+        began = time.monotonic()
+        try:
+            folder, built = ensure(backend, wanted, progress=lambda stage: reporter.say("progress", f"… {stage}"))
+        except EngineError as error:
+            if len(plans) == 1:
+                raise
+            plans = plans[1:]
+            reporter.say("warning", f"{error}; building for {plans[0]} instead")
+            continue
+        return plans, {
+            "engine": named(backend, wanted),
+            "built": built,
+            "seconds": round(time.monotonic() - began, 3),
+            "folder": str(folder),
+        }

@@ -1,0 +1,150 @@
+"""``streamderain engines``: what is in the cache of built engines, whether it is whole, and room for more."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamderain.cli.options import Bytes, talk_options
+from streamderain.cli.report import Reporter, counted, size_in_words
+from streamderain.errors import EngineError
+
+if TYPE_CHECKING:
+    from streamderain.runtime.cache import EngineCache, Entry
+
+_DAMAGED = 1
+
+
+@click.group("engines")
+def engines_group() -> None:
+    """Show and clean the cache of built engines ($STREAMDERAIN_CACHE)."""
+
+
+@engines_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+@click.pass_context
+def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
+    """One line for each engine, the last used first."""
+    cache = _cache(ctx, verbose=verbose, debug=debug)
+    entries = cache.entries()
+    if as_json:
+        click.echo(json.dumps([_as_json(entry) for entry in entries], indent=2))
+        return
+    rows = [("DIGEST", "FOR", "SIZE", "LAST USED")]
+    rows += [(e.digest, _summary(e), size_in_words(e.bytes), _day(e.last_used)) for e in entries]
+    digest, what, size = (max(len(row[i]) for row in rows) for i in range(3))
+    for row in rows:
+        click.echo(f"{row[0]:<{digest}}  {row[1]:<{what}}  {row[2]:>{size}}  {row[3]}")
+    total = size_in_words(sum(entry.bytes for entry in entries))
+    click.echo(f"{counted(len(entries), 'engine')}, {total} in {cache.folder}")
+
+
+@engines_group.command("show")
+@click.argument("digest")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+@click.pass_context
+def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, debug: bool) -> None:
+    """Everything known of one engine; the first digits of its digest are enough."""
+    entry = _find(_cache(ctx, verbose=verbose, debug=debug), digest)
+    if as_json:
+        click.echo(json.dumps(_as_json(entry), indent=2))
+        return
+    lines: list[tuple[str, str]] = [("digest", entry.digest), ("folder", str(entry.folder))]
+    if entry.manifest is None:
+        lines.append(("damage", entry.damage or ""))
+    else:
+        manifest = entry.manifest
+        lines += [("model", manifest.model), *sorted(manifest.key.items())]
+        lines += [("built in", f"{manifest.build_seconds:.1f} s"), ("created", manifest.created)]
+        lines += [(f"{name} to PyTorch".replace("_", " "), f"{value:.3g}") for name, value in manifest.parity.items()]
+        lines += [("file", f"{name}, {size_in_words(f.bytes)}, {f.sha256}") for name, f in manifest.files.items()]
+    lines.append(("last used", _day(entry.last_used)))
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        click.echo(f"{name:>{width}}  {value}")
+
+
+@engines_group.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+@click.pass_context
+def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> int:
+    """Compare every engine's files with what was built. Exits with 1 if one is damaged; a run builds it again."""
+    cache = _cache(ctx, verbose=verbose, debug=debug)
+    findings = {entry: cache.verify(entry) for entry in cache.entries()}
+    if as_json:
+        click.echo(json.dumps([{"digest": e.digest, "damage": d} for e, d in findings.items()], indent=2))
+    else:
+        for entry, damage in findings.items():
+            click.echo(f"{entry.digest}  {'whole' if damage is None else damage}")
+    return _DAMAGED if any(findings.values()) else 0
+
+
+@engines_group.command("prune")
+@click.option("--max-size", type=Bytes(), metavar="SIZE", help="What may stay, such as 500MB.  [default: 4GB]")
+@click.option("--all", "everything", is_flag=True, help="Nothing stays.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+@click.pass_context
+def prune_command(
+    ctx: click.Context, max_size: int | None, everything: bool, as_json: bool, verbose: bool, debug: bool
+) -> None:
+    """Remove the engines that were not used for longest. What is being built or loaded now stays."""
+    from streamderain.runtime.cache import MAX_BYTES
+
+    if everything and max_size is not None:
+        raise click.UsageError("--all and --max-size exclude each other", ctx=ctx)
+    cache = _cache(ctx, verbose=verbose, debug=debug)
+    limit = -1 if everything else MAX_BYTES if max_size is None else max_size
+    removed = cache.prune(limit)
+    if as_json:
+        click.echo(json.dumps([_as_json(entry) for entry in removed], indent=2))
+        return
+    freed = size_in_words(sum(entry.bytes for entry in removed))
+    click.echo(f"{counted(len(removed), 'engine')} removed, {freed}; {counted(len(cache.entries()), 'engine')} left")
+
+
+def _cache(ctx: click.Context, *, verbose: bool, debug: bool) -> EngineCache:
+    Reporter(verbose=verbose, debug=debug).attach(ctx)
+    from streamderain.runtime.cache import EngineCache
+
+    return EngineCache()
+
+
+def _find(cache: EngineCache, digest: str) -> Entry:
+    found = [entry for entry in cache.entries() if entry.digest.startswith(digest.lower())]
+    if len(found) != 1:
+        what = "no engine has" if not found else f"{len(found)} engines have"
+        raise EngineError(f"{what} a digest that begins with {digest!r}", hint="`streamderain engines list` shows them")
+    return found[0]
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "digest": entry.digest,
+        "folder": str(entry.folder),
+        "bytes": entry.bytes,
+        "last_used": entry.last_used.isoformat(timespec="seconds"),
+        "damage": entry.damage,
+        "manifest": None if entry.manifest is None else asdict(entry.manifest),
+    }
+
+
+def _summary(entry: Entry) -> str:
+    if entry.manifest is None:
+        return f"damaged: it {entry.damage}"
+    key = entry.manifest.key
+    target = key.get("option compute capability")
+    where = key.get("device", "?") if target is None else f"compute capability {target}"
+    words = (entry.manifest.model, key.get("size", "?"), key.get("backend", "?"), key.get("precision", "?"), where)
+    return " ".join(words)
+
+
+def _day(when: datetime) -> str:
+    return when.astimezone().strftime("%Y-%m-%d %H:%M")
