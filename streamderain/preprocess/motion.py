@@ -10,11 +10,15 @@ between house fronts, where no single plane's motion will do:
    the meshes of video stabilisation, Liu et al. 2013), for parallax;
 
 each with Geman-McClure weights whose scale follows the residual, so that streaks and objects lose their vote, and of
-these and no motion at all the one that leaves the least residual. Every step has a static shape and no branch on data,
-so a batch on a GPU never waits for the host.
+these and no motion at all the one that leaves the least residual. Every step has a static shape, no branch on data,
+and only operations that engines know (transforms are products with matrices, solvers a fixed number of steps), so a
+batch on a GPU never waits for the host and the whole may be part of a compiled graph.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +28,29 @@ MESH = (5, 7)  # control points, rows and columns; the outermost lie on the cent
 
 _ROWS = 180  # the height that estimation works at, whatever the frame's; it begins at half of that
 _LEAST_ROWS = 32  # no smaller than this
-_COARSE_STEPS, _FINE_STEPS = 6, 2  # of the affine map
-_COARSE_MESH_STEPS, _FINE_MESH_STEPS = 5, 1
-_TILE = 4  # px at the fine size: the mesh bends so little within that its normal equations are summed by tiles
+_AFFINE_STEPS = 6
+_COARSE_MESH_STEPS, _FINE_MESH_STEPS = 4, 1
+_SOLVER_STEPS = 8  # 6 and 40 give the same picture
 _STIFFNESS = 0.05
 _MESH_MUST_GAIN = 0.97  # of the affine residual; a mesh always fits a little better, to noise
 _CUT_ROWS = 45  # height that scenes are compared at
 _MAX_SHIFT = 0.15  # of the frame's height or width, by phase correlation
 _STILL = 0.06  # px of the full frame: less than this is no motion, and is not resampled
+
+
+def _running(of_two: Callable[[Tensor, Tensor], Tensor], grey: Tensor) -> Tensor:
+    """The least or the greatest of five columns of [B, h, w], borders replicated: three operations on whole rows."""
+    padded = F.pad(grey, (2, 2), mode="replicate")
+    two = of_two(padded[..., :-1], padded[..., 1:])
+    return of_two(of_two(two[..., :-3], two[..., 2:-1]), padded[..., 4:])
+
+
+def _shrink(grey: Tensor, factor: int) -> Tensor:
+    """[B, h, w] averaged over squares of ``factor``, by adding slices: a fifth of the time of PyTorch's own pooling."""
+    height, width = grey.shape[-2] // factor * factor, grey.shape[-1] // factor * factor
+    rows = sum((grey[:, i:height:factor] for i in range(1, factor)), start=grey[:, 0:height:factor])
+    added = sum((rows[..., i:width:factor] for i in range(1, factor)), start=rows[..., 0:width:factor])
+    return added / factor**2
 
 
 def _grey(image: Tensor, factor: int) -> Tensor:
@@ -40,9 +59,12 @@ def _grey(image: Tensor, factor: int) -> Tensor:
     A grey opening of five columns removes what is brighter and narrower: most of the rain, and so little of the scene
     that motion is found as if it were dry (+1.3 dB on the warped frame under visible rain).
     """
-    grey = F.avg_pool2d(image.float(), factor).mean(1, keepdim=True)
-    grey = F.max_pool2d(-F.max_pool2d(-grey, (1, 5), 1, (0, 2)), (1, 5), 1, (0, 2))
-    grey = F.avg_pool2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+    image = image.float()
+    grey = _shrink((image[:, 0] + image[:, 1] + image[:, 2]) / 3, factor)
+    grey = _running(torch.maximum, _running(torch.minimum, grey))
+    grey = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    grey = grey[:, :-2] + grey[:, 1:-1] + grey[:, 2:]
+    grey = (grey[..., :-2] + grey[..., 1:-1] + grey[..., 2:]) / 9
     return grey - grey.mean((-2, -1), keepdim=True)  # exposure is no motion
 
 
@@ -57,21 +79,29 @@ def _axis(count: int, like: Tensor) -> Tensor:
     return torch.linspace(-1, 1, count, device=like.device) if count > 1 else torch.zeros(1, device=like.device)
 
 
-def _fetch(image: Tensor, displacement: Tensor) -> Tensor:
-    """[B, C, h, w] at places moved by ``displacement`` [B, 2, h, w] px (x, y), bilinear, borders replicated."""
-    height, width = image.shape[-2:]
-    x = _axis(width, image) + displacement[:, 0] * (2 / max(width - 1, 1))
-    y = _axis(height, image)[:, None] + displacement[:, 1] * (2 / max(height - 1, 1))
-    # In float32 whatever the image: half precision cannot name a place in a frame to better than half a pixel.
-    fetched = F.grid_sample(
-        image.float(), torch.stack((x, y), -1), mode="bilinear", padding_mode="border", align_corners=True
-    )
+def _hats(count: int, points: int, like: Tensor) -> Tensor:
+    """What each of ``points`` control points along an axis has to say at each of ``count`` places: [count, points]."""
+    at = (_axis(count, like) + 1) * ((points - 1) / 2)
+    return (1 - (at[:, None] - torch.arange(points, device=like.device)).abs()).clamp_min(0)
+
+
+def _grid(motion: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where each pixel of a frame of ``size`` comes from: [B, h, w, 2] (x, y), -1 to 1 from first pixel to last.
+
+    ``motion`` [B, 2, rows, columns] is in px of that frame, bilinear between its control points. All in float32: half
+    precision cannot name a place in a frame to better than half a pixel.
+    """
+    height, width = size
+    rows, columns = motion.shape[-2:]
+    unit = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)], device=motion.device)[:, None, None]
+    dense = _hats(height, rows, motion) @ (motion.float() * unit) @ _hats(width, columns, motion).T
+    return torch.stack((dense[:, 0] + _axis(width, motion), dense[:, 1] + _axis(height, motion)[:, None]), -1)
+
+
+def _fetch(image: Tensor, grid: Tensor) -> Tensor:
+    """[B, C, h, w] at the places of ``grid``, bilinear, borders replicated."""
+    fetched = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
     return fetched.to(image.dtype)
-
-
-def _dense(motion: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mesh [B, 2, rows, columns] as one displacement a pixel [B, 2, h, w]."""
-    return F.interpolate(motion, size, mode="bilinear", align_corners=True)
 
 
 def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -86,8 +116,7 @@ def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
     Returns:
         [B, C, H, W] in the dtype of ``image``.
     """
-    height, width = image.shape[-2:]
-    return _fetch(image, _dense(motion.float(), (height, width)) / scale)
+    return _fetch(image, _grid(motion.float() / scale, (image.shape[-2], image.shape[-1])))
 
 
 def _affine_mesh(affine: Tensor, size: tuple[int, int]) -> Tensor:
@@ -98,31 +127,48 @@ def _affine_mesh(affine: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.einsum("bck,khw->bchw", affine, place) - place[:2]
 
 
+def _waves(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [count, count] of the discrete Fourier transform."""
+    at = torch.arange(count, device=like.device)
+    angle = (at[:, None] * at % count) * (2 * math.pi / count)  # exact: reduced while these are integers
+    return angle.cos(), angle.sin()
+
+
 def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
-    """Integer shift [B, 2] (x, y) such that moved(p) = reference(p + shift); both [B, h, w]."""
+    """Integer shift [B, 2] (x, y) such that moved(p) = reference(p + shift); both [B, h, w].
+
+    The transforms are products with matrices: the frames are small, only shifts within reach are looked at, and every
+    engine can multiply where few know Fourier's transform.
+    """
     height, width = moved.shape[-2:]
     window = torch.outer(
         torch.hann_window(height, periodic=False, device=moved.device),
         torch.hann_window(width, periodic=False, device=moved.device),
     )
-    spectra = [torch.fft.rfft2((g - g.mean((-2, -1), keepdim=True)) * window) for g in (moved, reference)]
-    cross = spectra[1] * spectra[0].conj()
-    surface = torch.fft.irfft2(cross / (cross.abs() + 1e-6), s=(height, width))
+    (cy, sy), (cx, sx) = _waves(height, moved), _waves(width, moved)
+    both = torch.stack((moved, reference), 1)
+    both = (both - both.mean((-2, -1), keepdim=True)) * window
+    by_cosine, by_sine = both @ cx, both @ sx
+    real, imaginary = (cy @ by_cosine - sy @ by_sine).unbind(1), (-(sy @ by_cosine) - cy @ by_sine).unbind(1)
+    cross_real = real[1] * real[0] + imaginary[1] * imaginary[0]
+    cross_imaginary = imaginary[1] * real[0] - real[1] * imaginary[0]
+    size = (cross_real * cross_real + cross_imaginary * cross_imaginary).sqrt() + 1e-6
+    cross_real, cross_imaginary = cross_real / size, cross_imaginary / size
     reach_y, reach_x = max(1, int(height * _MAX_SHIFT)), max(1, int(width * _MAX_SHIFT))
-    surface = torch.roll(surface, (reach_y, reach_x), (-2, -1))[:, : 2 * reach_y + 1, : 2 * reach_x + 1]
+    rows = torch.arange(-reach_y, reach_y + 1, device=moved.device) % height
+    columns = torch.arange(-reach_x, reach_x + 1, device=moved.device) % width
+    cy, sy, cx, sx = cy[rows], sy[rows], cx[:, columns], sx[:, columns]
+    surface = cy @ (cross_real @ cx - cross_imaginary @ sx) - sy @ (cross_real @ sx + cross_imaginary @ cx)
     best = surface.flatten(1).argmax(1)
-    columns = surface.shape[-1]
-    return torch.stack((best % columns - reach_x, best // columns - reach_y), 1).float()
+    count = 2 * reach_x + 1
+    return torch.stack((best % count - reach_x, best // count - reach_y), 1).float()
 
 
 def _residual(moved: Tensor, reference: Tensor, motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Difference [B, h, w] of the warped reference to the moved frame, where it is inside, and its mean size [B]."""
-    height, width = moved.shape[-2:]
-    displacement = _dense(motion, (height, width))
-    x = torch.arange(width, device=moved.device) + displacement[:, 0]
-    y = torch.arange(height, device=moved.device)[:, None] + displacement[:, 1]
-    inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).float()
-    difference = _fetch(reference[:, None], displacement)[:, 0] - moved
+    grid = _grid(motion, (moved.shape[-2], moved.shape[-1]))
+    inside = (grid.abs().amax(-1) <= 1).float()
+    difference = _fetch(reference[:, None], grid)[:, 0] - moved
     scale = (difference.abs() * inside).sum((-2, -1)) / inside.sum((-2, -1)).clamp_min(1.0)
     return difference, inside, scale.clamp_min(2e-3)
 
@@ -137,20 +183,33 @@ def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], *, gain: floa
 
     The last must bring the residual below ``gain`` of what the others leave.
     """
-    residuals = [_residual(moved, reference, m) for m in motions]
-    common = torch.stack([scale for _, _, scale in residuals]).amin(0)[:, None, None]
-    costs = []
-    for motion, (difference, inside, _) in zip(motions, residuals, strict=True):
-        squared = (difference / common) ** 2
-        share = inside.mean((-2, -1))
-        cost = (inside * squared / (1 + squared)).mean((-2, -1)) / share.clamp_min(1e-3)
-        # What throws half of the frame away has not explained it.
-        sane = (share > 0.5) & cost.isfinite() & motion.isfinite().all(-1).all(-1).all(-1)
-        costs.append(torch.where(sane, cost, torch.full_like(cost, 9.0)))
-    costs[0] = costs[0] - 1e-3
-    costs[-1] = costs[-1] / gain
-    best = torch.stack(costs).argmin(0)
-    return torch.stack(motions)[best, torch.arange(moved.shape[0], device=moved.device)]
+    count, batch = len(motions), moved.shape[0]
+    together = torch.cat(motions)
+    difference, inside, scale = _residual(moved.repeat(count, 1, 1), reference.repeat(count, 1, 1), together)
+    common = scale.view(count, batch).amin(0).repeat(count)[:, None, None]
+    squared = (difference / common) ** 2
+    share = inside.mean((-2, -1))
+    cost = (inside * squared / (1 + squared)).mean((-2, -1)) / share.clamp_min(1e-3)
+    # What throws half of the frame away has not explained it.
+    sane = (share > 0.5) & cost.isfinite() & together.isfinite().flatten(1).all(1)
+    costs = torch.where(sane, cost, torch.full_like(cost, 9.0)).view(count, batch)
+    handicap = torch.zeros(count, 1, device=cost.device)
+    handicap[0] = 1e-3
+    costs = torch.cat((costs[:-1], costs[-1:] / gain)) - handicap
+    best = costs.argmin(0)
+    return together.view(count, batch, *motions[0].shape[1:])[best, torch.arange(batch, device=moved.device)]
+
+
+def _sums(gx: Tensor, gy: Tensor, weight: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
+    """What the normal equations add up over the pixels: [B, 3, h, w] (gx gx, gx gy, gy gy) and [B, 2, h, w]."""
+    wx, wy = gx * weight, gy * weight
+    return torch.stack((wx * gx, wx * gy, wy * gy), 1), torch.stack((wx, wy), 1) * difference[:, None]
+
+
+def _blocks(products: Tensor) -> Tensor:
+    """[B, 3, K, K] of xx, xy, yy as one symmetric matrix [B, 2K, 2K]."""
+    xx, xy, yy = products.unbind(1)
+    return torch.cat((torch.cat((xx, xy), 2), torch.cat((xy, yy), 2)), 1)
 
 
 def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, steps: int) -> Tensor:
@@ -158,68 +217,97 @@ def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, steps: int) ->
     height, width = moved.shape[-2:]
     gx, gy = _gradients(moved)
     unit = max(height, width) / 2  # conditions the normal equations
-    x, y = _axis(width, moved) * ((width - 1) / 2 / unit), (_axis(height, moved) * ((height - 1) / 2 / unit))[:, None]
-    jacobian = torch.stack((gx * x, gx * y, gx, gy * x, gy * y, gy), -1).flatten(1, 2)  # [B, N, 6]
+    x, y = _axis(width, moved) * ((width - 1) / 2 / unit), _axis(height, moved) * ((height - 1) / 2 / unit)
+    across = torch.stack((torch.ones_like(x), x, x * x), 1)  # [w, 3]
+    down = torch.stack((torch.ones_like(y), y, y * y), 0)  # [3, h]
+    # Which moment, power of y times three plus power of x, is the product of which two of (x, y, 1).
+    moment = torch.tensor([[2, 4, 1], [4, 6, 3], [1, 3, 0]], device=moved.device)
     eye = torch.eye(2, 3, device=moved.device)
-    bottom = torch.tensor([0.0, 0.0, 1.0], device=moved.device).expand(moved.shape[0], 1, 3)
-    size = torch.tensor([unit, unit, 1, unit, unit, 1], device=moved.device)
+    size = torch.tensor([unit, unit, 1.0], device=moved.device)
     for _ in range(steps):
         difference, inside, scale = _residual(moved, reference, _affine_mesh(affine, (height, width)))
-        weighted = jacobian * _weights(difference, inside, scale).flatten(1)[..., None]
-        step = _solve(weighted.transpose(1, 2) @ jacobian, weighted.transpose(1, 2) @ difference.flatten(1)[..., None])
-        # The step moves the frame that stands still, so its inverse is what the other one is warped by.
-        delta = torch.cat(((step / size).view(-1, 2, 3) + eye, bottom), 1)
-        affine = affine @ torch.linalg.inv_ex(delta).inverse  # _ex: without asking the host whether it worked
+        products, slope = _sums(gx, gy, _weights(difference, inside, scale), difference)
+        normal = _blocks((down @ products @ across).flatten(2)[:, :, moment])
+        gradient = (down @ slope @ across).flatten(2)[:, :, moment[2]].flatten(1)  # by x, y, 1
+        trace = _diagonal(normal).mean(-1)[:, None, None] + 1e-6
+        step = _solve(normal + 1e-3 * trace * torch.eye(6, device=moved.device), gradient)
+        affine = _compose(affine, step.view(-1, 2, 3) / size + eye)
     distortion = (affine[:, :, :2] - eye[:, :2]).abs().amax((1, 2))
     return torch.where((distortion < 0.3)[:, None, None], affine, eye)  # what shears more is no camera
 
 
-def _solve(normal: Tensor, gradient: Tensor, stiffness: Tensor | None = None) -> Tensor:
-    """Damped normal equations: [B, K, K] and [B, K, 1] -> [B, K]; the damping follows the texture there is."""
-    trace = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] + 1e-6
-    damping = 1e-3 * torch.eye(normal.shape[-1], device=normal.device) if stiffness is None else stiffness
-    solution: Tensor = torch.linalg.solve_ex(normal + damping * trace, gradient).result
-    return solution[..., 0]
+def _compose(affine: Tensor, step: Tensor) -> Tensor:
+    """``affine`` after the inverse of ``step``, both [B, 2, 3]: the step moves the frame that stands still."""
+    a, b, c, d = step[:, 0, 0], step[:, 0, 1], step[:, 1, 0], step[:, 1, 1]
+    determinant = a * d - b * c
+    inverse = torch.stack((d, -b, -c, a), 1).view(-1, 2, 2) / determinant[:, None, None]
+    linear = affine[:, :, :2] @ inverse
+    return torch.cat((linear, affine[:, :, 2:] - linear @ step[:, :, 2:]), 2)
 
 
-def _hats(size: tuple[int, int], like: Tensor) -> Tensor:
-    """How much each control point has to say at each place: [K, h, w], bilinear."""
-    points = torch.eye(MESH[0] * MESH[1], device=like.device).view(-1, 1, *MESH)
-    return F.interpolate(points, size, mode="bilinear", align_corners=True)[:, 0]
+def _diagonal(matrix: Tensor) -> Tensor:
+    """[B, K, K] -> [B, K], by a product: some engines' front ends know no diagonals."""
+    return (matrix * torch.eye(matrix.shape[-1], device=matrix.device)).sum(-1)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve for a symmetric, positive definite matrix [B, K, K] and [B, K].
+
+    In a graph by conjugate gradients with the diagonal as preconditioner (Hestenes & Stiefel 1952): a fixed number of
+    products, where no engine has a solver. By itself, PyTorch's solver is ten times as quick.
+    """
+    if not torch.compiler.is_compiling():
+        solved: Tensor = torch.linalg.solve_ex(matrix, right).result  # _ex: without asking the host whether it worked
+        return solved
+    inverse = 1 / _diagonal(matrix).clamp_min(1e-12)
+    solution = torch.zeros_like(right)
+    residual = right
+    ahead = direction = inverse * residual
+    old = (residual * ahead).sum(1, keepdim=True)
+    for _ in range(_SOLVER_STEPS):
+        image = (matrix @ direction[..., None])[..., 0]
+        length = old / (direction * image).sum(1, keepdim=True).clamp_min(1e-30)
+        solution = solution + length * direction
+        residual = residual - length * image
+        ahead = inverse * residual
+        new = (residual * ahead).sum(1, keepdim=True)
+        direction = ahead + new / old.clamp_min(1e-30) * direction
+        old = new
+    return solution
 
 
 def _bending(like: Tensor) -> Tensor:
     """[2K, 2K]: squared differences between neighbouring control points, and a little of each."""
     rows, columns = MESH
-    number = torch.arange(rows * columns).view(rows, columns)
-    first = torch.cat((number[:, :-1].flatten(), number[:-1].flatten()))
-    second = torch.cat((number[:, 1:].flatten(), number[1:].flatten()))
-    edges = torch.zeros(len(first), rows * columns)
-    edges[torch.arange(len(first)), first] = 1.0
-    edges[torch.arange(len(first)), second] = -1.0
-    one = edges.T @ edges + 0.1 * torch.eye(rows * columns)
-    return _STIFFNESS * torch.kron(torch.eye(2), one).to(like.device)
+
+    def chain(count: int) -> Tensor:
+        step = torch.eye(count, device=like.device).diff(dim=0)
+        return step.T @ step
+
+    one = torch.kron(chain(rows), torch.eye(columns, device=like.device))
+    one = one + torch.kron(torch.eye(rows, device=like.device), chain(columns))
+    one = one + 0.1 * torch.eye(rows * columns, device=like.device)
+    return _STIFFNESS * torch.kron(torch.eye(2, device=like.device), one)
 
 
 def _fit_mesh(moved: Tensor, reference: Tensor, rigid: Tensor, start: Tensor, steps: int) -> Tensor:
     """Better a mesh [B, 2, *MESH] from ``start``, bending it away from ``rigid`` where the frames ask for it."""
+    rows, columns = MESH
     gx, gy = _gradients(moved)
-    products = torch.stack((gx * gx, gx * gy, gy * gy), 1)
-    tiles = (max(1, moved.shape[-2] // _TILE), max(1, moved.shape[-1] // _TILE))
-    hats = _hats(tiles, moved).flatten(1)  # [K, tiles]
+    down, across = _hats(moved.shape[-2], rows, moved).T, _hats(moved.shape[-1], columns, moved)  # [5, h], [w, 7]
+    down_twice = (down[:, None] * down).flatten(0, 1)  # [25, h], each two of the points
+    across_twice = (across[:, :, None] * across[:, None]).flatten(1)  # [w, 49]
     stiffness = _bending(moved)
     bend = start - rigid
     for _ in range(steps):
         difference, inside, scale = _residual(moved, reference, rigid + bend)
-        weight = _weights(difference, inside, scale)[:, None]
-        slope = torch.stack((gx * difference, gy * difference), 1)
-        sums = F.adaptive_avg_pool2d(torch.cat((products, slope), 1) * weight, tiles).flatten(2)
-        xx, xy, yy = ((hats * s[:, None]) @ hats.T for s in sums[:, :3].unbind(1))  # [B, K, K]
-        normal = torch.cat((torch.cat((xx, xy), 2), torch.cat((xy, yy), 2)), 1)
-        trace = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] + 1e-9
-        gradient = torch.einsum("kn,bcn->bck", hats, sums[:, 3:]).flatten(1)[..., None]
-        gradient = gradient + trace * (stiffness @ bend.flatten(1)[..., None])
-        bend = bend - _solve(normal, gradient, stiffness).view_as(bend)
+        products, slope = _sums(gx, gy, _weights(difference, inside, scale), difference)
+        pairs = (down_twice @ products @ across_twice).view(-1, 3, rows, rows, columns, columns)
+        normal = _blocks(pairs.transpose(3, 4).flatten(4, 5).flatten(2, 3))
+        trace = _diagonal(normal).mean(-1, keepdim=True) + 1e-9
+        gradient = (down @ slope @ across).flatten(1) + trace * (bend.flatten(1) @ stiffness)
+        step = _solve(normal + trace[..., None] * stiffness, gradient)
+        bend = bend - step.view_as(bend)
     return rigid + bend
 
 
@@ -237,15 +325,16 @@ def estimate_motion(moved: Tensor, reference: Tensor) -> Tensor:
         factor = max(1, round(rows / _ROWS))
         a, b = _grey(moved, factor), _grey(reference, factor)
         half = 2 if rows // factor >= 2 * _LEAST_ROWS else 1
-        small_a, small_b = (F.avg_pool2d(g[:, None], half)[:, 0] for g in (a, b))
+        small_a, small_b = _shrink(a, half), _shrink(b, half)
         still = a.new_zeros(a.shape[0], 2, *MESH)
-        shifted = _best(small_a, small_b, [still, still + _phase_correlation(small_a, small_b)[..., None, None]])
+        shifted = still + _phase_correlation(small_a, small_b)[..., None, None]
+        start = _best(small_a, small_b, [still, shifted])
         eye = torch.eye(2, device=a.device).expand(a.shape[0], 2, 2)
-        affine = _fit_affine(small_a, small_b, torch.cat((eye, shifted[:, :, 0, :1]), 2), _COARSE_STEPS)
-        affine = torch.cat((affine[:, :, :2], affine[:, :, 2:] * half), 2)
-        affine = _fit_affine(a, b, affine, _FINE_STEPS)
-        rigid = _best(a, b, [still, shifted * half, _affine_mesh(affine, (a.shape[-2], a.shape[-1]))])
-        mesh = _fit_mesh(small_a, small_b, rigid / half, rigid / half, _COARSE_MESH_STEPS) * half
+        affine = _fit_affine(small_a, small_b, torch.cat((eye, start[:, :, 0, :1]), 2), _AFFINE_STEPS)
+        size = (small_a.shape[-2], small_a.shape[-1])
+        rigid = _best(small_a, small_b, [still, start, _affine_mesh(affine, size)])
+        mesh = _fit_mesh(small_a, small_b, rigid, rigid, _COARSE_MESH_STEPS)
+        rigid, mesh = rigid * half, mesh * half
         mesh = _fit_mesh(a, b, rigid, mesh, _FINE_MESH_STEPS)
         motion = _best(a, b, [rigid, mesh], gain=_MESH_MUST_GAIN) * factor
         return torch.where((motion.abs().amax((1, 2, 3)) < _STILL)[:, None, None, None], still, motion)

@@ -146,3 +146,18 @@ def test_half_precision_is_fetched_from_the_same_places(dtype: torch.dtype) -> N
     picture = torch.rand(1, 3, 180, 640, generator=torch.Generator().manual_seed(0)).to(dtype)
     motion = _affine([[1.01, 0.0, 3.3], [0.0, 1.01, -2.6]], 180, 640)
     torch.testing.assert_close(warp(picture, motion).float(), warp(picture.float(), motion), atol=4e-3, rtol=0)
+
+
+def test_graph_of_the_estimate_finds_the_same_motion() -> None:
+    scene = _texture(120, 160, seed=5)
+    moved, reference = scene[..., 10:106, 12:140], scene[..., 7:103, 15:143]
+
+    class Estimate(torch.nn.Module):
+        def forward(self, moved: Tensor, reference: Tensor) -> Tensor:
+            return estimate_motion(moved, reference)
+
+    program = torch.export.export(Estimate(), (moved, reference))
+    operations = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not [name for name in operations if "fft" in name or "linalg" in name]
+    other = _streaks(moved, 40, seed=2)
+    assert (program.module()(other, reference) - estimate_motion(other, reference)).abs().max() < 0.02
