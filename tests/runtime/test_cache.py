@@ -1,0 +1,346 @@
+"""The cache with real engines: whatever is wrong with one is told in one line, and no frame is ever wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from streamderain.errors import EngineError
+from streamderain.networks import NetworkSpec
+from streamderain.runtime import Backend, Engine, EngineCache, Job, engine_for
+from streamderain.runtime.manifest import FORMAT, EngineFile, key_of, read_manifest, sha256_of
+
+ROOT = Path(__file__).parents[2]
+MakeJob = Callable[..., Job]
+
+
+def clean(engine: Engine) -> Tensor:
+    rainy = torch.rand(1, 3, engine.height, engine.width, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        return engine.step(rainy, engine.zero_state())[0].clone()
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "manifest.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def weights_file(folder: Path) -> Path:
+    return max((path for path in folder.iterdir() if path.name != "manifest.json"), key=lambda p: p.stat().st_size)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def stale(folder: Path) -> None:
+    edit(folder, lambda data: data["key"].update(torch="1.0.0"))
+
+
+def foreign(folder: Path) -> None:
+    edit(folder, lambda data: data["key"].update({"option hardware": "NVIDIA H100 (compute capability 9.0)"}))
+
+
+def other_weights(folder: Path) -> None:
+    edit(folder, lambda data: data["key"].update(weights="0" * 64))
+
+
+def corrupt(folder: Path) -> None:
+    flip(weights_file(folder))
+
+
+def truncated(folder: Path) -> None:
+    path = weights_file(folder)
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty_file(folder: Path) -> None:
+    weights_file(folder).write_bytes(b"")
+
+
+def lost_file(folder: Path) -> None:
+    weights_file(folder).unlink()
+
+
+def half_written(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def garbage_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b"\xff\xfe{not json")
+
+
+def manifest_of_something_else(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[1, 2, 3]")
+
+
+def other_format(folder: Path) -> None:
+    edit(folder, lambda data: data.update(format=FORMAT + 1))
+
+
+def unreadable(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").mkdir()
+
+
+def file_for_a_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("what is this doing here?")
+
+
+def dangling_link(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.with_name("nowhere"))
+
+
+def files_outside(folder: Path) -> None:
+    edit(folder, lambda data: data["files"].update({"../secret": {"bytes": 1, "sha256": "0"}}))
+
+
+def does_not_load(folder: Path) -> None:
+    """Whole by its manifest, and yet no engine: built by a library with a bug, or for a CPU that is gone."""
+    manifest = read_manifest(folder)
+    for name in manifest.files:
+        (folder / name).write_text("not an engine")
+    files = {name: EngineFile((folder / name).stat().st_size, sha256_of(folder / name)) for name in manifest.files}
+    edit(
+        folder,
+        lambda data: data.update(
+            files={name: {"bytes": file.bytes, "sha256": file.sha256} for name, file in files.items()}
+        ),
+    )
+
+
+DAMAGES = {
+    stale: "is for another torch (1.0.0",
+    foreign: "is for another option hardware (NVIDIA H100",
+    other_weights: "is for another weights",
+    corrupt: "it is corrupt",
+    truncated: "truncated or altered",
+    empty_file: "has 0 bytes of",
+    lost_file: "has lost its file",
+    half_written: "left half-written",
+    garbage_manifest: "that is garbage",
+    manifest_of_something_else: "that is garbage",
+    other_format: f"of format {FORMAT + 1}",
+    unreadable: "cannot be read",
+    file_for_a_folder: "is a file where a folder should be",
+    dangling_link: "is a file where a folder should be",
+    files_outside: "names files outside its folder",
+    does_not_load: "cannot be loaded",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_damage_is_told_in_one_line_and_built_again(
+    damage: Callable[[Path], None],
+    openvino: Backend,
+    make_job: MakeJob,
+    shelf: EngineCache,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = make_job()
+    expected = clean(engine_for(openvino, job))
+    folder = shelf.path(key_of(openvino, job))
+    damage(folder)
+    with pytest.raises(EngineError, match="streamderain compile tiny --size 64x48"):
+        engine_for(openvino, job, build=False)  # and it is left as it is
+    caplog.clear()
+    engine = engine_for(openvino, job)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == 2, "what is wrong, and that it is built"
+    assert DAMAGES[damage] in lines[0]
+    assert "\n" not in lines[0]
+    assert str(folder) in lines[0]
+    assert torch.equal(clean(engine), expected)
+    caplog.clear()
+    assert torch.equal(clean(engine_for(openvino, job)), expected)
+    assert not caplog.records, "whole again, and nothing is said"
+    assert {path.name for path in shelf.folder.iterdir()} == {folder.name, f"{folder.name}.lock"}, "nothing is left"
+
+
+def test_an_engine_is_built_once_and_says_so_before(
+    openvino: Backend, make_job: MakeJob, shelf: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job()
+    first = clean(engine_for(openvino, job))
+    assert "building the engine for tiny at 64x48, openvino fp32: about" in caplog.text
+    before = read_manifest(shelf.path(key_of(openvino, job)))
+    assert torch.equal(clean(engine_for(openvino, job)), first)
+    assert read_manifest(shelf.path(key_of(openvino, job))) == before
+    assert before.parity["mean_error"] < 1e-4
+
+
+def test_whatever_changes_the_engine_changes_its_place(openvino: Backend, make_job: MakeJob) -> None:
+    job = make_job()
+    others = [
+        make_job(seed=1),
+        make_job(height=56),
+        make_job(width=72),
+        make_job(NetworkSpec("detail-resnet", {"channels": 4, "blocks": 2, "diameter": 5})),
+        make_job(precision="int8"),
+    ]
+    paths = {EngineCache().path(key_of(openvino, each)) for each in (job, *others)}
+    assert len(paths) == len(others) + 1
+    renamed = make_job(model="another name of the same")
+    assert EngineCache().path(key_of(openvino, renamed)) == EngineCache().path(key_of(openvino, job))
+
+
+def test_nothing_is_built_where_it_may_not_be(openvino: Backend, make_job: MakeJob, shelf: EngineCache) -> None:
+    with pytest.raises(EngineError, match="no engine yet.*streamderain compile tiny --size 64x48 --backend openvino"):
+        engine_for(openvino, make_job(), build=False)
+    assert not shelf.folder.exists() or not shelf.entries()
+
+
+def test_a_cache_that_cannot_be_written_costs_the_engine_and_not_the_run(
+    openvino: Backend, make_job: MakeJob, shelf: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.folder.write_text("a file where the cache should be")
+    job = make_job()
+    got = clean(engine_for(openvino, job))
+    assert "cannot be written" in caplog.text
+    shelf.folder.unlink()
+    assert torch.equal(got, clean(engine_for(openvino, job)))
+
+
+SCRIPT = """
+import logging, sys, time
+from pathlib import Path
+import torch
+sys.path.insert(0, {root!r})
+from streamderain.networks import NetworkSpec
+from streamderain.runtime import Job, backend_of, engine_for
+logging.basicConfig(stream=sys.stderr, format="%(message)s")
+torch.manual_seed(0)
+spec = NetworkSpec("detail-resnet", {{"channels": 4, "blocks": 1, "diameter": 5}})
+job = Job(model="tiny", weights="1" * 64, network=spec.build().eval(), spec=spec, height=48, width=64,
+          device=torch.device("cpu"), precision="fp32")
+def wait(stage):
+    print("building", flush=True)
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.05)
+engine_for(backend_of("openvino"), job, progress=wait)
+print("done", flush=True)
+"""
+
+
+def start(tmp_path: Path, go: Path) -> subprocess.Popen[str]:
+    script = tmp_path / "build.py"
+    script.write_text(SCRIPT.format(root=str(ROOT)))
+    return subprocess.Popen(
+        [sys.executable, str(script), str(go)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def told(process: subprocess.Popen[str], what: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if what in line:
+            return
+    pytest.fail(f"the process ended without a word of {what!r}")
+
+
+@pytest.mark.usefixtures("openvino")
+def test_two_processes_build_it_once_and_the_second_says_that_it_waits(tmp_path: Path, shelf: EngineCache) -> None:
+    go = tmp_path / "go"
+    first = start(tmp_path, go)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "building\n"
+    second = start(tmp_path, go)
+    told(second, "another process is building the engine for tiny at 64x48")
+    go.touch()
+    for process in (first, second):
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert out.splitlines()[-1] == "done"
+        if process is second:
+            assert "building" not in out
+    assert len(shelf.entries()) == 1
+
+
+@pytest.mark.usefixtures("openvino")
+def test_a_process_killed_while_building_leaves_nothing_that_looks_whole(tmp_path: Path, shelf: EngineCache) -> None:
+    never, go = tmp_path / "never", tmp_path / "go"
+    killed = start(tmp_path, never)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "building\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert shelf.entries() == []
+    assert any(".building-" in path.name for path in shelf.folder.iterdir())
+    go.touch()
+    again = start(tmp_path, go)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    entry = shelf.entries()[0]
+    assert shelf.verify(entry) is None
+    assert {path.name for path in shelf.folder.iterdir()} == {entry.digest, f"{entry.digest}.lock"}
+
+
+def test_the_longest_unused_go_first(openvino: Backend, make_job: MakeJob, shelf: EngineCache) -> None:
+    jobs = [make_job(height=height) for height in (48, 56, 64)]
+    for age, job in zip((300, 100, 200), jobs, strict=True):
+        engine_for(openvino, job)
+        manifest = shelf.path(key_of(openvino, job)) / "manifest.json"
+        then = time.time() - age
+        os.utime(manifest, (then, then))
+    paths = [shelf.path(key_of(openvino, job)) for job in jobs]
+    assert [entry.folder for entry in shelf.entries()] == [paths[1], paths[2], paths[0]]
+    engine_for(openvino, jobs[0])  # used: now the last to go
+    size = max(entry.bytes for entry in shelf.entries())
+    assert [entry.folder for entry in shelf.prune(size)] == [paths[2], paths[1]]
+    assert [entry.folder for entry in shelf.entries()] == [paths[0]]
+    assert len(shelf.prune(-1)) == 1
+    assert shelf.entries() == []
+
+
+def test_building_prunes_and_keeps_what_was_built(openvino: Backend, make_job: MakeJob, shelf: EngineCache) -> None:
+    small = EngineCache(max_bytes=1)
+    for height in (48, 56):
+        engine_for(openvino, make_job(height=height), cache=small)
+    assert [entry.folder for entry in shelf.entries()] == [shelf.path(key_of(openvino, make_job(height=56)))]
+
+
+def test_what_is_in_use_is_not_pruned(openvino: Backend, make_job: MakeJob, shelf: EngineCache) -> None:
+    job = make_job()
+    engine_for(openvino, job)
+    with shelf.reading(key_of(openvino, job), waiting=lambda: None) as folder:
+        assert folder is not None
+        assert shelf.prune(-1) == []
+        assert shelf.verify(shelf.entries()[0]) is None
+    assert len(shelf.prune(-1)) == 1
+
+
+def test_an_engine_that_computes_something_else_is_refused(
+    openvino: Backend, make_job: MakeJob, shelf: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, load = make_job(seed=5), type(openvino).load
+    engine_for(openvino, other)
+
+    def wrong(self: Backend, job: Job, folder: Path) -> Engine:
+        return load(self, other, shelf.path(key_of(openvino, other)))
+
+    monkeypatch.setattr(type(openvino), "load", wrong)
+    with pytest.raises(EngineError, match="gives other pictures than PyTorch: mean error"):
+        engine_for(openvino, make_job())
+    assert len(shelf.entries()) == 1, "only the other"

@@ -1,0 +1,151 @@
+"""What to run on: the fastest that is there, what was asked for, or why not; with backends that do as they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamderain import Derainer
+from streamderain.errors import EngineError
+from streamderain.runtime import Engine, Job, Progress, make_plans
+from streamderain.runtime import plan as planning
+from streamderain.runtime.eager import EagerBackend
+
+MakeJob = Callable[..., Job]
+
+
+class Pretend(EagerBackend):
+    """PyTorch under another name, which can be absent, refuse, or fail to build."""
+
+    builds = True
+
+    def __init__(
+        self, *, missing: str | None = None, offers: tuple[str, ...] = ("fp32",), refuses: str | None = None
+    ) -> None:
+        self.name = "pretend"
+        self._missing, self._offers, self._refuses = missing, offers, refuses
+        self.fails = False
+
+    def missing(self, device: torch.device) -> str | None:
+        return self._missing
+
+    def precisions(self, device: torch.device) -> tuple[str, ...]:
+        return self._offers
+
+    def refuses(self, job: Job) -> str | None:
+        return self._refuses if job.precision == "int8" else None
+
+    def versions(self) -> Mapping[str, str]:
+        return {"pretend": "1.0"}
+
+    def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
+        if self.fails:
+            raise RuntimeError("the compiler gave up\nafter a long traceback")
+        (folder / "engine").write_text("eager")
+
+    def load(self, job: Job, folder: Path) -> Engine:  # type: ignore[override]
+        assert (folder / "engine").read_text() == "eager"
+        return super().load(job, folder)
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Makes these the backends that there are, in auto's order."""
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path / "cache"))
+
+    def put(**backends: EagerBackend) -> None:
+        every = {**backends, "eager": EagerBackend()}
+        for name, backend in every.items():
+            backend.name = name
+        monkeypatch.setattr(planning, "BACKENDS", tuple(every))
+        monkeypatch.setattr(planning, "fastest_first", lambda device: tuple(every))
+        monkeypatch.setattr(planning, "backend_of", every.__getitem__)
+        monkeypatch.setattr("streamderain.session.backend_of", every.__getitem__)
+
+    return put
+
+
+def test_auto_takes_the_fastest_that_is_there_and_says_which(there: Callable[..., None], make_job: MakeJob) -> None:
+    there(swift=Pretend(missing="swift is not installed (pip install swift)"), brisk=Pretend())
+    plans = make_plans(make_job())
+    assert [str(plan) for plan in plans] == ["cpu, brisk, fp32", "cpu, eager, fp32"]
+
+
+def test_auto_takes_int8_only_where_the_model_can(there: Callable[..., None], make_job: MakeJob) -> None:
+    there(swift=Pretend(offers=("int8", "fp32")))
+    assert make_plans(make_job())[0].precision == "int8"
+    there(swift=Pretend(offers=("int8", "fp32"), refuses="it has no calibration"))
+    assert make_plans(make_job())[0].precision == "fp32"
+    with pytest.raises(EngineError, match="int8 cannot be had: swift: it has no calibration; eager: it runs fp32"):
+        make_plans(make_job(), precision="int8")
+
+
+def test_what_is_asked_for_by_name_is_had_or_refused_in_one_line(
+    there: Callable[..., None], make_job: MakeJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    there(swift=Pretend(missing="swift is not installed (pip install swift)"))
+    with pytest.raises(EngineError, match="backend swift cannot be had: swift is not installed.*--allow-fallback"):
+        make_plans(make_job(), backend="swift")
+    plans = make_plans(make_job(), backend="swift", allow_fallback=True)
+    assert [plan.backend for plan in plans] == ["eager"]
+    assert "swift is not installed" in caplog.text
+    there(swift=Pretend())
+    assert [plan.backend for plan in make_plans(make_job(), backend="swift")] == ["swift"], "and nothing else"
+
+
+def test_a_network_without_weights_is_not_compiled(there: Callable[..., None]) -> None:
+    there(swift=Pretend())
+    assert Derainer("identity").description == "identity on cpu, eager, fp32"
+
+
+def test_what_auto_picked_and_cannot_build_is_told_in_one_line_and_the_next_one_taken(
+    there: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Pretend()
+    broken.fails = True
+    there(swift=broken)
+    derainer = Derainer("fast")
+    assert derainer.plan.backend == "swift"
+    derainer.prepare(48, 64)
+    assert derainer.plan.backend == "eager"
+    lines = [record.getMessage() for record in caplog.records]
+    assert "building the engine for fast at 64x48, swift fp32" in lines[0]
+    assert lines[1] == (
+        "fast at 64x48, swift fp32 cannot be built: RuntimeError: the compiler gave up;"
+        " running on cpu, eager, fp32 meanwhile"
+    )
+    with pytest.raises(EngineError, match="cannot be built: RuntimeError: the compiler gave up$"):
+        Derainer("fast", backend="swift").prepare(48, 64)
+
+
+def test_ready_runs_on_what_is_there_and_never_is_an_error(
+    there: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    there(swift=Pretend())
+    never = Derainer("fast", build="never")
+    with pytest.raises(EngineError, match="no engine yet.*streamderain compile fast --size 64x48 --backend swift"):
+        never.prepare(48, 64)
+    ready = Derainer("fast", build="ready")
+    ready.prepare(48, 64)
+    assert ready.plan.backend == "eager"
+    assert "streamderain compile fast --size 64x48" in caplog.text
+    Derainer("fast").prepare(48, 64)
+    for build in ("never", "ready"):
+        derainer = Derainer("fast", build=build)  # type: ignore[arg-type]
+        derainer.prepare(48, 64)
+        assert derainer.plan.backend == "swift"
+
+
+def test_a_prepared_engine_is_for_one_session(there: Callable[..., None]) -> None:
+    there()
+    derainer = Derainer("fast")
+    derainer.prepare(48, 64)
+    assert derainer.session(48, 64)._engine is not derainer.session(48, 64)._engine
+
+
+def test_a_word_for_building_that_means_nothing_is_printed() -> None:
+    with pytest.raises(ValueError, match="'maybe'"):
+        Derainer("identity", build="maybe")  # type: ignore[arg-type]
