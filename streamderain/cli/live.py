@@ -11,7 +11,7 @@ import click
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter, counted, pace
-from streamderain.cli.watching import describe, watched, with_hud
+from streamderain.cli.watching import describe, with_hud
 from streamderain.errors import OutputError
 
 if TYPE_CHECKING:
@@ -66,19 +66,10 @@ def _cheaper(options: RunOptions) -> list[Derainer]:
     return [replace(options, model=name).derainer("live") for name in after if name in model_names()]
 
 
-def run_live_video(uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
-    """Opens, runs and reports; returns the exit code."""
-    from streamderain.cli.run import shown
-    from streamderain.observe import Observer
-
-    observer = Observer(shown(uri))
-    with watched([observer], options, reporter):
-        return _run_live_video(uri, target, options, reporter, signals, observer)
-
-
-def _run_live_video(
+def run_live_video(
     uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals, observer: Observer
 ) -> int:
+    """Opens, runs and reports; returns the exit code."""
     from streamderain.cli.run import say_start, shown
     from streamderain.live import run_live
     from streamderain.pipeline import comparison

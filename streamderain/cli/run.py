@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -25,6 +26,7 @@ from streamderain.cli.watching import describe, observed, watch_options, watched
 from streamderain.errors import OutputError
 
 if TYPE_CHECKING:
+    from streamderain.observe import Observer
     from streamderain.pipeline import RunStats
     from streamderain.session import Derainer
 
@@ -47,6 +49,7 @@ Examples:
   streamderain run rainy.mp4 null:            (writes nothing: how fast is it here?)
   streamderain run rtsp://user:password@camera/stream clear.mp4
   streamderain run rtsp://camera/stream rtsp://server/clear --hud --preview 8080 --metrics 9464
+  streamderain run --config cameras.toml
   streamderain run 'rtsp://0.0.0.0:8554/cam?listen=1' clear.mkv --on-loss slate
   streamderain run /dev/video0 null: --adaptive --max-age 200ms
 
@@ -126,8 +129,14 @@ class RunOptions:
 
 
 @click.command("run", epilog=_EXAMPLES, context_settings={"max_content_width": 100})
-@click.argument("source", metavar="INPUT")
-@click.argument("target", metavar="OUTPUT")
+@click.argument("source", metavar="INPUT", required=False)
+@click.argument("target", metavar="OUTPUT", required=False)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Several streams at once, from a TOML file with a table [streams.NAME] for each.",
+)
 @model_options
 @click.option(
     "--codec",
@@ -177,7 +186,9 @@ class RunOptions:
 )
 @talk_options
 @click.pass_context
-def run_command(ctx: click.Context, /, source: str, target: str, **values: Any) -> int:
+def run_command(
+    ctx: click.Context, /, source: str | None, target: str | None, config: Path | None, **values: Any
+) -> int:
     """Derain INPUT into OUTPUT.
 
     INPUT is a video file, a camera or stream (rtsp://, /dev/video0 and others), an image sequence (f%05d.png), - for
@@ -188,6 +199,18 @@ def run_command(ctx: click.Context, /, source: str, target: str, **values: Any) 
     Frame times, colours, sound, subtitles, chapters and rotation are kept. The video is written as OUT.part and gets
     its name when it is whole.
     """
+    signals = ctx.obj if isinstance(ctx.obj, Signals) else Signals()
+    if config is not None:
+        if source is not None:
+            raise click.UsageError("with --config, INPUT and OUTPUT stand in the file", ctx=ctx)
+        from streamderain.cli.streams import run_streams
+
+        return run_streams(ctx, config, _run_one, signals)
+    for name, value in (("source", source), ("target", target)):
+        if value is None:
+            raise click.MissingParameter(ctx=ctx, param=next(p for p in ctx.command.params if p.name == name))
+    assert source is not None
+    assert target is not None
     options = RunOptions(**values)
     reporter = Reporter(
         style=options.log_format,
@@ -196,21 +219,36 @@ def run_command(ctx: click.Context, /, source: str, target: str, **values: Any) 
         debug=options.debug,
     )
     reporter.attach(ctx)
-    signals = ctx.obj if isinstance(ctx.obj, Signals) else Signals()
-    from streamderain.video import list_stills
+    from streamderain.observe import Observer
 
     with reporter:
-        from streamderain.cli.live import run_live_video, takes_live
+        observer = Observer(shown(source))
+        with watched([observer], options, reporter):
+            return _run_one(ctx, source, target, options, reporter, signals, observer)
 
-        if takes_live(ctx, source, options):
-            return run_live_video(source, target, options, reporter, signals)
-        stills = list_stills(source)
-        if stills is None:
-            return _run_video(source, target, options, reporter, signals)
-        _refuse_video_options(ctx)
-        from streamderain.cli.stills import run_stills
 
-        return run_stills(stills, target, options, reporter, signals)
+def _run_one(
+    ctx: click.Context,
+    source: str,
+    target: str,
+    options: RunOptions,
+    reporter: Reporter,
+    signals: Signals,
+    observer: Observer,
+) -> int:
+    """One input of whatever kind; returns the exit code."""
+    from streamderain.cli.live import run_live_video, takes_live
+    from streamderain.video import list_stills
+
+    if takes_live(ctx, source, options):
+        return run_live_video(source, target, options, reporter, signals, observer)
+    stills = list_stills(source)
+    if stills is None:
+        return _run_video(source, target, options, reporter, signals, observer)
+    _refuse_video_options(ctx)
+    from streamderain.cli.stills import run_stills
+
+    return run_stills(stills, target, options, reporter, signals)
 
 
 def _refuse_video_options(ctx: click.Context) -> None:
@@ -220,8 +258,9 @@ def _refuse_video_options(ctx: click.Context) -> None:
             raise click.UsageError(f"{flag} is for videos, and INPUT is pictures", ctx=ctx)
 
 
-def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals) -> int:
-    from streamderain.observe import Observer
+def _run_video(
+    uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals, observer: Observer
+) -> int:
     from streamderain.pipeline import comparison, run
     from streamderain.video import open_sink, open_source
 
@@ -240,17 +279,15 @@ def _run_video(uri: str, target: str, options: RunOptions, reporter: Reporter, s
         until_run.enter_context(source)
         derainer = options.derainer()
         derainer.prepare(source.info.height, source.info.width)  # before anything is written
-        observer = Observer(shown(uri))
         describe(observer, derainer)
         view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
         view = with_hud(view, observer, options)
         if options.hud or options.preview or options.metrics:
             view = observed(view, observer)
-        watching = watched([observer], options, reporter)
         # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
         asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
         asked["format"] = options.container
-        with watching, signals.orderly("finishing the file; interrupt again to stop at once"):
+        with signals.orderly("finishing the file; interrupt again to stop at once"):
             try:
                 with usage_errors():
                     sink = open_sink(

@@ -1,0 +1,296 @@
+"""``streamderain run --config cameras.toml``: several streams in one process, each on its own, sharing the models."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamderain.cli.interrupt import Signals
+from streamderain.cli.report import Reporter, pace
+from streamderain.cli.watching import watched
+from streamderain.errors import StreamderainError
+
+if TYPE_CHECKING:
+    from streamderain.cli.run import RunOptions
+    from streamderain.observe import Observer
+    from streamderain.session import Derainer
+
+_SOME_FAILED = 3
+_LOST = 6
+_LOOK_EVERY = 0.2  # seconds between two looks at who is still running
+_TELL_EVERY = {"text": 30.0, "json": 5.0}  # seconds between two lines of progress
+_FOR_ALL = {"preview", "metrics", "healthy_within", "no_progress", "log_format", "verbose", "debug"}
+_STREAM_ONLY = {"input", "output"}
+
+#: What runs one stream: its context, input, output, options, reporter, signals and observer; returns the exit code.
+Runner = Callable[[click.Context, str, str, "RunOptions", Reporter, Signals, "Observer"], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One table of the configuration: a name, where from, where to, and the options of ``run`` by their names."""
+
+    name: str
+    source: str
+    target: str
+    context: click.Context
+    values: Mapping[str, Any]
+
+
+def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[Stream]]:
+    """The options for all, and the streams. What was given on the command line goes before what the file says.
+
+    Raises:
+        click.UsageError: the file cannot be read, or says what ``run`` does not know.
+    """
+    try:
+        with path.open("rb") as file:
+            told = tomllib.load(file)
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}", ctx=ctx) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} is not TOML: {error}", ctx=ctx) from error
+    tables = told.pop("streams", None)
+    if not isinstance(tables, dict) or not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise click.UsageError(f"{path} names no streams; write a table [streams.NAME] for each", ctx=ctx)
+    given = {
+        name: value
+        for name, value in ctx.params.items()
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    for_all = _options(told, ctx, where=str(path))
+    streams = []
+    for name, table in tables.items():
+        where = f"{path}: streams.{name}"
+        if missing := [key for key in ("input", "output") if not isinstance(table.get(key), str)]:
+            raise click.UsageError(f"{where} has no {' and no '.join(missing)}", ctx=ctx)
+        own = _options({key: value for key, value in table.items() if key not in _STREAM_ONLY}, ctx, where=where)
+        if shared := sorted(_FOR_ALL & own.keys()):
+            raise click.UsageError(f"{where}: {shared[0]} is for all streams; write it above the tables", ctx=ctx)
+        context = click.Context(ctx.command, info_name=name)
+        for key in {**for_all, **own, **given}:
+            if key not in _FOR_ALL:
+                # Of what is for all, streams take what suits them; their own and the command line must suit.
+                source = click.core.ParameterSource
+                context.set_parameter_source(key, source.COMMANDLINE if key in own else source.DEFAULT_MAP)
+        values = {**ctx.params, **for_all, **own, **given}
+        streams.append(Stream(name, table["input"], table["output"], context, values))
+    return {**ctx.params, **for_all, **given}, streams
+
+
+def _options(table: Mapping[str, Any], ctx: click.Context, *, where: str) -> dict[str, Any]:
+    """Values of a table as ``run`` would have them, by the names of its parameters."""
+    known = {}
+    for param in ctx.command.params:
+        if isinstance(param, click.Option) and param.name not in ("config", None):
+            for flag in param.opts:
+                known[flag.lstrip("-").replace("-", "_")] = param
+            known[str(param.name)] = param
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        option = known.get(key.replace("-", "_"))
+        if option is None:
+            raise click.UsageError(f"{where}: `run` has no option {key!r}", ctx=ctx)
+        try:
+            found[str(option.name)] = _converted(option, value, ctx)
+        except click.BadParameter as error:
+            raise click.UsageError(f"{where}: {key}: {error.message}", ctx=ctx) from error
+    return found
+
+
+def _converted(param: click.Option, value: Any, ctx: click.Context) -> Any:
+    if param.is_flag:
+        if not isinstance(value, bool):
+            raise click.BadParameter(f"{value!r} is neither true nor false")
+        return value
+    if param.multiple:
+        parts = [f"{key}={item}" for key, item in value.items()] if isinstance(value, dict) else value
+        if not isinstance(parts, list):
+            raise click.BadParameter(f"{value!r} is neither a list nor a table")
+        return param.type_cast_value(ctx, [str(part) for part in parts])
+    if isinstance(value, bool | list | dict):
+        raise click.BadParameter(f"{value!r} is no value for it")
+    return param.type_cast_value(ctx, str(value))
+
+
+def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signals) -> int:
+    """Runs all streams until each has ended, and returns the exit code: 0, 3 when some failed, or how all failed.
+
+    Raises:
+        click.UsageError: of the configuration.
+        StreamderainError: a model cannot be had, or a port is taken.
+    """
+    from streamderain.cli.run import RunOptions, shown
+    from streamderain.observe import Observer
+
+    values, streams = read_config(path, ctx)
+    common = RunOptions(**{key: value for key, value in values.items() if key in RunOptions.__slots__})
+    reporter = Reporter(
+        style=common.log_format,
+        progress=False,
+        verbose=common.verbose or common.debug,
+        debug=common.debug,
+    )
+    reporter.attach(ctx)
+    models = _Models()
+    observers = [Observer(stream.name, about={"input": shown(stream.source)}) for stream in streams]
+    with reporter, watched(observers, common, reporter):
+        running = [
+            _Running(stream, models.sharing(RunOptions, stream.values), run_one, reporter, signals, observer)
+            for stream, observer in zip(streams, observers, strict=True)
+        ]
+        with signals.orderly("finishing the outputs; interrupt again to stop at once"):
+            for one in running:
+                one.thread.start()
+            signals.running()
+            told = time.monotonic()
+            while any(one.thread.is_alive() for one in running):
+                for one in running:
+                    one.thread.join(_LOOK_EVERY / len(running))
+                if not common.no_progress and time.monotonic() - told > _TELL_EVERY[reporter.style]:
+                    told = time.monotonic()
+                    _tell(reporter, observers)
+    if signals.exit_code:
+        return signals.exit_code
+    codes = [one.code for one in running]
+    return _SOME_FAILED if 0 in codes and any(codes) else _LOST if _LOST in codes else max(codes)
+
+
+def _tell(reporter: Reporter, observers: list[Observer]) -> None:
+    snapshots = [observer.snapshot() for observer in observers]
+    words = ", ".join(f"{one.name} {one.state} {pace(one.process_fps)}" for one in snapshots)
+    reporter.say(
+        "progress",
+        words,
+        streams={
+            one.name: {
+                "state": one.state,
+                "frames": one.processed_frames,
+                "fps": one.process_fps,
+                "skipped": one.skipped,
+            }
+            for one in snapshots
+        },
+    )
+
+
+class _Models:
+    """Every model that is asked for, loaded once and shared by all streams that ask for the same."""
+
+    def __init__(self) -> None:
+        from streamderain.turns import Turns
+
+        self._turns = Turns()
+        self._loaded: dict[tuple[object, ...], Derainer] = {}
+        self._guard = threading.Lock()
+
+    def sharing(self, kind: type[RunOptions], values: Mapping[str, Any]) -> RunOptions:
+        """The options of a stream, whose `derainer` is a shared one."""
+        models = self
+
+        class Sharing(kind):  # type: ignore[valid-type, misc]
+            __slots__ = ()
+
+            def derainer(self, *asked: Any) -> Derainer:
+                return models.derainer(partial(super().derainer, *asked), self, *asked)
+
+        made: RunOptions = Sharing(**{key: value for key, value in values.items() if key in kind.__slots__})
+        return made
+
+    def derainer(self, load: Callable[[], Derainer], options: RunOptions, *asked: object) -> Derainer:
+        from streamderain.turns import SharedDerainer
+
+        names = ("model", "device", "precision", "backend", "build", "allow_fallback")
+        key = (*(getattr(options, name) for name in names), *asked)
+        with self._guard:
+            if key not in self._loaded:
+                self._loaded[key] = load()
+            return SharedDerainer(self._loaded[key], self._turns)
+
+
+class _Running:
+    """One stream on its thread. ``code`` is its exit code, when the thread has ended."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        options: RunOptions,
+        run_one: Runner,
+        reporter: Reporter,
+        signals: Signals,
+        observer: Observer,
+    ) -> None:
+        self.code = 1
+        self._stream, self._options, self._run_one, self._observer = stream, options, run_one, observer
+        self._reporter = _Named(stream.name, reporter)
+        self._signals = _Borrowed(signals)
+        self.thread = threading.Thread(target=self._work, name=f"streamderain-{stream.name}", daemon=True)
+
+    def _work(self) -> None:
+        one = self._stream
+        try:
+            self.code = self._run_one(
+                one.context, one.source, one.target, self._options, self._reporter, self._signals, self._observer
+            )
+        except StreamderainError as error:
+            self._failed(str(error), error.exit_code, error)
+        except click.ClickException as error:
+            self._failed(error.format_message(), error.exit_code, error)
+        except Exception as error:  # noqa: BLE001 - the others go on
+            self._failed(f"internal error: {type(error).__name__}: {error} (please report it)", 1, error)
+        finally:
+            if self.code:
+                self._observer.set_state("lost")
+            self._observer.end()
+
+    def _failed(self, message: str, code: int, error: Exception) -> None:
+        self.code = code
+        self._reporter.error(message, code=code)
+        if self._reporter.debug:
+            import traceback
+
+            for line in traceback.format_exception(error):
+                self._reporter.say("debug", line.rstrip())
+
+
+class _Named(Reporter):
+    """Says everything with a stream's name, through the one reporter; has no progress of its own."""
+
+    def __init__(self, name: str, through: Reporter) -> None:
+        super().__init__(style=through.style, progress=False, verbose=through.verbose, debug=through.debug)
+        self._name = name
+        self._through = through
+
+    def say(self, event: str, message: str, **fields: Any) -> None:
+        self._through.say(event, f"{self._name}: {message}", stream=self._name, **fields)
+
+
+class _Borrowed(Signals):
+    """The process's signals as one of several streams sees them: it may look, and leaves the handling to the whole."""
+
+    def __init__(self, whole: Signals) -> None:
+        super().__init__()
+        self.stop = whole.stop
+        self._whole = whole
+
+    @property
+    def exit_code(self) -> int:
+        return self._whole.exit_code
+
+    @contextmanager
+    def orderly(self, message: str) -> Iterator[None]:
+        yield
+
+    def seen(self) -> bool:
+        return self.stop.is_set()
+
+    def running(self) -> None: ...

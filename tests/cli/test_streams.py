@@ -1,0 +1,193 @@
+"""``run --config``: several streams in one process, in this process and in one of their own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click.testing
+import pytest
+from click.testing import CliRunner
+
+from streamderain.cli import cli
+from streamderain.frame import Frame
+from streamderain.session import Derainer
+from streamderain.turns import SharedDerainer, Turns
+
+from .conftest import Clip, Start, times
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def run(config: Path, text: str, *arguments: object) -> click.testing.Result:
+    config.write_text(text)
+    return CliRunner().invoke(cli, ["run", "--config", str(config), *map(str, arguments)])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "cameras.toml"
+
+
+HEAD = 'model = "identity"\ndevice = "cpu"\n'
+
+
+def table(name: str, source: Path, target: Path, more: str = "") -> str:
+    return f'[streams.{name}]\ninput = "{source}"\noutput = "{target}"\n{more}\n'
+
+
+def test_every_stream_is_done_with_its_own_options(config: Path, clip: Clip, tmp_path: Path) -> None:
+    front, rear = clip("front.mp4"), clip("rear.mp4", frames=20)
+    outputs = tmp_path / "f.mp4", tmp_path / "r.mkv"
+    more = 'frames = 7\ncompare = "side"\n[streams.rear.encoder-options]\ntune = "grain"'
+    result = run(config, HEAD + table("front", front, outputs[0]) + table("rear", rear, outputs[1], more))
+    assert result.exit_code == 0, result.stderr
+    assert [len(times(output)) for output in outputs] == [12, 7]
+    for name in ("front", "rear"):
+        assert f"streamderain: {name}: identity on cpu" in result.stderr
+
+
+def test_a_model_is_loaded_once_for_all(
+    config: Path, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    made = Derainer.__init__
+    monkeypatch.setattr(Derainer, "__init__", lambda self, *a, **k: (loaded.append(a), made(self, *a, **k))[1])
+    text = HEAD + "".join(table(f"s{n}", clip(f"{n}.mp4"), tmp_path / f"o{n}.mp4") for n in range(3))
+    assert run(config, text).exit_code == 0
+    assert len(loaded) == 1
+
+
+def test_one_that_fails_leaves_the_others_alone(config: Path, clip: Clip, tmp_path: Path) -> None:
+    good, out = clip("good.mp4"), tmp_path / "good_out.mp4"
+    text = HEAD + table("bad", tmp_path / "nothing.mp4", tmp_path / "x.mp4") + table("good", good, out)
+    result = run(config, text, "--log-format", "json")
+    assert result.exit_code == 3, result.stderr
+    assert len(times(out)) == 12
+    events = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(e["stream"], e["exit_code"]) for e in events if e["event"] == "error"] == [("bad", 4)]
+    assert [e["stream"] for e in events if e["event"] == "done"] == ["good"]
+
+
+def test_all_that_fail_give_their_code(config: Path, tmp_path: Path) -> None:
+    result = run(config, HEAD + table("bad", tmp_path / "nothing.mp4", tmp_path / "x.mp4"))
+    assert result.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ("names no streams",)),
+        ("streams = 3", ("names no streams",)),
+        ("= 3", ("is not TOML",)),
+        ('[streams.a]\ninput = "x"', ("streams.a has no output",)),
+        ('[streams.a]\ninput = "x"\noutput = "y"\nspeed = 3', ("streams.a", "no option 'speed'")),
+        ('[streams.a]\ninput = "x"\noutput = "y"\ncrf = "best"', ("streams.a", "crf", "best")),
+        ('[streams.a]\ninput = "x"\noutput = "y"\nhud = "yes"', ("streams.a", "hud", "yes")),
+        ('[streams.a]\ninput = "x"\noutput = "y"\npreview = 80', ("streams.a", "preview", "above the tables")),
+        ('on-loss = "cry"\n[streams.a]\ninput = "x"\noutput = "y"', ("on-loss", "cry")),
+    ],
+)
+def test_what_the_file_cannot_say_is_wrong_usage(config: Path, text: str, words: tuple[str, ...]) -> None:
+    result = run(config, text)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_config_stands_alone_and_must_be_there(config: Path, tmp_path: Path) -> None:
+    both = CliRunner().invoke(cli, ["run", "--config", str(config), "a.mp4", "b.mp4"])
+    missing = CliRunner().invoke(cli, ["run", "--config", str(tmp_path / "none.toml")])
+    neither = CliRunner().invoke(cli, ["run"])
+    assert [result.exit_code for result in (both, missing, neither)] == [2, 2, 2]
+    assert "stand in the file" in both.stderr
+    assert "No such file" in missing.stderr
+    assert "INPUT" in neither.stderr
+
+
+def test_sigterm_finishes_every_output(config: Path, clip: Clip, tmp_path: Path, start: Start) -> None:
+    long = clip("long.mp4", frames=3000)
+    outputs = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    config.write_text(HEAD + table("a", long, outputs[0]) + table("b", long, outputs[1]))
+    process = start("run", "--config", config)
+    until = time.monotonic() + 60
+    while not all(Path(f"{one}.part").exists() and Path(f"{one}.part").stat().st_size > 2000 for one in outputs):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143, said.decode()
+    assert all(0 < len(times(one)) < 3000 for one in outputs)
+
+
+class Slow:
+    """Counts how many are in it at once."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+        self.order: list[str] = []
+
+    def step(self, name: str) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.005)
+        self.order.append(name)
+        self.inside -= 1
+
+
+def test_turns_are_one_at_a_time_and_fair() -> None:
+    turns, slow = Turns(), Slow()
+
+    def go_on(name: str) -> None:
+        for _ in range(20):
+            with turns:
+                slow.step(name)
+
+    threads = [threading.Thread(target=go_on, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert slow.most == 1
+    middle = slow.order[6:-6]
+    assert all(len(set(middle[index : index + 3])) == 3 for index in range(len(middle) - 2))
+
+
+def test_shared_sessions_keep_their_own_past(frames: Callable[[int], list[Frame]]) -> None:
+    """Two streams in turn through one model come out as each does alone."""
+    derainer, turns = Derainer("fast", device="cpu", backend="eager"), Turns()
+    first, second = frames(1), frames(2)
+    alone = [
+        [session.step(frame) for frame in stream]
+        for stream in (first, second)
+        for session in [derainer.session(48, 64)]
+    ]
+    sessions = [SharedDerainer(derainer, turns).session(48, 64) for _ in range(2)]
+    mixed = [[], []]  # type: list[list[Frame]]
+    for pair in zip(first, second, strict=True):
+        for index, frame in enumerate(pair):
+            mixed[index].append(sessions[index].step(frame))
+    for one, other in zip(alone, mixed, strict=True):
+        assert all(a.pixels.equal(b.pixels) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture
+def frames() -> Callable[[int], list[Frame]]:
+    from fractions import Fraction
+
+    import torch
+
+    def make(seed: int) -> list[Frame]:
+        noise = torch.Generator().manual_seed(seed)
+        return [
+            Frame(torch.randint(0, 256, (48, 64, 3), generator=noise, dtype=torch.uint8), index, Fraction(1, 25))
+            for index in range(4)
+        ]
+
+    return make
