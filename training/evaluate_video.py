@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ from streamderain.errors import OutputError
 from streamderain.frame import Frame
 from streamderain.networks import count_parameters
 from streamderain.session import Derainer, Session
+from streamderain.video import open_source
 from training.camera import simulate_camera
+from training.chart import chart
 from training.data import Split, clean_clip, evaluation_clips, read_clip
 from training.evaluate_pairs import find_spec, open_network
 from training.metrics import luma, psnr, ssim, temporal_error, to_8bit
 from training.noreference import neighbours, traces
 from training.recipe import ClipData
 from training.scene import street
+from training.synthesise import to_tensor
 
 _SINGLE = "single:"  # before a model's name: its state is dropped before every frame
 _SETTLED = 2  # frames after which a network has all of its past
@@ -87,17 +91,18 @@ def gather(data: ClipData, files: Split, protocol: Protocol, *, real: Sequence[P
 
 
 def _dry(files: Split, protocol: Protocol) -> Iterator[tuple[str, Tensor]]:
-    """Clean clips as they are: each video, two stills, and a painted street under three cameras."""
+    """Clean clips as they are: each video, two stills, and a painted street and chart under three cameras."""
     for index, path in enumerate((*files.clips, *files.stills[:2])):
         generator = torch.Generator().manual_seed(protocol.seed * 7919 + index)
         one = Split((), (path,)) if path in files.clips else Split((path,), ())
         clip = clean_clip(one, generator, frames=protocol.frames, video_share=1.0, size=protocol.size)
         yield (path.stem if path in files.clips else "stills"), to_8bit(clip)
-    height, width = protocol.size
-    painted = next(street(1, (height * 3 // 2, width * 3 // 2), seed=protocol.seed + 6))
-    for kind in ("still", "pan", "driving"):
-        generator = torch.Generator().manual_seed(protocol.seed)
-        yield f"street, {kind}", to_8bit(simulate_camera(painted, protocol.frames, protocol.size, generator, kind=kind))
+    large = (protocol.size[0] * 3 // 2, protocol.size[1] * 3 // 2)
+    for name, painted in (("street", next(street(1, large, seed=protocol.seed + 6))), ("chart", chart(large))):
+        for kind in ("still", "pan", "driving"):
+            generator = torch.Generator().manual_seed(protocol.seed)
+            clip = simulate_camera(painted, protocol.frames, protocol.size, generator, kind=kind)
+            yield f"{name}, {kind}", to_8bit(clip)
 
 
 def _middle(path: Path, protocol: Protocol) -> Tensor:
@@ -106,7 +111,8 @@ def _middle(path: Path, protocol: Protocol) -> Tensor:
         pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
         clip = torch.cat([read_clip(p, start=0, frames=1) for p in pictures[: protocol.real]])
     else:
-        clip = read_clip(path, start=0, frames=protocol.real)
+        with open_source(str(path)) as frames:  # upright, as rain falls
+            clip = torch.stack([to_tensor(frame) for frame in islice(frames, protocol.real)])
     top, left = (max(0, (have - want) // 2) for have, want in zip(clip.shape[-2:], protocol.size, strict=True))
     return clip[..., top : top + protocol.size[0], left : left + protocol.size[1]]
 

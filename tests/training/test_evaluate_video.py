@@ -18,6 +18,7 @@ from streamderain.networks import Provenance, save_checkpoint
 from streamderain.networks.named import NAMED
 from tests.training import pictures
 from training import __main__ as command
+from training.chart import chart
 from training.evaluate_video import Ledger, Material, Protocol, measure, open_model
 
 _SMALL = Protocol(stills=1, repeats=1, frames=4, size=(48, 64), real=4)
@@ -69,6 +70,18 @@ def test_a_network_that_smears_over_a_cut_is_found_out(monkeypatch: pytest.Monke
     smeared = measure("classic", material, _SMALL)["cut"]
     assert smeared["worst"] < -3
     assert smeared["after"] < smeared["fresh"] - 3
+
+
+def test_the_chart_is_full_of_bright_thin_things() -> None:
+    picture = chart((96, 128))
+    assert picture.shape == (3, 96, 128)
+    assert 0 <= float(picture.min()) < float(picture.max()) <= 1
+    grey = picture.mean(0).numpy()
+    thin = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, np.ones((1, 7), np.uint8))
+    for band in np.split(thin, 4):  # words, railing, lines, lights
+        assert (band > 0.2).mean() > 0.005
+    with pytest.raises(ValueError, match="at least 64"):
+        chart((40, 128))
 
 
 def test_labels_read_the_weights_of_others(tmp_path: Path) -> None:
