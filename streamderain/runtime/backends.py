@@ -13,6 +13,7 @@ from streamderain.runtime.backend import Backend
 _HOMES: Mapping[str, str] = {
     "eager": "streamderain.runtime.eager",
     "inductor": "streamderain.runtime.inductor",
+    "openvino": "streamderain.runtime.openvino",
     "tensorrt": "streamderain.runtime.tensorrt",
     "tensorrt-rtx": "streamderain.runtime.tensorrt_rtx",
 }
@@ -21,7 +22,7 @@ BACKENDS = tuple(_HOMES)
 # The fastest first. Inductor takes a minute to compile for a CPU and gains less there than OpenVINO: only by name.
 _AUTO: Mapping[str, tuple[str, ...]] = {
     "cuda": ("tensorrt", "tensorrt-rtx", "inductor", "eager"),
-    "cpu": ("eager",),
+    "cpu": ("openvino", "eager"),
 }
 
 

@@ -1,0 +1,181 @@
+"""OpenVINO on the CPU: the network as one graph, in float32 or with int8 convolutions.
+
+int8 needs no library but this one: the graph holds the rounding that the model's calibration asks for (see
+networks/quantise.py), and OpenVINO makes convolutions of bytes of it. Alignment stays with PyTorch: it is thousands of
+small operations, which take OpenVINO most of a minute to read.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from streamderain.errors import EngineError
+from streamderain.networks import State
+from streamderain.networks.quantise import calibration_of, quantised
+from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
+from streamderain.runtime.engine import Engine
+from streamderain.runtime.step import Alignment, example_inputs, exported, network_of
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel
+
+_GRAPH, _WIRING = "network.xml", "wiring.json"
+
+
+class _Distinct(nn.Module):
+    """Only the results that the network computes: a graph may not give one twice, nor hand an input through."""
+
+    def __init__(self, network: nn.Module, wanted: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self._wanted = wanted
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        results = self.network(*inputs)
+        return tuple(results[index] for index in self._wanted)
+
+
+class OpenVINOEngine:
+    """A compiled graph that reads and writes the memory of PyTorch's tensors; nothing is copied.
+
+    Args:
+        wiring: where each result of the network is: ("output", n) of the graph, or ("input", n) that is handed through.
+    """
+
+    def __init__(self, job: Job, graph: CompiledModel, wiring: tuple[tuple[str, int], ...]) -> None:
+        self._zeros = job.network.zero_state
+        self._align = Alignment(network_of(job))
+        self._request = graph.create_infer_request()
+        self._shapes = tuple(tuple(output.shape) for output in graph.outputs)
+        self._wiring = wiring
+        self.height, self.width = job.height, job.width
+        self.device, self.dtype = job.device, job.dtype
+
+    def zero_state(self) -> State:
+        state: State = self._zeros(  # type: ignore[operator]
+            1, self.height, self.width, device=self.device, dtype=self.dtype
+        )
+        return state
+
+    def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        if state:
+            state = self._align(rainy, *state)
+        inputs = tuple(part.contiguous() for part in (rainy, *state))
+        # Fresh ones each time: they become the next state, and who was given one may keep it.
+        outputs = tuple(torch.empty(shape) for shape in self._shapes)
+        for index, tensor in enumerate(inputs):
+            self._request.set_input_tensor(index, _shared(tensor))
+        for index, tensor in enumerate(outputs):
+            self._request.set_output_tensor(index, _shared(tensor))
+        self._request.infer()
+        known = {"input": inputs, "output": outputs}
+        clean, *rest = (known[kind][index] for kind, index in self._wiring)
+        return clean, tuple(rest)
+
+
+def _shared(tensor: Tensor) -> Any:
+    """The tensor's memory as OpenVINO's; the caller keeps ``tensor`` alive."""
+    import openvino as ov
+
+    return ov.Tensor(tensor.detach().numpy(), shared_memory=True)
+
+
+class OpenVINOBackend:
+    """Seconds to build, less than that to load; int8 for models that ship a calibration."""
+
+    name = "openvino"
+    builds = True
+
+    def missing(self, device: torch.device) -> str | None:
+        if device.type != "cpu":
+            return "it runs on the CPU here"
+        if importlib.util.find_spec("openvino") is None:
+            return 'OpenVINO is not installed (pip install "streamderain[openvino]")'
+        return None
+
+    def precisions(self, device: torch.device) -> tuple[str, ...]:
+        return ("int8", "fp32")
+
+    def refuses(self, job: Job) -> str | None:
+        if job.precision == "int8" and calibration_of(job.model) is None:
+            return f"{Path(job.model).stem} ships no calibration for int8"
+        return None
+
+    def versions(self) -> Mapping[str, str]:
+        return {"openvino": importlib.metadata.version("openvino")}
+
+    def options(self, job: Job) -> Mapping[str, str]:
+        # The graph is the same on every CPU, but an engine is checked and timed where it was built.
+        options = {"hardware": hardware_of(job.device)}
+        calibration = calibration_of(job.model) if job.precision == "int8" else None
+        return options if calibration is None else {**options, "calibration": calibration.digest()}
+
+    def estimate(self, job: Job) -> float:
+        return 20.0
+
+    def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
+        import openvino as ov
+
+        network = network_of(job)
+        if job.precision == "int8":
+            calibration = calibration_of(job.model)
+            if calibration is None:
+                raise EngineError(f"{job.model} ships no calibration for int8", hint="use --precision fp32")
+            network = quantised(network, calibration)
+        inputs = example_inputs(job)
+        wiring, wanted = _wire(network, inputs)
+        progress("tracing the network")
+        program = exported(_Distinct(network, wanted), inputs)
+        progress("converting it for OpenVINO")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own doings, for its developers
+            graph = ov.convert_model(program)
+        graph.reshape({index: ov.PartialShape(list(tensor.shape)) for index, tensor in enumerate(inputs)})
+        ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
+        (folder / _WIRING).write_text(json.dumps(wiring) + "\n")
+
+    def load(self, job: Job, folder: Path) -> Engine:
+        import openvino as ov
+
+        wiring = tuple((str(kind), int(index)) for kind, index in json.loads((folder / _WIRING).read_text()))
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # A CPU that has bfloat16 would use it unasked.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            # Decoder and encoder need the cores too: which thread runs where is for the system to say.
+            "ENABLE_CPU_PINNING": False,
+        }
+        graph = ov.Core().compile_model(folder / _GRAPH, "CPU", options)
+        return OpenVINOEngine(job, graph, wiring)
+
+
+def _wire(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[tuple[tuple[str, int], ...], tuple[int, ...]]:
+    """Where each result of ``network`` is found, and which of them the graph must give."""
+    with torch.inference_mode():
+        results = network(*inputs)
+    wiring: list[tuple[str, int]] = []
+    wanted: list[int] = []
+    for index, result in enumerate(results):
+        handed = next((i for i, tensor in enumerate(inputs) if tensor is result), None)
+        earlier = next((n for n, i in enumerate(wanted) if results[i] is result), None)
+        if handed is not None:
+            wiring.append(("input", handed))
+        elif earlier is not None:
+            wiring.append(("output", earlier))
+        else:
+            wiring.append(("output", len(wanted)))
+            wanted.append(index)
+    return tuple(wiring), tuple(wanted)
+
+
+BACKEND: Backend = OpenVINOBackend()
