@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -20,6 +19,7 @@ from streamderain.frame import Frame, VideoInfo
 from streamderain.video import encoder, ffmpeg
 from streamderain.video.colour import YuvWriter
 from streamderain.video.link import Link
+from streamderain.video.pace import Pace
 from streamderain.video.remux import SideStreams
 
 _OPEN_TIMEOUT = 10.0  # seconds that a target may take to answer
@@ -27,7 +27,6 @@ _WRITE_TIMEOUT = 10.0  # seconds that it may take nothing
 _KEY_EVERY = 2  # seconds between key frames: as long as somebody who tunes in waits at most
 _ASSUMED_RATE = Fraction(25)
 _CRF = 23  # a network has less room than a disk
-_LATE = 0.5  # seconds behind the clock from which on a file that is sent at its own pace is not made up for
 _TICK = Fraction(1, 90000)
 _PACED = {"rtsp", "flv", "mpegts"}  # muxers of targets that take a stream as it happens
 _FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
@@ -40,7 +39,9 @@ class PublishSink:
     connection is made again. Frames of a file wait, and a lost connection is an error.
     """
 
-    def __init__(self, context: Any, link: Link, info: VideoInfo, plan: encoder.EncoderPlan, *, name: str) -> None:
+    def __init__(
+        self, context: Any, link: Link, info: VideoInfo, plan: encoder.EncoderPlan, *, name: str, pace: Pace | None
+    ) -> None:
         self.frames_written = 0
         self.description = f"{plan.title} {plan.pix_fmt} → {name}"
         self.notes: tuple[str, ...] = plan.notes
@@ -51,8 +52,7 @@ class PublishSink:
         self._name = name
         self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt)
         self._latest: int | None = None
-        self._clock: float | None = None
-        self._pace = not info.live
+        self._pace = pace
         self._open = True
 
     @property
@@ -80,8 +80,8 @@ class PublishSink:
         if self._latest is not None and ticks <= self._latest:
             ticks = self._latest + 1  # a time that does not grow closes streams
         self._latest = ticks
-        if self._pace:
-            self._await(float(ticks * _TICK))
+        if self._pace is not None:
+            self._pace.await_moment(float(ticks * _TICK))
         self.frames_written += 1
         if self._info.live and not self._link.connected:
             self._link.dropped += 1
@@ -130,12 +130,6 @@ class PublishSink:
             self.close()
         else:
             self.abort()
-
-    def _await(self, moment: float) -> None:
-        now = time.monotonic()
-        if self._clock is None or now - (self._clock + moment) > _LATE:
-            self._clock = now - moment
-        time.sleep(max(0.0, self._clock + moment - now))
 
     def _send(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -192,9 +186,8 @@ def open_publisher(
         "repeat_headers": muxer == "mpegts",
     }
     link = Link(ask, clip, name=name, keep_trying=info.live)
-    sink = PublishSink(context, link, info, plan, name=name)
-    if muxer not in _PACED or url.lower().startswith("tcp:"):
-        sink._pace = False
+    paced = not info.live and muxer in _PACED and not url.lower().startswith("tcp:")
+    sink = PublishSink(context, link, info, plan, name=name, pace=Pace() if paced else None)
     if side is not None:
         if any(stream.kind in ("audio", "subtitle") for stream in side.streams):
             sink.notes += ("sound and subtitles are not sent over the network",)

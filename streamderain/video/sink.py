@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -17,29 +16,18 @@ from av.container import OutputContainer
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
-from streamderain.video import encoder, ffmpeg, sequence, stills
+from streamderain.video import encoder, ffmpeg, sequence
 from streamderain.video.colour import YuvWriter
+from streamderain.video.display import open_display
+from streamderain.video.muxer import MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
 from streamderain.video.publish import open_publisher
 from streamderain.video.remux import Remuxer, SideStreams
 from streamderain.video.target import Target, is_playlist
 
-_MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
-_TURNABLE = _MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
+_TURNABLE = MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
 _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
 _CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # containers that count pictures and hold no times
 _ASSUMED_RATE = Fraction(25)
-_FRAGMENT = "2000000"  # microseconds that a killed process may lose; by key frames alone it would be a whole GOP
-_SEGMENT = 2  # seconds of HLS that a player waits for at most
-_SCHEMES = {
-    "rtsp": "rtsp",
-    "rtsps": "rtsp",
-    "rtmp": "flv",
-    "rtmps": "flv",
-    "udp": "mpegts",
-    "tcp": "mpegts",
-    "srt": "mpegts",
-}
-_SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
 _FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
 
 
@@ -245,8 +233,8 @@ def open_sink(
     """Opens ``uri`` and writes its header, so that whatever it cannot hold is found before any work.
 
     Args:
-        uri: a file, a FIFO or device, a URL, "-" for standard output, "null:" for nothing, or an image sequence such
-            as ``o%05d.png``.
+        uri: a file, a FIFO or device, a URL, "-" for standard output, "null:" for nothing, "display:" for a
+            window ("display:full" for the full screen), or an image sequence such as ``o%05d.png``.
         info: of the frames that will come; the source's.
         side: the source's side streams, to be copied.
         codec, crf, preset, options: FFmpeg's names and values; a codec without crf gets the like quantiser. None is
@@ -268,6 +256,11 @@ def open_sink(
     if uri == "null:":
         _refuse(asked, "nothing is written to null:")
         return NullSink(side)
+    if uri.split(":")[0] == "display":
+        _refuse(asked, "nothing is encoded for a window")
+        if side is not None:
+            side.attach(())
+        return open_display(uri, info)
     if sequence.is_pattern(uri):
         _refuse(asked, f"{uri} is a sequence of pictures")
         return sequence.SequenceSink(
@@ -275,22 +268,22 @@ def open_sink(
         )
     if ffmpeg.is_url(uri):
         return open_publisher(
-            uri, info, muxer=_muxer(uri, ffmpeg.redact(uri), format), side=side,
+            uri, info, muxer=choose_muxer(uri, ffmpeg.redact(uri), format), side=side,
             codec=codec, crf=crf, preset=preset, options=options,
         )  # fmt: skip
     target = Target(uri, side, overwrite=overwrite)
     name, part = target.name, target.part
-    muxer = _muxer(uri, name, format)
+    muxer = choose_muxer(uri, name, format)
     if muxer not in _TURNABLE:
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
     if muxer in _CONSTANT_RATE:
         info = replace(info, time_base=1 / (info.frame_rate or _ASSUMED_RATE))
     if is_playlist(uri):  # a segment begins with a key frame
-        options = {"g": str(max(1, round(_SEGMENT * (info.frame_rate or _ASSUMED_RATE)))), **options}
+        options = {"g": str(max(1, round(SEGMENT * (info.frame_rate or _ASSUMED_RATE)))), **options}
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
-    container_options = _muxer_options(muxer, side, piped=part is None)
+    container_options = muxer_options(muxer, side, piped=part is None)
     if is_playlist(uri):
-        container_options = _playlist_options(Path(uri), live=info.live)
+        container_options = playlist_options(Path(uri), live=info.live)
     target.claim()
     with ffmpeg.listening() as lines:
         container = None
@@ -334,74 +327,6 @@ def _tag(stream: Any, plan: encoder.EncoderPlan, info: VideoInfo, side: SideStre
         stream.set_display_rotation(info.rotation)
     if side is not None:
         stream.metadata.update(side.video_metadata)
-
-
-def _muxer(uri: str, name: str, format: str | None) -> str:
-    """FFmpeg's name of the container to write."""
-    suffix = Path(uri).suffix.lower()
-    asked = None
-    if format is not None:
-        asked = _guess(None, _SHORT.get(format, format))
-        if asked is None:
-            hint = "use nut, mpegts, y4m or matroska" if uri == "-" else "use mp4, matroska, mpegts, nut or y4m"
-            raise OutputOptionError(f"{name}: FFmpeg knows no container for format {format!r}", hint=hint)
-    if uri == "-":
-        return asked or "nut"
-    if ffmpeg.is_url(uri):
-        found = asked or _SCHEMES.get(uri.split("://")[0].lower()) or _guess(uri, None)
-    elif suffix in stills.SUFFIXES:
-        raise OutputOptionError(f"{name} is one picture", hint=f"name a sequence, such as o%05d{suffix}, or a video")
-    else:
-        own = _guess(uri, None)
-        if asked and own and asked != own:
-            raise OutputOptionError(f"{name}: {suffix} means {own}, --format {format} another", hint="leave one out")
-        found = asked or own
-    if found is None:
-        what = f"the suffix {suffix!r}" if suffix else "a name without a suffix"
-        hint = "use .mp4, .mkv, .mov or .webm" + (", or name it with --format" if os.path.exists(uri) else "")
-        raise OutputOptionError(f"{name}: FFmpeg knows no container for {what}", hint=hint)
-    return found
-
-
-def _guess(uri: str | None, format: str | None) -> str | None:
-    """FFmpeg's guess; nothing is created before a header is written."""
-    try:
-        with av.open(uri or "-", "w", format=format) as guess:
-            return str(guess.format.name)
-    except (ValueError, av.error.FFmpegError):
-        return None
-
-
-def _muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[str, str]:
-    if muxer in _MP4 and not piped and side is not None and any(s.kind == "cover" for s in side.streams):
-        # Fragments and cover art together make FFmpeg write the cover as a broken second video.
-        return {"use_editlist": "1"}
-    if muxer in _MP4:
-        # hybrid_fragmented: playable up to the last fragment if the process dies, an ordinary MP4 once closed.
-        # delay_moov: only then are edit lists right, which hold B-frame delay, audio priming and a late start.
-        flags = "frag_keyframe+delay_moov" if piped else "hybrid_fragmented+delay_moov"
-        return {"movflags": flags, "use_editlist": "1", "flush_packets": "1", "frag_duration": _FRAGMENT}
-    if muxer in ("matroska", "webm"):
-        # B-frames begin at negative decoding times; FFmpeg would move everything later for their sake.
-        return {"flush_packets": "1", "avoid_negative_ts": "disabled"}
-    if muxer == "yuv4mpegpipe":
-        return {"strict": "-1"}  # more than 8 bits, which every reader of today knows
-    return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}
-
-
-def _playlist_options(playlist: Path, *, live: bool) -> dict[str, str]:
-    """HLS with fragmented MP4: a live playlist keeps its last segments, a file's keeps them all."""
-    stem = playlist.stem.replace("%", "%%")
-    folder = str(playlist.parent).replace("%", "%%")
-    kept = {"hls_list_size": "6"} if live else {"hls_list_size": "0", "hls_playlist_type": "event"}
-    return {
-        "hls_time": str(_SEGMENT),
-        "hls_segment_type": "fmp4",
-        "hls_fmp4_init_filename": f"{playlist.stem}_init.mp4",
-        "hls_segment_filename": f"{folder}/{stem}_%05d.m4s",
-        "hls_flags": "independent_segments+temp_file" + ("+delete_segments" if live else ""),
-        **kept,
-    }
 
 
 def _refuse_unread(plan: encoder.EncoderPlan, lines: list[tuple[int, str, str]]) -> None:

@@ -1,0 +1,155 @@
+"""Video out to a window on this machine's screen, in a child process. Needs the extra ``display``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from streamderain.errors import OutputError, OutputOptionError
+from streamderain.frame import Frame, VideoInfo
+from streamderain.video.pace import Pace
+
+_WINDOW = Path(__file__).with_name("window.py")
+_PATIENCE = 3.0  # seconds that the window may take to close
+_HINT = "watch in a browser instead: --preview 8080"
+
+
+class DisplaySink:
+    """A FrameSink that shows frames in a window. Made by `open_display`.
+
+    The newest frame is shown: who looks is never late, and a slow screen holds nobody up. Frames of a file are shown at
+    the times at which they are due.
+    """
+
+    def __init__(self, child: subprocess.Popen[bytes], info: VideoInfo, *, description: str) -> None:
+        self.frames_written = 0
+        self.description = description
+        self.notes: tuple[str, ...] = ()
+        self.replaces = False
+        self._child = child
+        self._info = info
+        self._pace = None if info.live else Pace()
+        self._changed = threading.Condition()
+        self._newest: bytes | None = None
+        self._ended = self._closed = False
+        self._thread = threading.Thread(target=self._show, name="streamderain-window", daemon=True)
+        self._thread.start()
+
+    def write(self, frame: Frame) -> None:
+        """Hands the frame to the window.
+
+        Raises:
+            OutputError: the window was closed.
+            ValueError: ``frame`` has not the size that ``info`` promised.
+        """
+        if (frame.width, frame.height) != (self._info.width, self._info.height):
+            raise ValueError(
+                f"frame is {frame.width}x{frame.height}, the window {self._info.width}x{self._info.height}"
+            )
+        if self._pace is not None:
+            self._pace.await_moment(frame.seconds)
+        pixels = frame.pixels if frame.pixels.dtype == torch.uint8 else (frame.pixels.int() >> 8).to(torch.uint8)
+        with self._changed:
+            if self._closed:
+                raise OutputError("the window was closed")
+            self._newest = pixels.cpu().contiguous().numpy().tobytes()
+            self._changed.notify_all()
+        self.frames_written += 1
+
+    def close(self) -> None:
+        """Shows the last frame, and closes the window."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join(_PATIENCE)
+        self._child.kill()
+        self._thread.join()
+        self._child.wait()
+        assert self._child.stdout is not None
+        self._child.stdout.close()
+
+    close_as_part = close
+
+    def abort(self) -> None:
+        """Closes the window."""
+        with self._changed:
+            self._newest = None
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def _show(self) -> None:
+        assert self._child.stdin is not None
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._newest is not None or self._ended)
+                    picture, self._newest = self._newest, None
+                if picture is None:
+                    return
+                self._child.stdin.write(picture)
+                self._child.stdin.flush()
+        except OSError:
+            pass  # it has ended, which the next write tells
+        finally:
+            with self._changed:
+                self._closed = True
+            with contextlib.suppress(OSError):
+                self._child.stdin.close()
+
+
+def open_display(uri: str, info: VideoInfo) -> DisplaySink:
+    """Opens a window; ``display:full`` fills the screen.
+
+    Raises:
+        OutputOptionError: OpenCV is not installed, or is a build without windows.
+        OutputError: there is no screen.
+        ValueError: something else stands after ``display:``.
+    """
+    asked = uri.partition(":")[2]
+    if asked not in ("", "full"):
+        raise ValueError(f"a window is display: or display:full, got {uri!r}")
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        # Asked before the toolkit is: it would end its process.
+        raise OutputError("display: there is no screen here, DISPLAY is not set", hint=_HINT)
+    if find_spec("cv2") is None:
+        raise OutputOptionError("display: needs OpenCV", hint=f"pip install 'streamderain[display]', or {_HINT}")
+    ask = {"width": info.width, "height": info.height, "title": "streamderain", "full": asked == "full"}
+    child = subprocess.Popen(
+        [sys.executable, "-P", str(_WINDOW)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(OSError):
+        child.stdin.write(json.dumps(ask).encode() + b"\n")
+        child.stdin.flush()
+    said = child.stdout.readline().decode().strip()
+    if said != "open":
+        child.kill()
+        child.communicate()
+        why = said.removeprefix("failed").strip()
+        if "not implemented" in why or "Rebuild" in why:
+            raise OutputOptionError(
+                "display: this OpenCV is a build without windows",
+                hint=f"pip uninstall opencv-python-headless; pip install opencv-python, or {_HINT}",
+            )
+        raise OutputError(f"display: no window can be opened{f' ({why})' if why else ''}", hint=_HINT)
+    return DisplaySink(child, info, description="a window" if not asked else "the full screen")

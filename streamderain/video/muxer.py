@@ -1,0 +1,95 @@
+"""Which container is written, and with which of its options: by name, scheme or what was asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+import av.error
+
+from streamderain.errors import OutputOptionError
+from streamderain.video import ffmpeg, stills
+from streamderain.video.remux import SideStreams
+
+MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
+_FRAGMENT = "2000000"  # microseconds that a killed process may lose; by key frames alone it would be a whole GOP
+SEGMENT = 2  # seconds of HLS that a player waits for at most
+_SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
+_SCHEMES = {
+    "rtsp": "rtsp",
+    "rtsps": "rtsp",
+    "rtmp": "flv",
+    "rtmps": "flv",
+    "udp": "mpegts",
+    "tcp": "mpegts",
+    "srt": "mpegts",
+}
+
+
+def choose_muxer(uri: str, name: str, format: str | None) -> str:
+    """FFmpeg's name of the container to write."""
+    suffix = Path(uri).suffix.lower()
+    asked = None
+    if format is not None:
+        asked = _guess(None, _SHORT.get(format, format))
+        if asked is None:
+            hint = "use nut, mpegts, y4m or matroska" if uri == "-" else "use mp4, matroska, mpegts, nut or y4m"
+            raise OutputOptionError(f"{name}: FFmpeg knows no container for format {format!r}", hint=hint)
+    if uri == "-":
+        return asked or "nut"
+    if ffmpeg.is_url(uri):
+        found = asked or _SCHEMES.get(uri.split("://")[0].lower()) or _guess(uri, None)
+    elif suffix in stills.SUFFIXES:
+        raise OutputOptionError(f"{name} is one picture", hint=f"name a sequence, such as o%05d{suffix}, or a video")
+    else:
+        own = _guess(uri, None)
+        if asked and own and asked != own:
+            raise OutputOptionError(f"{name}: {suffix} means {own}, --format {format} another", hint="leave one out")
+        found = asked or own
+    if found is None:
+        what = f"the suffix {suffix!r}" if suffix else "a name without a suffix"
+        hint = "use .mp4, .mkv, .mov or .webm" + (", or name it with --format" if os.path.exists(uri) else "")
+        raise OutputOptionError(f"{name}: FFmpeg knows no container for {what}", hint=hint)
+    return found
+
+
+def _guess(uri: str | None, format: str | None) -> str | None:
+    """FFmpeg's guess; nothing is created before a header is written."""
+    try:
+        with av.open(uri or "-", "w", format=format) as guess:
+            return str(guess.format.name)
+    except (ValueError, av.error.FFmpegError):
+        return None
+
+
+def muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[str, str]:
+    if muxer in MP4 and not piped and side is not None and any(s.kind == "cover" for s in side.streams):
+        # Fragments and cover art together make FFmpeg write the cover as a broken second video.
+        return {"use_editlist": "1"}
+    if muxer in MP4:
+        # hybrid_fragmented: playable up to the last fragment if the process dies, an ordinary MP4 once closed.
+        # delay_moov: only then are edit lists right, which hold B-frame delay, audio priming and a late start.
+        flags = "frag_keyframe+delay_moov" if piped else "hybrid_fragmented+delay_moov"
+        return {"movflags": flags, "use_editlist": "1", "flush_packets": "1", "frag_duration": _FRAGMENT}
+    if muxer in ("matroska", "webm"):
+        # B-frames begin at negative decoding times; FFmpeg would move everything later for their sake.
+        return {"flush_packets": "1", "avoid_negative_ts": "disabled"}
+    if muxer == "yuv4mpegpipe":
+        return {"strict": "-1"}  # more than 8 bits, which every reader of today knows
+    return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}
+
+
+def playlist_options(playlist: Path, *, live: bool) -> dict[str, str]:
+    """HLS with fragmented MP4: a live playlist keeps its last segments, a file's keeps them all."""
+    stem = playlist.stem.replace("%", "%%")
+    folder = str(playlist.parent).replace("%", "%%")
+    kept = {"hls_list_size": "6"} if live else {"hls_list_size": "0", "hls_playlist_type": "event"}
+    return {
+        "hls_time": str(SEGMENT),
+        "hls_segment_type": "fmp4",
+        "hls_fmp4_init_filename": f"{playlist.stem}_init.mp4",
+        "hls_segment_filename": f"{folder}/{stem}_%05d.m4s",
+        "hls_flags": "independent_segments+temp_file" + ("+delete_segments" if live else ""),
+        **kept,
+    }

@@ -1,0 +1,21 @@
+"""Letting a recording's frames out at the times at which they are due."""
+
+from __future__ import annotations
+
+import time
+
+_LATE = 0.5  # seconds behind the clock from which on it is not made up for
+
+
+class Pace:
+    """Sleeps until a frame is due; for one thread."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+
+    def await_moment(self, seconds: float) -> None:
+        """Returns ``seconds`` of the recording after its beginning; who is much too late begins anew from there."""
+        now = time.monotonic()
+        if self._start is None or now - (self._start + seconds) > _LATE:
+            self._start = now - seconds
+        time.sleep(max(0.0, self._start + seconds - now))
