@@ -170,7 +170,17 @@ def _synthesise(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from training.demo import demo
 
-    demo(args.folder, model=args.model, frames=args.frames, size=_size(args.size), seed=args.seed)
+    size = _size(args.size)
+    demo(args.folder, model=args.model, frames=args.frames, size=size, seed=args.seed)
+    if args.sheet:
+        from training.scene import street
+        from training.sheet import Sheet
+
+        sheet = Sheet(crop=max(16, size[0] // 4))
+        at = [args.frames // 3, 2 * args.frames // 3]
+        truth = street(args.frames, size, seed=args.seed)
+        sheet.add_frames(args.folder / "rainy.mp4", args.folder / "clean.mp4", truth, at)
+        sheet.write(args.sheet)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -293,6 +303,7 @@ def main() -> None:
     show.add_argument("--frames", type=int, default=100)
     show.add_argument("--size", default="640x360")
     show.add_argument("--seed", type=int, default=1)
+    show.add_argument("--sheet", type=Path, help="write two frames before, after and without rain, .png or .jpg")
     show.set_defaults(run_command=_demo)
 
     args = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.frame import Frame
-from streamderain.video import write_still
-from training.synthesise import to_pixels
+from streamderain.video import open_source, write_still
+from training.synthesise import to_pixels, to_tensor
 
 _GAP = 6  # px of white
 
@@ -50,6 +51,13 @@ class Sheet:
         for three in (shrunk, enlarged):
             padded = F.pad(three.clamp(0, 1), (0, _GAP, 0, _GAP), value=1.0)
             self._strips.append(torch.cat(tuple(padded), dim=-1))
+
+    def add_frames(self, rainy: Path, ours: Path, clean: Iterable[Tensor], at: Sequence[int]) -> None:
+        """Frames number ``at`` of two videos and of the clean clip that they come from. Raises InputError."""
+        with open_source(str(rainy)) as one, open_source(str(ours)) as other:
+            for number, (before, after, truth) in enumerate(zip(one, other, clean, strict=False)):
+                if number in at:
+                    self.add(str(number), to_tensor(before), to_tensor(after), truth)
 
     def write(self, path: Path) -> None:
         """Replaces what is there. Raises OutputError."""

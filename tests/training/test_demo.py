@@ -83,3 +83,13 @@ def test_evaluate_command_writes_what_it_prints(
     assert scores == json.loads(capsys.readouterr().out)
     assert scores["stills"]["clips"] == 2
     assert scores["stills"]["psnr_out"] == scores["stills"]["psnr_in"] < 40
+
+
+def test_demo_command_writes_a_sheet_of_two_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["demo", str(tmp_path / "d"), "--model", "identity", "--frames", "3", "--size", "64x48"]
+    monkeypatch.setattr(sys, "argv", ["training", *arguments, "--sheet", str(tmp_path / "s.png")])
+    command.main()
+    with av.open(str(tmp_path / "s.png")) as container:
+        picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert picture.shape == (2 * (240 + 6 + 320 + 6), 3 * (320 + 6), 3)  # a frame, and its crop below, twice
+    assert abs(picture[:240, :320].astype(int) - picture[:240, 326:646]).mean() < 12, "identity: after is as before"
