@@ -25,8 +25,10 @@ _LISTEN = re.compile(r"(?<=[?&])listen=1(?:&|$)")
 # "fflags=nobuffer" as is often advised: it throws away what was read while probing, which is that very keyframe, and
 # the first picture then comes a whole group of pictures later (measured: 4 s at a keyframe every 100 frames).
 _AT_ONCE = {"analyzeduration": "0", "probesize": "32"}
-# Containers that must be recognised first: transport streams, FLV, pages of a playlist.
-_SOON = {"analyzeduration": "500000", "probesize": "500000"}
+# Containers that must be recognised first. 0 would mean FFmpeg's own five seconds.
+_SOON = {"analyzeduration": "100000", "probesize": "500000"}
+# FLV and playlists do not say at the beginning which streams there are.
+_LATER = {"analyzeduration": "500000", "probesize": "500000"}
 _LISTEN_FOR = 60.0  # seconds until waiting for a publisher is begun anew
 
 
@@ -69,7 +71,7 @@ def is_live(uri: str, *, open_timeout: float = 10.0) -> bool:
     scheme = _scheme(uri)
     if scheme in _PERHAPS:
         try:
-            with av.open(uri, options=_SOON, timeout=(open_timeout, open_timeout)) as container:
+            with av.open(uri, options=_LATER, timeout=(open_timeout, open_timeout)) as container:
                 return container.duration is None
         except (av.error.FFmpegError, OSError, ValueError):
             return False
@@ -80,8 +82,8 @@ def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10
     """How to open ``uri`` live.
 
     Args:
-        uri: rtsp[s], rtmp[s], udp, rtp, tcp, http[s] URLs; ``rtsp://HOST:PORT/PATH?listen=1`` and
-            ``tcp://HOST:PORT?listen=1`` wait for a publisher; ``/dev/video0`` or ``0``; ``-``; or a file, which is
+        uri: rtsp[s], rtmp[s], udp, rtp, tcp, http[s] URLs; ``rtsp://HOST:PORT/PATH?listen=1``, and the
+            like with rtmp and tcp, wait for a publisher; ``/dev/video0`` or ``0``; ``-``; or a file, which is
             then played by the clock.
         transport: of RTSP. "auto" asks for TCP first, which loses nothing, and takes UDP where there is no TCP.
         open_timeout: seconds.
@@ -100,7 +102,7 @@ def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10
         return Address("pipe:0", "standard input", None, dict(_SOON), open_timeout=open_timeout)
     if not scheme:
         return Address(ffmpeg.local_url(uri), name, paced=True, open_timeout=open_timeout)
-    listens = scheme in (*_RTSP, "tcp") and _LISTEN.search(uri) is not None
+    listens = scheme in (*_RTSP, "tcp", "rtmp") and _LISTEN.search(uri) is not None
     if scheme in _RTSP:
         options = dict(_AT_ONCE)
         if listens:
@@ -110,11 +112,11 @@ def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10
             return Address(url, name, "rtsp", options, listens=True, open_timeout=_LISTEN_FOR)
         options |= {"rtsp_flags": "prefer_tcp"} if transport == "auto" else {"rtsp_transport": transport}
         return Address(uri, name, "rtsp", options, open_timeout=open_timeout)
-    if scheme == "udp":
-        return Address(uri, name, None, dict(_SOON), open_timeout=open_timeout)
-    if listens:
-        return Address(uri, name, None, dict(_SOON), listens=True, open_timeout=_LISTEN_FOR)
-    return Address(uri, name, None, dict(_SOON), open_timeout=open_timeout)
+    probing = _SOON if scheme in ("udp", "rtp", "tcp") else _LATER
+    if listens:  # TCP reads the word from the URL itself, RTMP wants it beside
+        url, beside = (uri, {}) if scheme == "tcp" else (_LISTEN.sub("", uri).rstrip("?&"), {"listen": "1"})
+        return Address(url, name, None, probing | beside, listens=True, open_timeout=_LISTEN_FOR)
+    return Address(uri, name, None, dict(probing), open_timeout=open_timeout)
 
 
 def where(uri: str) -> str:

@@ -91,7 +91,7 @@ class Connection:
         except _FAILURES as error:
             # Cut off by the time limit, some protocols say that what they got so far makes no sense.
             late = time.monotonic() - began > address.open_timeout * _NEARLY
-            raise self._cannot(error, late=late) from error
+            raise self._cannot(error, late=late) from ffmpeg.redacted(error)
         finally:
             busy(False)
         try:
@@ -138,9 +138,9 @@ class Connection:
         try:
             packet = next(packets, None)
         except _TIMED_OUT as error:
-            raise LostError(f"nothing came for {self._read_timeout:g} s") from error
+            raise LostError(f"nothing came for {self._read_timeout:g} s") from ffmpeg.redacted(error)
         except _FAILURES as error:
-            raise LostError(ffmpeg.explain(error)) from error
+            raise LostError(ffmpeg.explain(error)) from ffmpeg.redacted(error)
         finally:
             self._busy(False)
         # A server that is killed, or hangs up, looks like the end of a file; a camera has none.

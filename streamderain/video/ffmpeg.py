@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import av
+import av.error
 import av.logging
 
 # Without a handler Python itself would print FFmpeg's warnings on stderr.
@@ -23,6 +24,13 @@ _listeners = 0
 def redact(text: str) -> str:
     """``text`` without the user and password of any URL in it."""
     return _CREDENTIALS.sub("", text)
+
+
+def redacted(error: BaseException) -> BaseException:
+    """``error`` itself, with no user and password in what it says: it may be seen in a traceback, as a cause."""
+    if isinstance(error, av.error.FFmpegError):
+        error.args = tuple(redact(part) if isinstance(part, str) else part for part in error.args)
+    return error
 
 
 def local_url(path: str) -> str:

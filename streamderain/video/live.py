@@ -236,9 +236,11 @@ class LiveSource:
                 connection = Connection(
                     self._address, read_timeout=self._options.read_timeout, busy=lambda on: self._busy(reader, on)
                 )
-            except LostError as error:
+            except (LostError, InputError) as error:
                 if self._left(reader):
                     return
+                if self._clock is None and isinstance(error, InputError):
+                    raise
                 self._failed(error, began)
                 if self._clock is not None and time.monotonic() - told > _TELL_EVERY:
                     told = time.monotonic()
@@ -340,9 +342,9 @@ class LiveSource:
         if self._observer is not None:
             self._observer.set_state("connecting")
 
-    def _failed(self, error: LostError, began: float) -> None:
+    def _failed(self, error: LostError | InputError, began: float) -> None:
         """Returns to try again; raises where that is not wanted any more."""
-        if self._clock is None:
+        if self._clock is None and isinstance(error, LostError):
             waited = time.monotonic() - began
             if not error.final and (waited < self._options.wait or self._address.listens):
                 return

@@ -1,0 +1,171 @@
+"""``streamderain run`` on live inputs: exit codes, what is said, what is never said, and the file that is left."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+from click.testing import CliRunner
+
+from streamderain.cli.app import cli
+from tests.live.cameras import ROOT, FakeCamera
+
+Make = Callable[..., FakeCamera]
+_SECRET = "hunter2"
+
+
+class Command:
+    """``streamderain run ARGUMENTS`` in a process, and what it says while it goes on."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "streamderain.cli", "run", *map(str, arguments), "--device", "cpu"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def clean(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._thread.join()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+
+    def wait_for(self, words: str, within: float = 60.0) -> None:
+        with self._changed:
+            found = self._changed.wait_for(lambda: any(words in line for line in self.lines), within)
+        assert found, self.lines
+
+    def end(self, within: float = 60.0) -> int:
+        code = self.process.wait(within)
+        self._thread.join(within)
+        assert self.process.stdout is not None
+        assert _SECRET not in self.process.stdout.read() + "\n".join(self.lines)
+        return code
+
+
+@pytest.fixture
+def command() -> Iterator[Callable[..., Command]]:
+    started: list[Command] = []
+
+    def start(*arguments: object) -> Command:
+        started.append(Command(*arguments))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.clean()
+
+
+def _times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_file_of_a_camera_that_was_away(
+    camera: Make, command: Callable[..., Command], tmp_path: Path, end: signal.Signals
+) -> None:
+    made, out = camera("--password", f"admin:{_SECRET}"), tmp_path / "out.mp4"
+    url = made.url(user=f"admin:{_SECRET}")
+    run = command(url, out, "--read-timeout", "1s", "-v", "--log-format", "json")
+    run.wait_for('"start"')
+    time.sleep(1.5)
+    made.kill()
+    run.wait_for("is lost")
+    made.start()
+    run.wait_for("is back")
+    time.sleep(1.5)
+    run.process.send_signal(end)
+    assert run.end() == 128 + end
+    times = _times(out)
+    assert all(a < b for a, b in pairwise(times))
+    assert times[-1] > 2.5
+    said = [json.loads(line) for line in run.lines]
+    done = next(line for line in said if line["event"] == "done")
+    assert done["reconnects"] == 1
+    assert done["frames"] == len(times)
+
+
+def test_a_camera_lost_for_good_is_exit_code_6_with_the_file_finished(
+    camera: Make, command: Callable[..., Command], tmp_path: Path
+) -> None:
+    made, out = camera(), tmp_path / "out.mp4"
+    run = command(made.url(user=f"admin:{_SECRET}"), out, "--reconnect-limit", "1")
+    run.wait_for("→")
+    time.sleep(1.5)
+    made.kill()
+    assert run.end() == 6
+    assert len(_times(out)) > 5
+    assert "is lost after" in run.lines[-1]
+    assert not (tmp_path / "out.mp4.part").exists()
+
+
+def test_a_wrong_password_is_exit_code_4_and_one_line(
+    camera: Make, command: Callable[..., Command], tmp_path: Path
+) -> None:
+    made = camera("--password", "admin:right")
+    assert command(made.url(user=f"admin:{_SECRET}"), tmp_path / "out.mp4", "--debug").end() != 0
+    plain = command(made.url(user=f"admin:{_SECRET}"), tmp_path / "out.mp4")
+    assert plain.end() == 4
+    assert len(plain.lines) == 1
+    assert "401" in plain.lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_while_a_silent_camera_is_opened_ends_at_once(
+    camera: Make, command: Callable[..., Command], tmp_path: Path
+) -> None:
+    made = camera()
+    made.tell("mute")
+    run = command(made.url(), tmp_path / "out.mp4", "--wait", "600")
+    run.wait_for("waiting for")
+    time.sleep(1.0)
+    began = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("rtsp://127.0.0.1:9/x", "out.mp4", "--start", "5"), "--start is for recorded inputs"),
+        (("rtsp://127.0.0.1:9/x", "out.mp4", "--audio", "copy"), "--audio is for recorded inputs"),
+        (("clip.mp4", "out.mp4", "--on-loss", "slate"), "--on-loss is for live inputs"),
+        (("clip.mp4", "out.mp4", "--latency", "realtime"), "add --live"),
+        (("rtsp://127.0.0.1:9/x", "out.mp4", "--max-age", "soon"), "is not a time"),
+        (("rtsp://127.0.0.1:9/x", "out.mp4", "--read-timeout", "0"), "read_timeout must be above 0"),
+    ],
+)
+def test_options_that_mean_nothing_here_are_wrong_usage(arguments: tuple[str, ...], words: str) -> None:
+    result = CliRunner().invoke(cli, ["run", *arguments])
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("200ms", 0.2), ("5s", 5.0), ("0.25", 0.25), ("1:30", 90.0)])
+def test_lengths_of_time_are_read_with_their_units(text: str, seconds: float) -> None:
+    from streamderain.cli.options import Span
+
+    assert Span().convert(text, None, None) == pytest.approx(seconds)

@@ -1,0 +1,223 @@
+"""Live inputs other than an RTSP camera: publishers that connect to us, transport streams, HTTP, pipes and files."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamderain.errors import InputError
+from streamderain.video.address import is_live
+from streamderain.video.live import LiveOptions, LiveSource, open_live
+from tests.live.cameras import ROOT
+from tests.live.fake_camera import now_ms, read_stamp
+
+Publish = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def _port(kind: int = socket.SOCK_STREAM) -> int:
+    with closing(socket.socket(socket.AF_INET, kind)) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def publish() -> Iterator[Publish]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(url: str, container: str, *options: str, **more: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.live.publisher", url, container, *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        more = {"stderr": subprocess.DEVNULL, **more}
+        started.append(subprocess.Popen(command, env=environment, cwd=ROOT, **more))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+def _fresh(source: LiveSource, count: int = 25, within: float = 20.0) -> None:
+    """So many frames come, and the last of them are young: the first may have waited while we looked at what it is."""
+    ages: list[float] = []
+    end = time.monotonic() + within
+    while len(ages) < count:
+        assert time.monotonic() < end, f"{len(ages)} of {count} frames"
+        captured = source.take(0.1)
+        if captured is not None:
+            ages.append((now_ms() - read_stamp(captured.frame.pixels.numpy())) / 1000)
+    assert min(ages[-4:]) < 0.3, ages
+
+
+def _again(source: LiveSource, within: float = 20.0) -> None:
+    """It comes back after a loss."""
+    end = time.monotonic() + within
+    while source.reconnects == 0:
+        assert time.monotonic() < end
+        source.take(0.1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "container", "options"),
+    [
+        ("rtsp://127.0.0.1:{}/x?listen=1", "rtsp://127.0.0.1:{}/x", "rtsp", ("--options", "rtsp_transport=tcp")),
+        ("tcp://127.0.0.1:{}?listen=1", "tcp://127.0.0.1:{}", "mpegts", ()),
+        ("rtmp://127.0.0.1:{}/live/x?listen=1", "rtmp://127.0.0.1:{}/live/x", "flv", ()),
+    ],
+)
+def test_a_publisher_is_waited_for_and_may_come_again(
+    publish: Publish, ours: str, theirs: str, container: str, options: tuple[str, ...]
+) -> None:
+    port = _port()
+    first: list[subprocess.Popen[bytes]] = []
+    late = threading.Timer(0.5, lambda: first.append(publish(theirs.format(port), container, *options)))
+    late.start()
+    with open_live(ours.format(port), LiveOptions(read_timeout=1)) as source:
+        _fresh(source)
+        late.join()
+        first[0].kill()
+        while source.state == "up":
+            source.take(0.1)
+        publish(theirs.format(port), container, *options)
+        _again(source)
+        _fresh(source)
+
+
+def test_a_transport_stream_by_udp_that_stops_and_goes_on(publish: Publish) -> None:
+    port = _port(socket.SOCK_DGRAM)
+    first = publish(f"udp://127.0.0.1:{port}?pkt_size=1316", "mpegts")
+    with open_live(f"udp://127.0.0.1:{port}", LiveOptions(read_timeout=1, open_timeout=30)) as source:
+        _fresh(source)
+        first.kill()
+        while source.state == "up":
+            source.take(0.1)
+        publish(f"udp://127.0.0.1:{port}?pkt_size=1316", "mpegts")
+        _again(source)
+        _fresh(source)
+
+
+def test_a_port_where_nothing_arrives_is_an_error_in_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"no answer within 1 s: is 127\.0\.0\.1:\d+ reachable"):
+        open_live(f"udp://127.0.0.1:{_port(socket.SOCK_DGRAM)}", LiveOptions(open_timeout=1.0))
+    assert time.monotonic() - began < 8
+
+
+def test_standard_input_can_be_live(publish: Publish) -> None:
+    publisher = publish("-", "mpegts", stdout=subprocess.PIPE)
+    assert publisher.stdout is not None
+    before = os.dup(0)
+    try:
+        os.dup2(publisher.stdout.fileno(), 0)
+        with open_live("-", LiveOptions(reconnect=False, open_timeout=30)) as source:
+            _fresh(source)
+            publisher.kill()
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files of a folder, and at /live whatever ``stream`` brings, for ever."""
+
+    stream: Callable[[], Any]
+
+    def do_GET(self) -> None:
+        if self.path != "/live":
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "video/mp2t")
+        self.end_headers()
+        pipe = type(self).stream()
+        try:
+            while data := pipe.read1(4096):
+                self.wfile.write(data)
+        except OSError:
+            pass
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def web(tmp_path: Path, publish: Publish) -> Iterator[str]:
+    handler = type("Handler", (_Handler,), {"stream": lambda: publish("-", "mpegts", stdout=subprocess.PIPE).stdout})
+
+    def make(*arguments: Any) -> http.server.BaseHTTPRequestHandler:
+        return handler(*arguments, directory=str(tmp_path))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), make) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_http_is_live_when_it_has_no_end_and_a_recording_is_not(web: str, tmp_path: Path, publish: Publish) -> None:
+    assert is_live(f"{web}/live")
+    recording = tmp_path / "old.mp4"
+    publish(str(recording), "mp4", "--seconds", "1").wait()
+    assert not is_live(f"{web}/old.mp4")
+    publish(str(tmp_path / "old.m3u8"), "hls", "--seconds", "2").wait()
+    assert (tmp_path / "old.m3u8").exists()
+    assert not is_live(f"{web}/old.m3u8")
+    assert not is_live(f"{web}/nothing.mp4")
+
+
+def test_an_endless_http_stream_opens_and_is_fresh(web: str) -> None:
+    with open_live(f"{web}/live") as source:
+        _fresh(source)
+
+
+def test_a_file_that_plays_the_camera_comes_by_the_clock_and_begins_again(tmp_path: Path, publish: Publish) -> None:
+    clip = tmp_path / "clip.mkv"
+    publish(str(clip), "matroska", "--seconds", "1.5").wait()
+    with open_live(str(clip)) as source:
+        began = time.monotonic()
+        pts = []
+        while len(pts) < 60:
+            captured = source.take(0.1)
+            if captured is not None:
+                pts.append(captured.frame.pts)
+        assert time.monotonic() - began > 1.5
+        assert source.reconnects >= 1
+    assert all(a < b for a, b in pairwise(pts))
+
+
+@pytest.mark.parametrize(
+    ("uri", "live"),
+    [
+        ("rtsp://camera/x", True),
+        ("RTSPS://camera/x", True),
+        ("rtmp://server/app/key", True),
+        ("udp://239.0.0.1:1234", True),
+        ("tcp://host:1", True),
+        ("/dev/video0", True),
+        ("0", True),
+        ("-", False),
+        ("clip.mp4", False),
+        ("file:clip.mp4", False),
+        ("/dev/null", False),
+    ],
+)
+def test_what_counts_as_live(uri: str, live: bool) -> None:
+    assert is_live(uri) == live
+
+
+def test_a_video_device_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"/dev/video97 cannot be opened: .*v4l2-ctl"):
+        open_live("97")

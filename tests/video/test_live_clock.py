@@ -1,0 +1,155 @@
+"""Times of live streams by themselves: output clocks, capture times, waits between attempts, letterboxes, addresses."""
+
+from __future__ import annotations
+
+import random
+import time
+from fractions import Fraction
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from streamderain.video.address import address
+from streamderain.video.clock import CaptureClock, OutputClock
+from streamderain.video.letterbox import Letterbox
+from streamderain.video.live import LiveOptions
+from streamderain.video.reconnect import Backoff
+
+BASE = Fraction(1, 90000)
+
+
+def test_intervals_within_a_connection_are_the_cameras_own_whatever_the_network_does() -> None:
+    clock, chance = OutputClock(3600), random.Random(1)
+    out = [clock.stamp(i * 3600, BASE, 10 + i / 25 + chance.uniform(0, 0.2)) for i in range(100)]
+    assert {b - a for a, b in pairwise(out)} == {3600}
+
+
+def test_another_time_base_is_converted_exactly() -> None:
+    clock = OutputClock(3000)
+    out = [clock.stamp(i, Fraction(1, 30), 5 + i / 30) for i in range(60)]
+    assert {b - a for a, b in pairwise(out)} == {3000}
+
+
+@pytest.mark.parametrize("jump", [-1e6, -3.0, 3.0, 1e6])
+def test_a_camera_clock_that_jumps_does_not_move_the_output(jump: float) -> None:
+    clock = OutputClock(3600)
+    out = []
+    for i in range(200):
+        moved = jump if i >= 100 else 0.0
+        out.append(clock.stamp(round((i / 25 + moved) * 90000), BASE, i / 25))
+    assert all(a < b for a, b in pairwise(out))
+    assert abs(out[-1] / 90000 - 199 / 25) < 5.5
+    assert max(b - a for a, b in pairwise(out)) < 90000
+
+
+def test_a_camera_clock_that_drifts_is_followed() -> None:
+    clock = OutputClock(3600)
+    out = [clock.stamp(round(i * 3600 * 1.002), BASE, i / 25) for i in range(25 * 600)]
+    assert abs(out[-1] / 90000 - (len(out) - 1) / 25) < 0.5
+    assert all(a < b for a, b in pairwise(out))
+
+
+def test_times_grow_over_connections_pictures_without_time_and_bursts() -> None:
+    clock, chance, out, at = OutputClock(3600), random.Random(2), [], 0.0
+    for _ in range(50):
+        clock.restart()
+        start = chance.randrange(1 << 32)
+        for i in range(chance.randrange(1, 20)):
+            at += chance.choice([0.0, 0.0001, 0.04, 2.0])
+            out.append(clock.stamp(None if i == 0 else start + i * 3600, BASE, at))
+    assert all(a < b for a, b in pairwise(out))
+    assert abs(out[-1] / 90000 - at) < 40  # bursts may run ahead; nothing runs away
+
+
+def test_the_capture_time_is_the_cameras_report_where_it_makes_sense() -> None:
+    clock = CaptureClock()
+    now = time.monotonic()
+    assert clock.captured(0, BASE, now, time.time() - 0.3) == pytest.approx(now - 0.3, abs=0.05)
+    for nonsense in (time.time() + 60, time.time() - 3600, 0.0):
+        assert clock.captured(None, BASE, now, nonsense) == now
+
+
+def test_without_a_report_waiting_somewhere_is_seen_against_the_least_delay() -> None:
+    clock = CaptureClock()
+    for i in range(50):
+        assert clock.captured(i * 3600, BASE, 100 + i / 25, None) == pytest.approx(100 + i / 25, abs=0.01)
+    # The network stops for two seconds, and then brings everything at once.
+    late = [104.0 - clock.captured(i * 3600, BASE, 104.0, None) for i in range(50, 100)]
+    assert late[0] == pytest.approx(2.0, abs=0.05)
+    assert late[-1] == pytest.approx(0.04, abs=0.05)
+    # Its clock is set back: old is not what it looks like then.
+    assert clock.captured(0, BASE, 104.1, None) == pytest.approx(104.1)
+
+
+def test_waits_grow_to_ten_seconds_are_never_longer_than_planned_and_begin_anew() -> None:
+    backoff = Backoff(chance=lambda: 0.0)
+    waits = [backoff.next() for _ in range(40)]
+    assert waits[:4] == [0.0, 0.5, 0.75, 1.125]
+    assert all(a <= b for a, b in pairwise(waits))
+    assert waits[-1] == 10.0
+    # Whenever the camera comes back in the first seconds, the next attempt is less than two seconds away.
+    gone, worst = 0.0, 0.0
+    for wait in waits:
+        if gone > 3:
+            break
+        gone, worst = gone + wait, max(worst, wait)
+    assert worst < 2.0
+    backoff.reset()
+    assert backoff.next() == 0.0
+    shaken = Backoff(chance=lambda: 1.0)
+    shaken.next()
+    assert shaken.next() == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize(
+    ("size", "inner"), [((96, 48), (0, 8, 64, 32)), ((48, 48), (8, 0, 48, 48)), ((640, 480), (0, 0, 64, 48))]
+)
+def test_a_letterbox_shows_the_whole_picture_in_its_proportions(
+    size: tuple[int, int], inner: tuple[int, int, int, int]
+) -> None:
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([x * 200 // width + 30, y * 200 // height + 30, (x + y) % 7 + 100], axis=2).astype(np.uint8)
+    picture = cv2.GaussianBlur(picture, (0, 0), 1.5)
+    fitted = Letterbox(64, 48).fit(torch.from_numpy(picture)).numpy()
+    left, top, wide, high = inner
+    assert fitted.shape == (48, 64, 3)
+    oracle = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_AREA)
+    inside = fitted[top : top + high, left : left + wide]
+    assert np.abs(inside.astype(int) - oracle).mean() < 3
+    outside = fitted.copy()
+    outside[top : top + high, left : left + wide] = 0
+    assert not outside.any()
+
+
+def test_a_picture_of_the_right_size_is_left_alone_and_depth_is_kept() -> None:
+    box = Letterbox(64, 48)
+    same = torch.zeros(48, 64, 3, dtype=torch.uint8)
+    assert box.fit(same) is same
+    deep = box.fit(torch.full((24, 32, 3), 40000, dtype=torch.int32).to(torch.uint16))
+    assert deep.dtype == torch.uint16
+    assert abs(int(deep[24, 32, 0]) - 40000) < 64
+
+
+def test_addresses_name_no_credentials_and_ask_for_what_they_mean() -> None:
+    made = address("rtsp://admin:hunter2@camera:554/x")
+    assert made.name == "rtsp://camera:554/x"
+    assert "hunter2" in made.url
+    assert made.options["rtsp_flags"] == "prefer_tcp"
+    assert "fflags" not in made.options  # "nobuffer" would throw the first keyframe away
+    assert address("rtsp://camera/x", transport="udp").options["rtsp_transport"] == "udp"
+    assert address("rtsp://0.0.0.0:8554/x?a=b&listen=1").url == "rtsp://0.0.0.0:8554/x?a=b"
+    assert address("rtsp://0.0.0.0:8554/x?listen=1").listens
+    assert not address("rtsp://0.0.0.0:8554/x?listen=10").listens
+    assert address("0").url == "/dev/video0"
+    with pytest.raises(ValueError, match="'http'"):
+        address("rtsp://camera/x", transport="http")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["read_timeout", "open_timeout", "reconnect_limit", "wait"])
+def test_options_that_mean_nothing_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}.*-1"):
+        LiveOptions(**{field: -1.0})
