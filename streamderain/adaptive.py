@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,8 @@ class Rung:
 def ladder(best: Derainer, cheaper: Sequence[Derainer] = ()) -> list[Rung]:
     """``best``, then each of ``cheaper`` in turn, then the last of them on smaller and smaller pictures."""
     models = [best, *cheaper]
-    return [*(Rung(model) for model in models), Rung(models[-1], 2), Rung(models[-1], 4)]
+    # Copies: a derainer that finds no engine ready for a smaller size goes on without engines, at every size.
+    return [*(Rung(model) for model in models), Rung(copy(models[-1]), 2), Rung(copy(models[-1]), 4)]
 
 
 class AdaptiveSession:

@@ -12,7 +12,7 @@ from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter, counted, pace
 from streamderain.cli.watching import describe, with_hud
-from streamderain.errors import OutputError
+from streamderain.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
@@ -80,11 +80,18 @@ def run_live_video(
         wanted = live_source_options(options)
     if wanted.wait or "listen=1" in uri:
         reporter.note(f"waiting for {shown(uri)}")
-    source = open_live(uri, wanted, observer=observer)
+    try:
+        source = open_live(uri, wanted, observer=observer, stop=signals.stop)
+    except InputError:
+        if not signals.stop.is_set():
+            raise
+        reporter.error("interrupted before the first frame: nothing is written", code=signals.exit_code)
+        return signals.exit_code
     with ExitStack() as until_run:
         until_run.enter_context(source)
         derainer = options.derainer("live")
         derainer.prepare(source.info.height, source.info.width)
+        cheaper = _cheaper(options) if options.adaptive else None
         describe(observer, derainer)
         view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
         view = with_hud(view, observer, options)
@@ -131,7 +138,7 @@ def run_live_video(
                 stop=signals.stop,
                 on_loss=options.on_loss,
                 max_age=options.max_age,
-                cheaper=_cheaper(options) if options.adaptive else None,
+                cheaper=cheaper,
                 frames=options.frames,
                 duration=options.duration,
                 observer=observer,
