@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.networks import load_model, model_path
+from streamderain.preprocess import reflect_pad
 from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, make_plans
 
 _DEFAULT_MODEL = "fast"
@@ -181,14 +181,7 @@ class Session:
         top = 255.0 if pixels.dtype == torch.uint8 else 65535.0
         image = pixels.to(engine.device, non_blocking=True).permute(2, 0, 1)[None]
         image = (image.float() / top).to(engine.dtype)
-        bottom, right = engine.height - self.height, engine.width - self.width
-        while bottom or right:  # a reflection reaches at most one picture less a pixel; tiny frames need several
-            down, across = min(bottom, image.shape[-2] - 1), min(right, image.shape[-1] - 1)
-            mode = "reflect" if down or across else "replicate"
-            down, across = (down, across) if mode == "reflect" else (bottom, right)
-            image = F.pad(image, (0, across, 0, down), mode=mode)
-            bottom, right = bottom - down, right - across
-        return image
+        return reflect_pad(image, right=engine.width - self.width, bottom=engine.height - self.height)
 
     def _download(self, clean: Tensor, dtype: torch.dtype) -> Tensor:
         """[1, 3, H', W'] 0..1 -> [H, W, 3] integers on the CPU, rounded to nearest."""

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamderain.networks.streaming import State
 from streamderain.preprocess import estimate_motion, same_scene, warp
-
-State = tuple[Tensor, ...]
 
 _CELL, _CELLS = 8, 5  # px; a neighbourhood is five cells wide
 _RAIN = 0.01  # mean of spikes less dips where the minimum is taken whole; at 0 nothing is

@@ -17,9 +17,7 @@ from streamderain.networks.detail_resnet import DDN, DetailResNet
 from streamderain.networks.ecnet import ECNet, RainAutoencoder
 from streamderain.networks.identity import Identity
 from streamderain.networks.prenet import PReNet
-from streamderain.networks.streaming import StreamingNet
-
-State = tuple[Tensor, ...]
+from streamderain.networks.streaming import State, StreamingNet
 
 
 class Network(Protocol):

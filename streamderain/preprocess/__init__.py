@@ -5,6 +5,7 @@ from __future__ import annotations
 from streamderain.preprocess.bilateral import BilateralSplit, bilateral_detail, bilateral_filter
 from streamderain.preprocess.guided import GuidedSplit, guided_filter
 from streamderain.preprocess.motion import MESH, estimate_motion, same_scene, warp
+from streamderain.preprocess.padding import reflect_pad
 from streamderain.preprocess.rlcn import RLCN, rlcn
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "bilateral_filter",
     "estimate_motion",
     "guided_filter",
+    "reflect_pad",
     "rlcn",
     "same_scene",
     "warp",

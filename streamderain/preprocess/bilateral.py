@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamderain.preprocess.padding import reflect_pad
 from streamderain.preprocess.window import at_least_single
-
-
-def _reflect(image: Tensor, margin: int) -> Tensor:
-    """Pad by mirroring without repeating the edge, as often as a small image needs; a single pixel is repeated."""
-    left = [margin, margin]  # of rows, of columns
-    while any(left):
-        step = [min(todo, size - 1) if size > 1 else todo for todo, size in zip(left, image.shape[-2:], strict=True)]
-        for axis, pad in enumerate(step):
-            if pad:
-                mode = "reflect" if image.shape[axis - 2] > 1 else "replicate"
-                image = F.pad(image, (0, 0, pad, pad) if axis == 0 else (pad, pad, 0, 0), mode=mode)
-        left = [todo - pad for todo, pad in zip(left, step, strict=True)]
-    return image
 
 
 def _neighbours(diameter: int, sigma_space: float) -> list[tuple[int, int, float]]:
@@ -60,7 +47,7 @@ def bilateral_detail(
     values = at_least_single(image)
     height, width = image.shape[-2:]
     radius = max(diameter // 2, 1)
-    padded = _reflect(values, radius)
+    padded = reflect_pad(values, left=radius, right=radius, top=radius, bottom=radius)
     total = torch.ones_like(values[:, :1])  # the middle's own weight
     moved = torch.zeros_like(values)  # differences to the middle lose fewer digits than sums of values
     for dy, dx, far in _neighbours(diameter, sigma_space):
