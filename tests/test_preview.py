@@ -279,7 +279,9 @@ def test_the_slider_parts_before_from_after(
     assert colour_at(browser, 0.25) == pytest.approx(RAINY, **near)
     assert colour_at(browser, 0.75) == pytest.approx(CLEAN, **near)
     box = browser.ask(
-        'const b = document.getElementById("view").getBoundingClientRect(); return [b.x, b.y, b.width, b.height]'
+        'const c = document.getElementById("view"), b = c.getBoundingClientRect();'
+        "const w = c.width * Math.min(b.width / c.width, b.height / c.height);"  # the picture in its box
+        "return [b.x + (b.width - w) / 2, b.y, w, b.height];"
     )
     row = int(box[1] + box[3] / 4)
     at = [int(box[0] + box[2] * part) for part in (0.5, 0.9, 0.1)]

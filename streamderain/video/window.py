@@ -28,11 +28,11 @@ def main() -> int:
     name, width, height = str(ask["title"]), int(ask["width"]), int(ask["height"])
     full = bool(ask["full"])
     try:
-        cv2.namedWindow(name, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.namedWindow(name, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         cv2.resizeWindow(name, width, height)
-        _fill_screen(name, full)
         cv2.imshow(name, np.zeros((height, width, 3), np.uint8))
-        cv2.waitKey(1)
+        cv2.waitKey(_TICK)
+        _fill_screen(name, full)
     except cv2.error as error:
         _say(f"failed {error.err or error}")
         return 1

@@ -9,16 +9,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import click.testing
 import pytest
 from click.testing import CliRunner
 
 from streamderain.cli import cli
+from streamderain.cli.interrupt import Signals
+from streamderain.cli.run import run_command
+from streamderain.cli.streams import read_config
 from streamderain.frame import Frame
 from streamderain.session import Derainer
 from streamderain.turns import SharedDerainer, Turns
 
 from .conftest import Clip, Start, times
+
+EXAMPLE = Path(__file__).parents[2] / "examples/cameras.toml"
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -76,6 +82,15 @@ def test_one_that_fails_leaves_the_others_alone(config: Path, clip: Clip, tmp_pa
 def test_all_that_fail_give_their_code(config: Path, tmp_path: Path) -> None:
     result = run(config, HEAD + table("bad", tmp_path / "nothing.mp4", tmp_path / "x.mp4"))
     assert result.exit_code == 4
+
+
+def test_the_configuration_among_the_examples_is_understood() -> None:
+    context = click.Context(run_command, obj=Signals())
+    run_command.parse_args(context, ["--config", str(EXAMPLE), "--hud"])
+    common, streams = read_config(EXAMPLE, context)
+    assert (common["preview"], common["metrics"]) == (("0.0.0.0", 8080), ("127.0.0.1", 9464))
+    assert [(stream.name, stream.values["hud"]) for stream in streams] == [("front", True), ("rear", True)]
+    assert streams[0].values["wait"] == 3600
 
 
 @pytest.mark.parametrize(
