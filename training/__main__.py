@@ -72,7 +72,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     clips = evaluation_clips(
         recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=_size(args.size)
     )
-    result = evaluate(clips, Derainer(args.weights, device=args.device))
+    result = evaluate(clips, Derainer(args.weights, device=args.device, backend="eager"))
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
