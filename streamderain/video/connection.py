@@ -116,6 +116,7 @@ class Connection:
         packets = self.container.demux(self.video)
         last_picture = time.monotonic()
         offset: float | None = None  # seconds from the stream's time to the camera's clock
+        before: int | None = None
         tick = float(self.video.time_base)
         while True:
             began = time.monotonic()
@@ -125,6 +126,9 @@ class Connection:
                 offset = _sent(packet) - packet.pts * tick
             for picture in self._decode(packet):
                 last_picture = at
+                if picture.pts is not None and picture.pts == before:
+                    continue  # FFmpeg took a keyframe for two, for GStreamer repeats its headers at each slice
+                before = picture.pts
                 sent = None if offset is None or picture.pts is None else picture.pts * tick + offset
                 yield Arrival(picture, picture.pts, at, sent)
                 del picture
