@@ -1,0 +1,133 @@
+"""Network outputs and ways to watch, through the command as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.cameras import ROOT, FakeCamera
+from tests.live.test_publish import await_listener, free_port, seen, watch
+
+__all__ = ["watch"]  # a fixture
+
+MakeCamera = Callable[..., FakeCamera]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts ``streamderain run ARGS``; whatever still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def launch(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "streamderain.cli", "run", "-m", "identity", "--device", "cpu"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            [*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        )
+        started.append(process)
+        return process
+
+    yield launch
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def wait_until(good: Callable[[], Any], *, within: float = 30) -> None:
+    until = time.monotonic() + within
+    while not good():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.1)
+
+
+def test_a_camera_goes_out_clean_and_watched(camera: MakeCamera, watch: Any, start: Start) -> None:
+    cam, port, web, numbers = camera(), free_port(), free_port(), free_port()
+    url = f"rtsp://127.0.0.1:{port}/clear"
+    viewer = watch(url, rtsp_flags="listen", listen_timeout="60")
+    await_listener(port)
+    run = start(
+        *(f"rtsp://127.0.0.1:{cam.port}/cam", url, "--hud", "--preview", web, "--metrics", numbers),
+        *("--healthy-within", 3, "--log-format", "json"),
+    )
+    wait_until(lambda: get(f"http://127.0.0.1:{numbers}/healthz")[0] == 200)
+    wait_until(lambda: "camera_fps" in get(f"http://127.0.0.1:{numbers}/metrics")[1])
+    wait_until(lambda: get(f"http://127.0.0.1:{web}/picture")[0] == 200)
+    time.sleep(2)
+    cam.kill()
+    wait_until(lambda: get(f"http://127.0.0.1:{numbers}/healthz")[0] == 503)
+    cam.start()
+    wait_until(lambda: get(f"http://127.0.0.1:{numbers}/healthz")[0] == 200)
+    assert "streamderain_reconnects_total" in get(f"http://127.0.0.1:{numbers}/metrics")[1]
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == 143, said
+    events = [json.loads(line) for line in said.splitlines()]
+    assert {"metrics", "preview", "start", "done"} <= {event["event"] for event in events}
+    times = [at for at, _ in seen(viewer) if at is not None]
+    assert len(times) > 30  # the one connection lasted while the camera was away
+    assert times == sorted(set(times))
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtmp", "tcp"])
+def test_a_target_that_is_not_there_is_one_line(camera: MakeCamera, start: Start, scheme: str) -> None:
+    run = start(f"rtsp://127.0.0.1:{camera().port}/cam", f"{scheme}://me:secret@127.0.0.1:{free_port()}/live/x")
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 1, said
+    assert "cannot be reached" in said.splitlines()[-1]
+    assert "secret" not in said
+    assert "Traceback" not in said
+
+
+def test_a_taken_port_is_one_line(camera: MakeCamera, start: Start) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        run = start(f"rtsp://127.0.0.1:{camera().port}/cam", "null:", "--metrics", taken.getsockname()[1])
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    (line,) = said.splitlines()
+    assert "--metrics cannot listen" in line
+
+
+def test_two_cameras_from_one_file_and_one_that_is_not_there(camera: MakeCamera, start: Start, tmp_path: Path) -> None:
+    numbers = free_port()
+    config = tmp_path / "cameras.toml"
+    config.write_text(
+        f'model = "identity"\ndevice = "cpu"\nmetrics = "{numbers}"\nframes = 20\n'
+        + "".join(
+            f'[streams.{name}]\ninput = "rtsp://127.0.0.1:{port}/cam"\noutput = "{tmp_path / name}.mp4"\n'
+            for name, port in (("front", camera().port), ("rear", camera().port), ("roof", free_port()))
+        )
+    )
+    command = [sys.executable, "-m", "streamderain.cli", "run", "--config", str(config)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=90, check=False)
+    assert run.returncode == 3, run.stderr
+    assert (tmp_path / "front.mp4").exists()
+    assert (tmp_path / "rear.mp4").exists()
+    assert "streamderain: roof: " in run.stderr
+    assert "Traceback" not in run.stderr
