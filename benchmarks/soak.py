@@ -25,7 +25,7 @@ from streamderain import Derainer
 from streamderain.frame import Frame
 from streamderain.live import run_live
 from streamderain.video.live import LiveOptions, LiveSource, open_live
-from tests.live.cameras import FakeCamera
+from tests.live.cameras import FakeCamera, Stub
 
 _WITHIN = 2.0  # seconds
 _GROWTH = 1.02
@@ -100,14 +100,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--every", type=float, default=5.0, help="seconds of peace between two troubles")
-    parser.add_argument("--model", default="fast")
+    parser.add_argument("--model", default="fast", help="or none: no network at all")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     camera = FakeCamera("--size", "320x240")
     source = open_live(camera.url(), LiveOptions(read_timeout=1.0))
     sink, stop = Checking(), threading.Event()
-    derainer = Derainer(options.model, backend="eager")
+    derainer = Stub() if options.model == "none" else Derainer(options.model, backend="eager")
     results = []
     worker = threading.Thread(
         target=lambda: results.append(run_live(source, sink, derainer, stop=stop, on_loss="hold"))
