@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +14,7 @@ import torch
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Frame, FrameSink, FrameSource, VideoInfo
 from streamderain.overlap import WriteBehind, run_ahead
-from streamderain.session import Derainer, Session
+from streamderain.session import Derainer, Prepared, Session
 
 _LOOK_EVERY = 0.1  # seconds between two looks at ``stop`` while no frame comes
 _PATIENCE = 0.5  # seconds that a source which was told to end may take, before the file is finished without it
@@ -32,6 +33,7 @@ class RunStats:
         decode_seconds, derain_seconds, encode_seconds: time each stage was at work, waiting for its neighbours not
             included. The stages overlap, so their sum may exceed ``seconds``; the largest is the bottleneck.
         interrupted: ``stop`` was set before the source had ended.
+        prepare_seconds: what the decoding thread did for the network ahead of it: upload, and on the CPU motion.
     """
 
     frames: int
@@ -40,6 +42,7 @@ class RunStats:
     derain_seconds: float
     encode_seconds: float
     interrupted: bool
+    prepare_seconds: float = 0.0
 
     @property
     def fps(self) -> float:
@@ -69,7 +72,15 @@ class _Steps:
         self._session: Session | None = None
         self._size = (0, 0)
 
-    def step(self, frame: Frame) -> Frame:
+    def prepare(self, frame: Frame) -> Prepared:
+        """The part that may run on another thread, ahead of ``step``. All frames go through it, or none."""
+        return self._session_for(frame).prepare(frame)
+
+    def step(self, frame: Frame | Prepared) -> Frame:
+        session = self._session_for(frame.frame if isinstance(frame, Prepared) else frame)
+        return session.step(frame)
+
+    def _session_for(self, frame: Frame) -> Session:
         size = (frame.height, frame.width)
         if self._session is None:
             self._session, self._size = self._derainer.session(*size), size
@@ -78,7 +89,7 @@ class _Steps:
             raise UnsupportedInputError(
                 f"the picture changes from {before} to {after} at {frame.seconds:.3f} s", hint="derain the parts apart"
             )
-        return self._session.step(frame)
+        return self._session
 
 
 def derain(frames: Iterable[Frame], derainer: Derainer | None = None) -> Iterator[Frame]:
@@ -113,6 +124,8 @@ def run(
 ) -> RunStats:
     """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
 
+    What of the network's work needs no earlier result (`Session.prepare`) is done on the decoding thread.
+
     Both are finished here, each on its own thread: the source is closed; the sink is closed when all went well and
     aborted when anything raised. A source that neither yields nor ends is not waited for when the run is stopped or
     fails: its thread, a daemon, closes it whenever it comes back, so do not close it yourself.
@@ -129,7 +142,7 @@ def run(
         StreamderainError: of whichever stage failed, the source's and the network's at the frame where it happened.
         ValueError: if ``depth`` is less than 1.
     """
-    decoding, deraining, encoding = _Stage(), _Stage(), _Stage()
+    decoding, preparing, deraining, encoding = _Stage(), _Stage(), _Stage(), _Stage()
     stopped = stop if stop is not None else threading.Event()
     steps = _Steps(derainer)
     frames = 0
@@ -142,11 +155,19 @@ def run(
     behind: WriteBehind[Frame] = WriteBehind(
         lambda frame: encoding.timed(lambda: sink.write(frame)), finish, sink.abort, depth, name="streamderain-encode"
     )
-    rainy: Frame | None
-    with (
-        behind,
-        run_ahead(_decode(source, decoding), depth, name="streamderain-decode", patience=_PATIENCE) as ahead,
-    ):
+
+    def read() -> Iterator[Prepared]:
+        with closing(_decode(source, decoding)) as frames_in:  # on this thread, whatever raises
+            for frame in frames_in:
+                begin = time.perf_counter()
+                ready = steps.prepare(frame)
+                preparing.seconds += time.perf_counter() - begin
+                del frame
+                yield ready
+                del ready
+
+    rainy: Prepared | None
+    with behind, run_ahead(read(), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
         while True:
             while not stopped.is_set() and not ahead.ready(_LOOK_EVERY):
                 behind.check()  # a sink that failed is told of now, not when the next frame comes
@@ -158,7 +179,7 @@ def run(
                 break
             begin = time.perf_counter()
             clean = steps.step(rainy)
-            shown = clean if view is None else view(rainy, clean)
+            shown = clean if view is None else view(rainy.frame, clean)
             del rainy  # not kept while the next one is waited for
             deraining.seconds += time.perf_counter() - begin
             behind.write(shown)
@@ -176,10 +197,11 @@ def run(
         derain_seconds=deraining.seconds,
         encode_seconds=encoding.seconds,
         interrupted=interrupted,
+        prepare_seconds=preparing.seconds,
     )
 
 
-def _decode(source: FrameSource, stage: _Stage) -> Iterator[Frame]:
+def _decode(source: FrameSource, stage: _Stage) -> Generator[Frame, None, None]:
     """The source's frames, its own time measured; closes it on the thread that iterated it."""
     with source:
         iterator = iter(source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -139,8 +139,17 @@ def padded_size(job: Job, height: int, width: int) -> tuple[int, int]:
     return max(-(-height // stride) * stride, least), max(-(-width // stride) * stride, least)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A frame on the device, and the motion from the one before if a session could find it ahead of its step."""
+
+    frame: Frame
+    rainy: Tensor
+    motion: Tensor | None
+
+
 class Session:
-    """Derains the frames of one stream, in order. Not for two threads at once.
+    """Derains the frames of one stream, in order. Not for two threads at once, `prepare` apart.
 
     Frames go in and out as ``Frame``: uint8 or uint16 [H, W, 3] on the CPU; size and dtype are kept, as are pts,
     time base and duration. A frame of another size is a ValueError.
@@ -150,34 +159,56 @@ class Session:
         self._engine = engine
         self.height, self.width = height, width
         self._state = engine.zero_state()
+        self._before: Tensor | None = None  # the frame that was prepared last
 
     def reset(self) -> None:
         """Forget the past: after a reconnect, a seek or a gap. Cuts are found by the network itself."""
         self._state = self._engine.zero_state()
 
-    def step(self, frame: Frame) -> Frame:
+    def prepare(self, frame: Frame) -> Prepared:
+        """What of a frame's work needs no result of the frames before: one other thread may do it ahead of `step`.
+
+        Every frame is prepared in order and then stepped, with no `reset` between, or none is.
+
+        Raises: as `step`.
+        """
+        try:
+            with torch.inference_mode():
+                rainy, before = self._upload(frame), self._before
+                motion = None if before is None else self._engine.find_motion(rainy, before)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory() from error
+        self._before = rainy
+        return Prepared(frame, rainy, motion)
+
+    def step(self, frame: Frame | Prepared) -> Frame:
         """The clean frame for the next rainy one.
 
         Raises:
             ValueError: if the frame's size is not this session's.
             DeviceError: if the device is out of memory.
         """
-        if (frame.height, frame.width) != (self.height, self.width):
-            raise ValueError(f"this session is for {self.width}x{self.height} frames, got {frame.width}x{frame.height}")
         try:
             with torch.inference_mode():
-                clean, self._state = self._engine.step(self._upload(frame.pixels), self._state)
+                ready = frame if isinstance(frame, Prepared) else Prepared(frame, self._upload(frame), None)
+                frame = ready.frame
+                clean, self._state = self._engine.step(ready.rainy, self._state, ready.motion)
             pixels = self._download(clean, frame.pixels.dtype)  # an ordinary tensor, which callers may write into
         except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self._engine.device} is out of memory at {self.width}x{self.height}",
-                hint="use --model fast, --precision fp16, or --device cpu",
-            ) from error
+            raise self._out_of_memory() from error
         return Frame(pixels=pixels, pts=frame.pts, time_base=frame.time_base, duration=frame.duration)
 
-    def _upload(self, pixels: Tensor) -> Tensor:
+    def _out_of_memory(self) -> DeviceError:
+        return DeviceError(
+            f"{self._engine.device} is out of memory at {self.width}x{self.height}",
+            hint="use --model fast, --precision fp16, or --device cpu",
+        )
+
+    def _upload(self, frame: Frame) -> Tensor:
         """[H, W, 3] integers -> [1, 3, H', W'] 0..1, padded to the engine's size by reflection."""
-        engine = self._engine
+        if (frame.height, frame.width) != (self.height, self.width):
+            raise ValueError(f"this session is for {self.width}x{self.height} frames, got {frame.width}x{frame.height}")
+        engine, pixels = self._engine, frame.pixels
         top = 255.0 if pixels.dtype == torch.uint8 else 65535.0
         image = pixels.to(engine.device, non_blocking=True).permute(2, 0, 1)[None]
         image = (image.float() / top).to(engine.dtype)

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from streamderain.frame import Frame
 from streamderain.runtime import Plan
-from streamderain.session import Derainer, Session
+from streamderain.session import Derainer, Prepared, Session
 
 
 class Turns:
@@ -82,6 +82,10 @@ class _TurnSession(Session):
         with self._turns:
             self._inner.reset()
 
-    def step(self, frame: Frame) -> Frame:
+    def prepare(self, frame: Frame) -> Prepared:
+        with self._turns:
+            return self._inner.prepare(frame)
+
+    def step(self, frame: Frame | Prepared) -> Frame:
         with self._turns:
             return self._inner.step(frame)

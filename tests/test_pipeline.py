@@ -14,7 +14,7 @@ import torch
 from streamderain.errors import InputError, OutputError, UnsupportedInputError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.pipeline import comparison, derain, run
-from streamderain.session import Derainer
+from streamderain.session import Derainer, Prepared
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -96,7 +96,11 @@ class Darker:
         self.sizes.append((height, width))
         return self
 
-    def step(self, frame: Frame) -> Frame:
+    def prepare(self, frame: Frame) -> Prepared:
+        return Prepared(frame, torch.empty(0), None)
+
+    def step(self, frame: Frame | Prepared) -> Frame:
+        frame = frame.frame if isinstance(frame, Prepared) else frame
         if self.steps == self._fail_at:
             raise RuntimeError(f"engine at {self.steps}")
         time.sleep(self._pause)
@@ -377,7 +381,8 @@ def test_no_more_pictures_alive_than_the_queues_hold() -> None:
             pass
 
     class Copy(Darker):
-        def step(self, frame: Frame) -> Frame:
+        def step(self, frame: Frame | Prepared) -> Frame:
+            frame = frame.frame if isinstance(frame, Prepared) else frame
             return replace(frame, pixels=frame.pixels.as_subclass(torch.Tensor) // 2)
 
     run(Counting(400), Null(), Copy(), depth=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 from streamderain.session import Derainer
 
 _BASE = Fraction(1, 25)
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,19 @@ def test_fp16_on_a_gpu_is_the_cpu_to_a_level(tiny: Path, deep: bool) -> None:
         frame = _frame(96, 128, seed=seed, deep=deep)
         difference = gpu.step(frame).pixels.int() - cpu.step(frame).pixels.int()
         assert difference.abs().max() <= (512 if deep else 2)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("openvino", marks=needs_openvino)])
+def test_frames_prepared_ahead_come_out_as_others_do(
+    tiny: Path, backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path))
+    derainer = Derainer(tiny, backend=backend, device="cpu", precision="fp32")
+    frames = [_frame(48, 64, seed=seed) for seed in range(5)]
+    plain, ahead = derainer.session(48, 64), derainer.session(48, 64)
+    ready = [ahead.prepare(frame) for frame in frames]  # as far ahead as one likes
+    assert [each.motion is not None for each in ready] == [False, True, True, True, True]
+    for frame, each in zip(frames, ready, strict=True):
+        expected, found = plain.step(frame), ahead.step(each)
+        assert torch.equal(found.pixels, expected.pixels)
+        assert (found.pts, found.time_base, found.duration) == (frame.pts, frame.time_base, frame.duration)

@@ -398,8 +398,9 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
             " the decoder's repair or the last good one stands in",
         )
     if reporter.verbose and reporter.style == "text":
-        busy = (stats.decode_seconds, stats.derain_seconds, stats.encode_seconds)
-        reporter.say("stages", "at work: decode {:.1f} s, network {:.1f} s, encode {:.1f} s".format(*busy))
+        busy = (stats.decode_seconds, stats.prepare_seconds, stats.derain_seconds, stats.encode_seconds)
+        said = "at work: decode {:.1f} s, prepare {:.1f} s, network {:.1f} s, encode {:.1f} s"
+        reporter.say("stages", said.format(*busy))
     return code
 
 

@@ -14,7 +14,8 @@ from streamderain.networks.checkpoint import (
     read_provenance,
     save_checkpoint,
 )
-from streamderain.networks.spec import Network, NetworkSpec, State, count_macs, count_parameters
+from streamderain.networks.spec import Network, NetworkSpec, count_macs, count_parameters
+from streamderain.networks.streaming import State
 
 __all__ = [
     "ModelCard",

@@ -33,11 +33,16 @@ class Classic(nn.Module):
         picture = torch.zeros(batch, 3, height, width, device=device, dtype=dtype)
         return picture, picture, torch.zeros(batch, 1, 1, 1, device=device, dtype=dtype)
 
-    @staticmethod
-    def align(rainy: Tensor, state: State) -> State:
+    @classmethod
+    def align(cls, rainy: Tensor, state: State) -> State:
         """Lay the state on the new frame, and drop it at a cut."""
+        return cls.lay(rainy, state, estimate_motion(rainy, state[0]))
+
+    @staticmethod
+    def lay(rainy: Tensor, state: State, motion: Tensor) -> State:
+        """``align`` by a motion that is known already."""
         previous, before, keep = state
-        pictures = warp(torch.cat((previous, before), 1), estimate_motion(rainy, previous))
+        pictures = warp(torch.cat((previous, before), 1), motion)
         keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
         return (*torch.split(pictures, 3, 1), keep)
 

@@ -49,7 +49,10 @@ class GraphedEngine:
     def zero_state(self) -> State:
         return self._engine.zero_state()
 
-    def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+    def find_motion(self, rainy: Tensor, previous: Tensor) -> None:
+        """`step` finds it."""
+
+    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
         if state is not self._state:
             for buffer, part in zip(self._state, state, strict=True):
                 buffer.copy_(part)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from streamderain.networks import State
 from streamderain.runtime.backend import Backend, Job, Progress
-from streamderain.runtime.step import network_of
+from streamderain.runtime.step import Alignment, network_of
 
 
 class EagerEngine:
@@ -18,6 +18,7 @@ class EagerEngine:
 
     def __init__(self, module: nn.Module, height: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
         self._module = module
+        self._alignment = Alignment(module)
         self.height, self.width = height, width
         self.device, self.dtype = device, dtype
 
@@ -27,9 +28,11 @@ class EagerEngine:
         )
         return state
 
-    def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        laid = self._module.align(rainy, state)  # type: ignore[operator]
-        clean, *rest = self._module(rainy, *laid)
+    def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
+        return self._alignment.find(rainy, previous) if self.device.type == "cpu" else None
+
+    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
+        clean, *rest = self._module(rainy, *self._alignment.lay(rainy, state, motion))
         return clean, tuple(rest)
 
 

@@ -46,9 +46,14 @@ class InductorEngine:
         )
         return state
 
-    def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+    def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
+        return self._align.find(rainy, previous) if isinstance(self._align, Alignment) else None
+
+    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
         rainy = rainy.contiguous()
-        if state:
+        if isinstance(self._align, Alignment):
+            state = self._align.lay(rainy, state, motion)
+        elif state:
             state = self._align(rainy, *(part.contiguous() for part in state))
         clean, *rest = self._network(rainy, *(part.contiguous() for part in state))
         return clean, tuple(rest)

@@ -53,7 +53,7 @@ class OpenVINOEngine:
 
     def __init__(self, job: Job, graph: CompiledModel, wiring: tuple[tuple[str, int], ...]) -> None:
         self._zeros = job.network.zero_state
-        self._align = Alignment(network_of(job))
+        self._alignment = Alignment(network_of(job))
         self._request = graph.create_infer_request()
         self._shapes = tuple(tuple(output.shape) for output in graph.outputs)
         self._wiring = wiring
@@ -66,9 +66,11 @@ class OpenVINOEngine:
         )
         return state
 
-    def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        if state:
-            state = self._align(rainy, *state)
+    def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
+        return self._alignment.find(rainy, previous)
+
+    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
+        state = self._alignment.lay(rainy, state, motion)
         inputs = tuple(part.contiguous() for part in (rainy, *state))
         # Fresh ones each time: they become the next state, and who was given one may keep it.
         outputs = tuple(torch.empty(shape) for shape in self._shapes)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from streamderain.networks import State
+from streamderain.preprocess import estimate_motion
 from streamderain.runtime.backend import Job
 
 if TYPE_CHECKING:
@@ -25,6 +26,17 @@ class Alignment(nn.Module):
 
     def forward(self, rainy: Tensor, *state: Tensor) -> State:
         laid: State = self.network.align(rainy, state)  # type: ignore[operator]
+        return laid
+
+    def find(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
+        """The motion alone, for ``lay``, of a network that lays its state by one."""
+        return estimate_motion(rainy, previous) if hasattr(self.network, "lay") else None
+
+    def lay(self, rainy: Tensor, state: State, motion: Tensor | None) -> State:
+        """The state laid on the frame, by ``motion`` if it is known already. A network without a state lays none."""
+        if not state or motion is None:
+            return self.forward(rainy, *state)
+        laid: State = self.network.lay(rainy, state, motion)  # type: ignore[operator]
         return laid
 
 

@@ -60,7 +60,10 @@ class TensorRTEngine:
         state: State = self._zeros(1, self.height, self.width, device=self.device, dtype=self.dtype)
         return state
 
-    def step(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+    def find_motion(self, rainy: Tensor, previous: Tensor) -> None:
+        """`step` finds it."""
+
+    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
         rainy = rainy.contiguous()
         laid = self._align(rainy, *state) if state else ()
         inputs = [part.contiguous() for part in (rainy, *laid)]
