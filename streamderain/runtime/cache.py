@@ -250,6 +250,8 @@ class EngineCache:
             self._acquire(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait, waiting)
             yield
         finally:
+            # Closing is not enough: a process that a library forked meanwhile has the descriptor too.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     @staticmethod

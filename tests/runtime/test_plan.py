@@ -87,7 +87,7 @@ def test_what_is_asked_for_by_name_is_had_or_refused_in_one_line(
     there: Callable[..., None], make_job: MakeJob, caplog: pytest.LogCaptureFixture
 ) -> None:
     there(swift=Pretend(missing="swift is not installed (pip install swift)"))
-    with pytest.raises(EngineError, match="backend swift cannot be had: swift is not installed.*--allow-fallback"):
+    with pytest.raises(EngineError, match=r"backend swift cannot be had: swift is not installed.*--allow-fallback"):
         make_plans(make_job(), backend="swift")
     plans = make_plans(make_job(), backend="swift", allow_fallback=True)
     assert [plan.backend for plan in plans] == ["eager"]
@@ -117,7 +117,7 @@ def test_what_auto_picked_and_cannot_build_is_told_in_one_line_and_the_next_one_
         "fast at 64x48, swift fp32 cannot be built: RuntimeError: the compiler gave up;"
         " running on cpu, eager, fp32 meanwhile"
     )
-    with pytest.raises(EngineError, match="cannot be built: RuntimeError: the compiler gave up$"):
+    with pytest.raises(EngineError, match=r"cannot be built: RuntimeError: the compiler gave up$"):
         Derainer("fast", backend="swift").prepare(48, 64)
 
 
@@ -126,7 +126,7 @@ def test_ready_runs_on_what_is_there_and_never_is_an_error(
 ) -> None:
     there(swift=Pretend())
     never = Derainer("fast", build="never")
-    with pytest.raises(EngineError, match="no engine yet.*streamderain compile fast --size 64x48 --backend swift"):
+    with pytest.raises(EngineError, match=r"no engine yet.*streamderain compile fast --size 64x48 --backend swift"):
         never.prepare(48, 64)
     ready = Derainer("fast", build="ready")
     ready.prepare(48, 64)

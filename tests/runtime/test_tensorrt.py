@@ -1,0 +1,134 @@
+"""TensorRT-RTX really compiles every network that ships, without a GPU; what needs one is refused in one clear line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamderain.errors import EngineError
+from streamderain.networks import NetworkSpec, model_names
+from streamderain.networks.named import NAMED
+from streamderain.runtime import EngineCache, Job, Plan, backend_of, ensure, make_plans
+from streamderain.runtime.manifest import read_manifest
+from streamderain.runtime.trt_engine import FILE
+from streamderain.session import job_for
+
+MakeJob = Callable[..., Job]
+CAPABILITIES = ("8.6", "8.9", "12.0")
+ROOT = Path(__file__).parents[2]
+# PyTorch's exporter copies its own tree specs, which it deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+
+
+@pytest.fixture
+def rtx() -> object:
+    for module in ("tensorrt_rtx", "onnx", "onnxscript"):
+        pytest.importorskip(module, reason="needs the extra `tensorrt-rtx`")
+    return backend_of("tensorrt-rtx")
+
+
+def build(job: Job, capability: str, precision: str) -> Path:
+    plan = Plan(torch.device("cpu"), precision, "tensorrt-rtx")
+    folder, built = ensure(backend_of("tensorrt-rtx"), replace(plan.job(job), target=capability))
+    assert built
+    return folder
+
+
+@pytest.mark.usefixtures("rtx", "shelf")
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("model", [name for name in model_names() if name != "identity"])
+def test_every_network_that_ships_is_compiled_for_consumer_gpus(model: str, capability: str) -> None:
+    folder = build(replace(job_for(model), height=48, width=64), capability, "fp16")
+    manifest = read_manifest(folder)
+    assert manifest.key["option compute capability"] == capability
+    assert set(manifest.files) == {FILE}
+    assert (folder / FILE).read_bytes()[:4] != b"PK\x03\x04", "an engine, not a pickle in a zip"
+    assert manifest.bytes > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rtx", "shelf")
+@pytest.mark.parametrize("name", NAMED)
+def test_the_papers_networks_are_compiled_too(name: str, make_job: MakeJob) -> None:
+    build(make_job(NAMED[name].spec, model=name), "8.6", "fp16")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_one_capability_is_no_other(shelf: EngineCache, make_job: MakeJob) -> None:
+    folders = {build(make_job(), capability, "fp32") for capability in ("8.6", "12.0")}
+    assert len(folders) == 2
+    engines = {(folder / FILE).read_bytes() for folder in folders}
+    assert len(engines) == 2, "the engines differ, not their names alone"
+    assert all(shelf.verify(entry) is None for entry in shelf.entries())
+
+
+@pytest.mark.usefixtures("rtx", "shelf")
+def test_what_it_cannot_read_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch, make_job: MakeJob) -> None:
+    class Antialiased(torch.nn.Module):
+        def forward(self, rainy: torch.Tensor) -> tuple[torch.Tensor]:
+            small = torch.nn.functional.interpolate(rainy, scale_factor=0.5, mode="bilinear", antialias=True)
+            return (torch.nn.functional.interpolate(small, scale_factor=2.0),)
+
+        def zero_state(self, *size: int, **where: object) -> tuple[()]:
+            return ()
+
+    job = replace(make_job(), network=Antialiased(), spec=NetworkSpec("antialiased"), target="8.6")
+    with pytest.raises(EngineError, match=r"tiny at 64x48, tensorrt-rtx fp32 for compute capability 8.6|TensorRT-RTX"):
+        ensure(backend_of("tensorrt-rtx"), job)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_without_a_gpu_it_is_refused_in_one_line(name: str, make_job: MakeJob) -> None:
+    with pytest.raises(EngineError, match=f"backend {name} cannot be had: .*NVIDIA GPU") as caught:
+        make_plans(make_job(), backend=name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torch_tensorrt_that_prints_and_fails_leaves_stdout_clean(tmp_path: Path) -> None:
+    """As it does without its libraries: a plain Exception, and words on stdout, where video may be going."""
+    for name in ("torch_tensorrt", "tensorrt"):
+        (tmp_path / f"{name}.py").write_text(
+            "print('loading libraries')\nraise Exception('libnvinfer.so: not found')\n"
+        )
+    script = (
+        "import sys, torch\n"
+        "from streamderain.runtime import backend_of\n"
+        "print(backend_of('tensorrt').missing(torch.device('cuda')), file=sys.stderr)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == ""
+    assert result.stderr.strip().splitlines()[-1] == (
+        "torch-tensorrt is installed and cannot be imported (libnvinfer.so: not found)"
+    )
+
+
+@pytest.mark.usefixtures("rtx")
+def test_the_command_builds_for_a_gpu_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from streamderain.cli.app import cli
+
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path))
+    arguments = ["compile", "fast", "--compute-capability", "8.9", "--size", "64x48", "--json"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.stderr
+    (line,) = json.loads(result.stdout)
+    assert line["engine"] == "fast at 64x48, tensorrt-rtx fp16 for compute capability 8.9"
+    assert line["built"]
+    assert "about 30 s, once" in result.stderr
+    again = json.loads(CliRunner().invoke(cli, arguments).stdout)
+    assert not again[0]["built"]
