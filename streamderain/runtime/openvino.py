@@ -7,9 +7,11 @@ small operations, which take OpenVINO most of a minute to read.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,9 +86,23 @@ class OpenVINOEngine:
         return clean, tuple(rest)
 
 
+def _library() -> Any:
+    """openvino, imported without its telemetry: that forks a process at each conversion to report it to its makers."""
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    known = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if known is not None:
+            sys.modules["openvino_telemetry"] = known
+
+
 def _shared(tensor: Tensor) -> Any:
     """The tensor's memory as OpenVINO's; the caller keeps ``tensor`` alive."""
-    import openvino as ov
+    ov = _library()
 
     return ov.Tensor(tensor.detach().numpy(), shared_memory=True)
 
@@ -125,7 +141,7 @@ class OpenVINOBackend:
         return 20.0
 
     def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
-        import openvino as ov
+        ov = _library()
 
         network = network_of(job)
         if job.precision == "int8":
@@ -146,7 +162,7 @@ class OpenVINOBackend:
         (folder / _WIRING).write_text(json.dumps(wiring) + "\n")
 
     def load(self, job: Job, folder: Path) -> Engine:
-        import openvino as ov
+        ov = _library()
 
         wiring = tuple((str(kind), int(index)) for kind, index in json.loads((folder / _WIRING).read_text()))
         options = {
