@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.scenery import noise
+
 __all__ = ["chart"]
 
 _WORDS = ("EXIT 17", "RAIN", "NO ENTRY", "1 LITRE")
 _SUPERSAMPLE = 3
+_TEXTURE = 0.12  # of the ground, relative: nothing real is without
 
 # Five columns of seven bits a letter, the lowest bit at the top.
 _FONT = {
@@ -41,7 +44,8 @@ def chart(size: tuple[int, int]) -> Tensor:
 
 
 def _ground(height: int, width: int, dark: float, light: float) -> Tensor:
-    shade = torch.linspace(dark, light, width).expand(height, width)
+    texture = noise(height, width, torch.Generator().manual_seed(height), coarsest=64, finest=8)
+    shade = torch.linspace(dark, light, width) * (1 + _TEXTURE * texture)
     return torch.stack((shade, shade * 1.02, shade * 1.05)).clamp(0, 1)
 
 
