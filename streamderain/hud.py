@@ -78,7 +78,7 @@ def words(snapshot: Snapshot) -> list[str]:
     numbers = [f"{snapshot.process_fps:.1f} fps"]
     if snapshot.frame_age is not None:
         numbers.append(f"age {snapshot.frame_age * 1000:.0f} ms")
-    numbers.append(f"dropped {snapshot.skipped}")
+    numbers.append(f"dropped {snapshot.skipped + snapshot.output_dropped}")
     if snapshot.reconnects:
         numbers.append(f"reconnects {snapshot.reconnects}")
     lines = [runs, "  ".join(numbers)]

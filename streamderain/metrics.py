@@ -21,6 +21,8 @@ _NUMBERS: tuple[tuple[str, str, str, Callable[[Snapshot], float]], ...] = (
     ("processed_frames_total", "counter", "Frames that went through the network.", lambda s: s.processed_frames),
     ("skipped_frames_total", "counter", "Frames left out because newer ones were there.", lambda s: s.skipped),
     ("reconnects_total", "counter", "Times that the source came back.", lambda s: s.reconnects),
+    ("output_dropped_frames_total", "counter", "Frames that the output could not send.", lambda s: s.output_dropped),
+    ("output_reconnects_total", "counter", "Times that the output came back.", lambda s: s.output_reconnects),
     ("idle_seconds", "gauge", "Seconds since the last processed frame.", lambda s: s.idle_seconds),
     ("up_seconds", "gauge", "Seconds since the stream was started.", lambda s: s.up_seconds),
 )

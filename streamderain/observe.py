@@ -41,6 +41,7 @@ class Snapshot:
         camera_frames: that came from the source. processed_frames: that went through the network.
         skipped: camera frames that were not processed, because newer ones were there or they were too old.
         reconnects: times that the source came back.
+        output_dropped, output_reconnects: frames that a network output could not send, and times that it came back.
         camera_fps, process_fps: frames/s over the last 5 s; 0.0 when none came.
         idle_seconds: since the last processed frame; since the beginning where there was none.
         frame_age: seconds from capture to output of the last frame whose age is known; None before.
@@ -56,6 +57,8 @@ class Snapshot:
     processed_frames: int
     skipped: int
     reconnects: int
+    output_dropped: int
+    output_reconnects: int
     camera_fps: float
     process_fps: float
     idle_seconds: float
@@ -86,6 +89,7 @@ class Observer:
         self._camera = self._processed = self._skipped = self._reconnects = 0
         self._camera_times: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._process_times: deque[float] = deque(maxlen=_RATE_FRAMES)
+        self._output = (0, 0)
         self._age: float | None = None
         self._age_counts = [0] * (len(AGE_BOUNDS) + 1)
         self._age_sum = 0.0
@@ -145,6 +149,11 @@ class Observer:
         with self._changed:
             self._count_age(age)
 
+    def tell_output(self, *, dropped: int, reconnects: int) -> None:
+        """What a network output has dropped so far, and how often it came back."""
+        with self._changed:
+            self._output = dropped, reconnects
+
     def _count_age(self, age: float | None) -> None:
         if age is not None:
             self._age = age
@@ -187,6 +196,8 @@ class Observer:
                 processed_frames=self._processed,
                 skipped=self._skipped,
                 reconnects=self._reconnects,
+                output_dropped=self._output[0],
+                output_reconnects=self._output[1],
                 camera_fps=_rate(self._camera_times, now),
                 process_fps=_rate(self._process_times, now),
                 idle_seconds=now - self._last_frame,

@@ -74,6 +74,7 @@ def test_prometheus_reads_what_happened(observer: Observer, clock: Clock, server
         observer.processed(FRAME, FRAME, age=age)
     observer.skip(47)
     observer.reconnected()
+    observer.tell_output(dropped=5, reconnects=2)
     status, body = get(server.url + "metrics")
     read = samples(body.decode())
     assert status == 200
@@ -81,6 +82,7 @@ def test_prometheus_reads_what_happened(observer: Observer, clock: Clock, server
     assert read["camera_fps", ""] == pytest.approx(25, rel=0.01)
     assert read["skipped_frames_total", ""] == 47
     assert read["reconnects_total", ""] == 1
+    assert (read["output_dropped_frames_total", ""], read["output_reconnects_total", ""]) == (5, 2)
     assert (read["state", "up"], read["state", "lost"]) == (1, 0)
     assert read["info", "fast"] == 1
     assert read["frame_age_seconds_count", ""] == read["frame_age_seconds_bucket", "+Inf"] == 4

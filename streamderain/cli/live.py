@@ -11,7 +11,7 @@ import click
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter, counted, pace
-from streamderain.cli.watching import describe, with_hud
+from streamderain.cli.watching import describe, tell_output, with_hud
 from streamderain.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ def run_live_video(
                         info,
                         options=dict(options.encoder_options),
                         overwrite=options.overwrite,
+                        wait=options.wait,
+                        stop=signals.stop,
                         **{key: value for key, value in asked.items() if value is not None},
                     )
             except OutputError:
@@ -123,6 +125,7 @@ def run_live_video(
                 nonlocal done
                 done += 1
                 notes()
+                tell_output(observer, sink)
                 reporter.advance(done)
 
             notes()

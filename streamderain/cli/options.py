@@ -183,7 +183,7 @@ def live_options(command: Decorated) -> Decorated:
             click.option(
                 "--read-timeout", type=Span(), default=5.0, show_default=True, help="Live: silence that is a loss."
             ),
-            click.option("--wait", type=Span(), default=0.0, help="Live: how long to wait for INPUT at the start."),
+            click.option("--wait", type=Span(), default=0.0, help="Live: how long to wait for both ends at the start."),
             click.option(
                 "--transport",
                 type=click.Choice(["auto", "tcp", "udp"]),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.interrupt import Signals
+from streamderain.cli.interrupt import Signals, leave
 from streamderain.cli.report import Reporter, pace
 from streamderain.cli.watching import watched
 from streamderain.errors import StreamderainError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _SOME_FAILED = 3
 _LOST = 6
 _LOOK_EVERY = 0.2  # seconds between two looks at who is still running
+_OPENING = 2.0  # seconds that a stream which has not begun may take to see that it is over
 _TELL_EVERY = {"text": 30.0, "json": 5.0}  # seconds between two lines of progress
 _FOR_ALL = {"preview", "metrics", "healthy_within", "no_progress", "log_format", "verbose", "debug"}
 _STREAM_ONLY = {"input", "output"}
@@ -153,13 +154,15 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
                 one.thread.start()
             signals.running()
             told = time.monotonic()
-            while any(one.thread.is_alive() for one in running):
+            while any(one.busy() for one in running):
                 for one in running:
                     one.thread.join(_LOOK_EVERY / len(running))
                 if not common.no_progress and time.monotonic() - told > _TELL_EVERY[reporter.style]:
                     told = time.monotonic()
                     _tell(reporter, observers)
     if signals.exit_code:
+        if any(one.thread.is_alive() for one in running):
+            leave(signals.exit_code)  # inside a call that does not return; there is nothing of theirs to finish
         return signals.exit_code
     codes = [one.code for one in running]
     return _SOME_FAILED if 0 in codes and any(codes) else _LOST if _LOST in codes else max(codes)
@@ -235,6 +238,11 @@ class _Running:
         self._signals = _Borrowed(signals)
         self.thread = threading.Thread(target=self._work, name=f"streamderain-{stream.name}", daemon=True)
 
+    def busy(self) -> bool:
+        """Whether it is worth waiting for: told to stop, one that has not begun yet is given little time."""
+        late = self._signals.since is not None and time.monotonic() - self._signals.since > _OPENING
+        return self.thread.is_alive() and (self._signals.begun or not late)
+
     def _work(self) -> None:
         one = self._stream
         try:
@@ -275,12 +283,18 @@ class _Named(Reporter):
 
 
 class _Borrowed(Signals):
-    """The process's signals as one of several streams sees them: it may look, and leaves the handling to the whole."""
+    """The process's signals as one of several streams sees them: it may look, and leaves the handling to the whole.
+
+    Attributes:
+        begun: the stream looks at ``stop`` by itself.
+    """
 
     def __init__(self, whole: Signals) -> None:
         super().__init__()
         self.stop = whole.stop
+        self.begun = False
         self._whole = whole
+        self._since: float | None = None
 
     @property
     def exit_code(self) -> int:
@@ -293,4 +307,12 @@ class _Borrowed(Signals):
     def seen(self) -> bool:
         return self.stop.is_set()
 
-    def running(self) -> None: ...
+    def running(self) -> None:
+        self.begun = True
+
+    @property
+    def since(self) -> float | None:
+        """When it was first seen that all were told to stop; None before."""
+        if self._since is None and self.stop.is_set():
+            self._since = time.monotonic()
+        return self._since

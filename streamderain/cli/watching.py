@@ -113,6 +113,13 @@ def describe(observer: Observer, derainer: Derainer) -> None:
     )
 
 
+def tell_output(observer: Observer, sink: object) -> None:
+    """Tells the observer what a network output has dropped; others drop nothing."""
+    dropped, reconnects = getattr(sink, "dropped", 0), getattr(sink, "reconnects", 0)
+    if dropped or reconnects:
+        observer.tell_output(dropped=dropped, reconnects=reconnects)
+
+
 def with_hud(view: View | None, observer: Observer, options: WatchOptions) -> View | None:
     """``view``, and if it was asked for the HUD on what it shows."""
     if not options.hud:

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from streamderain.video import ffmpeg, relay
 _LOG = logging.getLogger("streamderain.publish")
 _RELAY = Path(relay.__file__)
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds between two attempts
+_LOOK_EVERY = 0.1  # seconds between two looks at ``stop``
 _FINISH = 5.0  # seconds that the last packets may take
 _MOST_PACKETS = 64
 _MOST_BYTES = 16 << 20
@@ -55,26 +57,35 @@ class Link:
         self._connected = self._ending = self._finished = False
         self._was_connected = self._aborted = False
         self._needs_key = True
+        self._give_up = 0.0
         self._error: OutputError | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._work, name="streamderain-publish", daemon=True)
 
-    def open(self) -> None:
+    def open(self, *, wait: float = 0.0, stop: threading.Event | None = None) -> None:
         """Connects for the first time, and waits until that has succeeded or failed.
 
+        Args:
+            wait: seconds that it is tried for; 0 fails at once, as a mistyped address should.
+            stop: when it gets set, waiting ends.
+
         Raises:
-            OutputError: the target cannot be reached, or refuses.
+            OutputError: the target cannot be reached, or refuses; or ``stop`` was set.
         """
+        self._give_up = time.monotonic() + wait
         self._thread.start()
         try:
             with self._changed:
-                self._changed.wait_for(lambda: self._connected or self._finished)
-                error = self._error
+                while not self._changed.wait_for(lambda: self._connected or self._finished, _LOOK_EVERY):
+                    if stop is not None and stop.is_set():
+                        break
+                reached, error = self._connected, self._error
         except BaseException:  # interrupted while waiting
             self.abort()
             raise
-        if error is not None:
-            raise error
+        if not reached:
+            self.abort()
+            raise error or OutputError(f"{self._name}: interrupted before it was reached")
 
     @property
     def needs_key(self) -> bool:
@@ -139,7 +150,7 @@ class Link:
     # ---- the thread
 
     def _work(self) -> None:
-        wait = _FIRST_WAIT
+        wait, told = _FIRST_WAIT, False
         try:
             while True:
                 reason = self._serve()
@@ -149,7 +160,8 @@ class Link:
                     self._clear()
                     if reason is None:
                         return
-                    if not self._was_connected or not self._keep_trying:
+                    waiting = not self._was_connected and time.monotonic() < self._give_up
+                    if not waiting and (not self._was_connected or not self._keep_trying):
                         what = "cannot be written" if self._was_connected else "cannot be reached"
                         self._error = OutputError(f"{self._name} {what}: {reason}")
                         return
@@ -158,6 +170,9 @@ class Link:
                 if had:
                     wait = _FIRST_WAIT
                     _LOG.warning("%s is lost: %s; trying again", self._name, reason)
+                elif waiting and not told:
+                    _LOG.warning("%s cannot be reached: %s; waiting for it", self._name, reason)
+                    told = True
                 else:
                     _LOG.info("%s: %s", self._name, reason)
                 with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -146,6 +147,8 @@ def open_publisher(
     crf: int | None = None,
     preset: str | None = None,
     options: Mapping[str, str] = {},
+    wait: float = 0.0,
+    stop: threading.Event | None = None,
 ) -> PublishSink:
     """Starts an encoder and connects to ``url``.
 
@@ -155,6 +158,8 @@ def open_publisher(
         muxer: FFmpeg's name of what is sent: "rtsp", "flv", "mpegts" or another.
         side: the source's; sound and subtitles are not sent, which is said in the notes.
         codec, crf, preset, options: as of `open_sink`; libx264 at crf 23, veryfast, without delay, if not given.
+        wait: seconds that the first connection is tried for.
+        stop: when it gets set, waiting ends.
 
     Raises:
         OutputOptionError: what was asked for cannot be had.
@@ -192,7 +197,7 @@ def open_publisher(
         if any(stream.kind in ("audio", "subtitle") for stream in side.streams):
             sink.notes += ("sound and subtitles are not sent over the network",)
         side.attach(())
-    link.open()
+    link.open(wait=wait, stop=stop)
     return sink
 
 

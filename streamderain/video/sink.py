@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -229,6 +230,8 @@ def open_sink(
     subtitles: Literal["copy", "none"] = "copy",
     format: str | None = None,
     overwrite: bool = False,
+    wait: float = 0.0,
+    stop: threading.Event | None = None,
 ) -> VideoSink:
     """Opens ``uri`` and writes its header, so that whatever it cannot hold is found before any work.
 
@@ -241,6 +244,7 @@ def open_sink(
             not asked for: libx264 at crf 18, or what the container has instead (libvpx-vp9 for .webm).
         format: FFmpeg's name of the container, for "-" (nut if not given) and for names without a suffix.
         overwrite: whether an existing file may be replaced; it is, when the new one is complete.
+        wait: seconds that a network target is tried for before it counts as out of reach; ``stop`` ends that.
 
     Raises:
         OutputExistsError: the file exists.
@@ -269,7 +273,7 @@ def open_sink(
     if ffmpeg.is_url(uri):
         return open_publisher(
             uri, info, muxer=choose_muxer(uri, ffmpeg.redact(uri), format), side=side,
-            codec=codec, crf=crf, preset=preset, options=options,
+            codec=codec, crf=crf, preset=preset, options=options, wait=wait, stop=stop,
         )  # fmt: skip
     target = Target(uri, side, overwrite=overwrite)
     name, part = target.name, target.part

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -125,20 +127,38 @@ def test_config_stands_alone_and_must_be_there(config: Path, tmp_path: Path) -> 
     assert "INPUT" in neither.stderr
 
 
-def test_sigterm_finishes_every_output(config: Path, clip: Clip, tmp_path: Path, start: Start) -> None:
-    long = clip("long.mp4", frames=3000)
-    outputs = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
-    config.write_text(HEAD + table("a", long, outputs[0]) + table("b", long, outputs[1]))
-    process = start("run", "--config", config)
+def wait_for_data(process: subprocess.Popen[bytes], outputs: list[Path]) -> None:
     until = time.monotonic() + 60
     while not all(Path(f"{one}.part").exists() and Path(f"{one}.part").stat().st_size > 2000 for one in outputs):
         assert time.monotonic() < until
         assert process.poll() is None
         time.sleep(0.05)
+
+
+def test_sigterm_finishes_every_output(config: Path, clip: Clip, tmp_path: Path, start: Start) -> None:
+    long = clip("long.mp4", frames=3000)
+    outputs = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    config.write_text(HEAD + table("a", long, outputs[0]) + table("b", long, outputs[1]))
+    process = start("run", "--config", config)
+    wait_for_data(process, outputs)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 143, said.decode()
     assert all(0 < len(times(one)) < 3000 for one in outputs)
+
+
+def test_a_stream_that_never_begins_does_not_hold_up_the_end(
+    config: Path, clip: Clip, tmp_path: Path, start: Start
+) -> None:
+    silent, out = tmp_path / "silent", tmp_path / "a.mp4"
+    os.mkfifo(silent)  # opening it waits for a writer, for ever
+    config.write_text(HEAD + table("a", clip("long.mp4", frames=3000), out) + table("b", silent, tmp_path / "b.mp4"))
+    process = start("run", "--config", config)
+    wait_for_data(process, [out])
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143, said.decode()
+    assert 0 < len(times(out)) < 3000
 
 
 class Slow:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -129,6 +130,29 @@ def test_nobody_there_is_one_line_without_the_password() -> None:
         open_sink(url, LIVE)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_target_that_comes_up_later_is_waited_for(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    listen: list[subprocess.Popen[str]] = []
+    later = threading.Timer(
+        1.0, lambda: listen.append(watch(f"rtsp://127.0.0.1:{port}/x", rtsp_flags="listen", listen_timeout="30"))
+    )
+    later.start()
+    with open_sink(f"rtsp://127.0.0.1:{port}/x", LIVE, wait=30) as sink:
+        sink.write(grey(7))
+    assert [mean for _, mean in seen(listen[0])] == pytest.approx([35], abs=3)
+    assert sum("waiting for it" in line for line in caplog.messages) == 1
+
+
+def test_waiting_for_a_target_can_be_ended() -> None:
+    stop = threading.Event()
+    threading.Timer(0.5, stop.set).start()
+    begin = time.monotonic()
+    with pytest.raises(OutputError, match="interrupted"):
+        open_sink(f"rtsp://127.0.0.1:{free_port()}/x", LIVE, wait=3600, stop=stop)
+    assert time.monotonic() - begin < 10
+    assert not psutil.Process().children()
 
 
 def test_a_target_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
