@@ -8,7 +8,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -26,7 +25,8 @@ OnLoss = Literal["hold", "slate", "pause", "stop"]
 ON_LOSS: tuple[OnLoss, ...] = ("hold", "slate", "pause", "stop")
 
 _LOOK_EVERY = 0.05  # seconds between two looks at ``stop`` and at the clock while no frame comes
-_GAP = Fraction(1, 2)  # seconds without a frame after which the network's past is no past any more
+_GAP = 0.5  # seconds without a frame after which the network's past is no past any more
+_INTERVALS = 4.0  # of the camera, if it is so slow that these are longer than a gap or a miss
 _HELD_PER_SECOND = 5  # pictures that stand in for a camera that is away; enough to keep readers of the output
 _MISSED = 1.0  # seconds without a frame before the first of them
 _REMEMBERED = 2048  # frame ages that the statistics look back on
@@ -105,7 +105,7 @@ class _Network:
             if cheaper is None
             else AdaptiveSession(ladder(derainer, cheaper), height, width, interval=lambda: source.interval)
         )
-        self._observer, self._rung = observer, 0
+        self._source, self._observer, self._rung = source, observer, 0
         self._before: tuple[int, int] | None = None  # connection and pts of the last frame
         self.resets = 0
 
@@ -113,7 +113,8 @@ class _Network:
         frame = captured.frame
         if self._before is not None:
             connection, pts = self._before
-            if captured.connection != connection or (frame.pts - pts) * frame.time_base > _GAP:
+            gap = float((frame.pts - pts) * frame.time_base)
+            if captured.connection != connection or gap > max(_GAP, _INTERVALS * self._source.interval):
                 self._session.reset()
                 self.resets += 1
         self._before = captured.connection, frame.pts
@@ -143,9 +144,10 @@ class _StandIn:
         now = time.monotonic()
         if self._shown is None or self._kind not in ("hold", "slate"):
             return None
-        if now - self._since < _MISSED:
+        missed = max(_MISSED, _INTERVALS * self._source.interval)
+        if now - self._since < missed:
             return None
-        self._since = now - _MISSED + 1 / _HELD_PER_SECOND
+        self._since = now - missed + 1 / _HELD_PER_SECOND
         pixels = self._shown.pixels
         if self._kind == "slate" and self._source.lost_for() > 0:
             if self._slate is None:

@@ -30,8 +30,8 @@ _GRACE = 10.0  # seconds beyond every time limit after which a reader counts as 
 _STUCK_AT_MOST = 3  # readers that are left behind in calls that never return
 _FASTEST = 240  # frames/s; what says more counts ticks, not pictures
 _ASSUMED_RATE = Fraction(25)
-_STEADY = 1.0  # seconds between two pictures beyond which that is an outage, not a rate
-_SMOOTH = 0.05  # weight of the newest interval in the running mean
+_SMOOTH = 0.1  # weight of the newest interval in the running mean
+_AT_MOST = 2.0  # times that mean, of one interval: a hiccup is no rate, and a camera that slows down is followed
 _PATIENCE = 0.5  # seconds that closing waits for the reader
 _TELL_EVERY = 60.0  # seconds between two lines about an outage that goes on
 
@@ -248,6 +248,8 @@ class LiveSource:
                 continue
             before = connection.damaged
             try:
+                if self._left(reader):
+                    return
                 for captured in self._captures(connection):
                     if self._left(reader):
                         return
@@ -290,8 +292,8 @@ class LiveSource:
             assert self._box is not None
             self.camera_frames += 1
             since, self._arrived = arrival.at - self._arrived, arrival.at
-            if since < _STEADY:
-                self._interval += _SMOOTH * (since - self._interval)
+            if self.camera_frames > 1:
+                self._interval += _SMOOTH * (min(since, _AT_MOST * self._interval) - self._interval)
             if self._observer is not None:
                 self._observer.camera_frame()
             frame = reader.read(picture, 0, TICK, None)

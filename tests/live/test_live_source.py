@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from streamderain.errors import InputError, StreamLostError
 from streamderain.frame import Frame
 from streamderain.observe import Observer
+from streamderain.video import live
 from streamderain.video.live import Captured, LiveOptions, LiveSource, open_live
 from tests.live.cameras import FakeCamera
 from tests.live.fake_camera import now_ms, read_stamp
@@ -229,6 +232,50 @@ def test_without_reconnecting_the_first_loss_is_the_end(camera: Make) -> None:
         made.tell("drop")
         with pytest.raises(StreamLostError, match="stream ended"):
             _take(source, 1000)
+
+
+def test_a_reader_that_no_time_limit_frees_is_left_behind(camera: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = camera()
+    release = threading.Event()
+    opening = live.Connection
+
+    class Hanging(opening):  # type: ignore[valid-type, misc]
+        hangs = False
+
+        def __init__(self, *arguments: Any, busy: Callable[[bool], None], **options: Any) -> None:
+            if Hanging.hangs:
+                Hanging.hangs = False
+                busy(True)
+                release.wait(30)  # a driver that does not come back
+            super().__init__(*arguments, busy=busy, **options)
+
+    monkeypatch.setattr(live, "Connection", Hanging)
+    monkeypatch.setattr(live, "_GRACE", 0.2)
+    try:
+        with open_live(made.url(), LiveOptions(read_timeout=0.5, open_timeout=0.8)) as source:
+            _take(source, 3)
+            Hanging.hangs = True
+            made.tell("drop")
+            after = _take(source, 6)[1:]
+            assert {captured.connection for captured in after} == {2}
+            release.set()  # it comes back after all, and keeps its hands off
+            _take(source, 20)
+            made.tell("drop")
+            assert _take(source, 6)[-1].connection == 3
+    finally:
+        release.set()
+
+
+def test_reconnecting_leaves_no_descriptors_behind(camera: Make) -> None:
+    made = camera()
+    with open_live(made.url(), QUICK) as source:
+        _take(source, 3)
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(5):
+            made.tell("drop")
+            _wait(lambda: source.reconnects > number, source)  # noqa: B023
+        _take(source, 3)
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_slow_consumer_gets_the_newest_and_is_told_what_it_missed(camera: Make) -> None:
