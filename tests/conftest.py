@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and read when torch is imported
@@ -37,6 +38,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if reason.split(":")[0] in _MUST_RUN:
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Engines go to a folder of the tests' own, and in this process ``auto`` takes PyTorch as it is: compiling each
+    small network for each small size would take longer than all else. Tests of backends name them; processes of their
+    own choose as they would anywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREAMDERAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("streamderain.runtime.backends._AUTO", {"cpu": ("eager",), "cuda": ("eager",)})
+        yield
 
 
 @pytest.fixture
