@@ -77,13 +77,13 @@ def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, 
 def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> int:
     """Compare every engine's files with what was built. Exits with 1 if one is damaged; a run builds it again."""
     cache = _cache(ctx, verbose=verbose, debug=debug)
-    findings = {entry: cache.verify(entry) for entry in cache.entries()}
+    findings = [(entry, cache.verify(entry)) for entry in cache.entries()]
     if as_json:
-        click.echo(json.dumps([{"digest": e.digest, "damage": d} for e, d in findings.items()], indent=2))
+        click.echo(json.dumps([{"digest": e.digest, "damage": d} for e, d in findings], indent=2))
     else:
-        for entry, damage in findings.items():
+        for entry, damage in findings:
             click.echo(f"{entry.digest}  {'whole' if damage is None else damage}")
-    return _DAMAGED if any(findings.values()) else 0
+    return _DAMAGED if any(damage is not None for _, damage in findings) else 0
 
 
 @engines_group.command("prune")

@@ -1,0 +1,150 @@
+"""``compile``, ``engines`` and ``run --build``: engines of the shipped network by OpenVINO, from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import pytest
+from click.testing import CliRunner
+
+from streamderain.cli.app import cli
+
+Clip = Callable[..., Path]
+COMPILE = ("compile", "fast", "--backend", "openvino", "--precision", "fp32", "--size", "64x48")
+
+
+def command(*arguments: object) -> click.testing.Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, click.testing.Result]:
+    """A cache with one engine in it, and what was said while it was built."""
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    folder = tmp_path_factory.mktemp("filled") / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREAMDERAIN_CACHE", str(folder))
+        return folder, command(*COMPILE)
+
+
+@pytest.fixture
+def cache(filled: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it for one test."""
+    folder = tmp_path / "cache"
+    shutil.copytree(filled[0], folder)
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(folder))
+    return folder
+
+
+def engine_in(cache: Path) -> Path:
+    (folder,) = (path for path in cache.iterdir() if path.is_dir())
+    return folder
+
+
+def test_compile_says_how_long_before_and_where_after(filled: tuple[Path, click.testing.Result]) -> None:
+    folder, result = filled
+    assert result.exit_code == 0, result.stderr
+    said = result.stderr.splitlines()
+    assert said[0] == "streamderain: 1 engine of fast on cpu, openvino, fp32"
+    assert said[1].startswith("streamderain: building the engine for fast at 64x48, openvino fp32: about ")
+    assert any("comparing with PyTorch" in line for line in said)
+    assert result.stdout.startswith("fast at 64x48, openvino fp32: built in ")
+    assert str(engine_in(folder)) in result.stdout
+
+
+def test_what_is_there_is_kept(cache: Path) -> None:
+    before = (engine_in(cache) / "manifest.json").read_bytes()
+    result = command(*COMPILE, "--json")
+    assert json.loads(result.stdout)[0]["built"] is False
+    assert (engine_in(cache) / "manifest.json").read_bytes() == before
+
+
+def test_a_recipe_is_a_command_line_and_options_overrule_it(cache: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('model = "fast"\nbackend = "openvino"\nprecision = "fp32"\nsizes = ["9999x9999"]\n')
+    result = command("compile", recipe, "--size", "61x45", "--json")
+    assert result.exit_code == 0, result.stderr
+    (line,) = json.loads(result.stdout)
+    assert line["engine"] == "fast at 64x48, openvino fp32", "padded to a multiple of eight, and so there already"
+    assert line["folder"] == str(engine_in(cache))
+
+
+def test_wrong_recipes_and_words_are_wrong_usage(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text("size = '1x1'\n")
+    for arguments, told in (
+        ((tmp_path / "wrong.toml",), "size, which is none of"),
+        ((tmp_path / "nowhere.toml",), "cannot read the recipe"),
+        (("fast", "--size", "wide"), "'wide' is not a size"),
+        (("fast", "--backend", "abacus"), "abacus"),
+        (("fast", "--compute-capability", "8.6", "--backend", "openvino"), "--compute-capability is for"),
+        (("fast", "--compute-capability", "9.0"), "does not build for compute capability 9.0"),
+    ):
+        result = command("compile", *arguments)
+        assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_model_with_nothing_to_compile_says_so(cache: Path) -> None:
+    result = command("compile", "identity", "--size", "64x48")
+    assert result.exit_code == 5
+    assert "nothing to compile: identity runs here on eager" in result.stderr
+
+
+def test_list_show_and_verify(cache: Path) -> None:
+    digest = engine_in(cache).name
+    listed = command("engines", "list").stdout
+    assert digest in listed
+    assert "fast 64x48 openvino fp32 cpu" in listed
+    shown = command("engines", "show", digest[:6]).stdout
+    for words in ("openvino", "64x48", "mean error to PyTorch", "built in", "last used", "network.bin"):
+        assert words in shown
+    assert json.loads(command("engines", "show", digest, "--json").stdout)["manifest"]["model"] == "fast"
+    assert json.loads(command("engines", "list", "--json").stdout)[0]["digest"] == digest
+    whole = command("engines", "verify")
+    assert (whole.exit_code, whole.stdout) == (0, f"{digest}  whole\n")
+    (engine_in(cache) / "network.bin").write_bytes(b"")
+    broken = command("engines", "verify")
+    assert broken.exit_code == 1
+    assert "has 0 bytes of network.bin" in broken.stdout
+    assert command("engines", "show", "zzz").exit_code == 5
+
+
+def test_prune_keeps_what_fits(cache: Path) -> None:
+    assert "0 engines removed, 0 B; 1 engine left" in command("engines", "prune").stdout
+    assert "0 engines removed" in command("engines", "prune", "--max-size", "1GB").stdout
+    assert command("engines", "prune", "--max-size", "1GB", "--all").exit_code == 2
+    assert command("engines", "prune", "--max-size", "lots").exit_code == 2
+    assert "1 engine removed" in command("engines", "prune", "--max-size", "1kB").stdout
+    assert "0 engines, 0 B" in command("engines", "list").stdout
+
+
+def test_run_takes_the_engine_and_says_so(cache: Path, clip: Clip, tmp_path: Path) -> None:
+    arguments = ("--backend", "openvino", "--precision", "fp32", "--build", "never", "--log-format", "json")
+    result = command("run", clip(), tmp_path / "out.mp4", *arguments)
+    assert result.exit_code == 0, result.stderr
+    start = json.loads(result.stderr.splitlines()[0])
+    assert (start["event"], start["backend"], start["precision"]) == ("start", "openvino", "fp32")
+
+
+@pytest.mark.usefixtures("cache")
+def test_run_may_not_build_and_names_the_command_that_does(clip: Clip, tmp_path: Path) -> None:
+    rainy, out = clip(width=80), tmp_path / "out.mp4"
+    result = command("run", rainy, out, "--backend", "openvino", "--precision", "fp32", "--build", "never")
+    assert result.exit_code == 5
+    (line,) = result.stderr.splitlines()
+    assert "streamderain compile fast --size 80x48 --backend openvino --precision fp32" in line
+    assert not list(tmp_path.glob("out*")), "nothing was begun"
+
+
+def test_doctor_tells_what_auto_takes_and_what_the_cache_holds(cache: Path, start: Any) -> None:
+    out, _ = start("doctor", "--json").communicate(timeout=120)
+    found = {finding["name"]: finding for finding in json.loads(out)["findings"]}
+    assert "1 engine, " in found["cache folder"]["detail"]
+    assert str(cache) in found["cache folder"]["detail"]
+    chosen = [name for name, finding in found.items() if "what auto takes" in finding["detail"]]
+    assert chosen == ["backend openvino"] or "cuda" in found[chosen[0]]["detail"]
