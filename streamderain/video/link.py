@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -18,13 +17,14 @@ from typing import Any
 
 from streamderain.errors import OutputError
 from streamderain.video import ffmpeg, relay
+from streamderain.video.reconnect import Backoff
 
 _LOG = logging.getLogger("streamderain.publish")
 _RELAY = Path(relay.__file__)
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds between two attempts
 _LOOK_EVERY = 0.1  # seconds between two looks at ``stop``
+_LASTED = 5.0  # seconds after which a connection was a good one
 _FINISH = 5.0  # seconds that the last packets may take
-_MOST_PACKETS = 64
+_MOST_PACKETS = 30  # a second or so: more would only make the picture old
 _MOST_BYTES = 16 << 20
 
 
@@ -57,7 +57,7 @@ class Link:
         self._connected = self._ending = self._finished = False
         self._was_connected = self._aborted = False
         self._needs_key = True
-        self._give_up = 0.0
+        self._give_up = self._connected_at = 0.0
         self._error: OutputError | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._work, name="streamderain-publish", daemon=True)
@@ -150,7 +150,7 @@ class Link:
     # ---- the thread
 
     def _work(self) -> None:
-        wait, told = _FIRST_WAIT, False
+        backoff, told = Backoff(), False
         try:
             while True:
                 reason = self._serve()
@@ -168,7 +168,8 @@ class Link:
                     if self._ending:
                         return
                 if had:
-                    wait = _FIRST_WAIT
+                    if time.monotonic() - self._connected_at > _LASTED:
+                        backoff.reset()  # not for one that takes every connection and drops it
                     _LOG.warning("%s is lost: %s; trying again", self._name, reason)
                 elif waiting and not told:
                     _LOG.warning("%s cannot be reached: %s; waiting for it", self._name, reason)
@@ -176,10 +177,9 @@ class Link:
                 else:
                     _LOG.info("%s: %s", self._name, reason)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._ending, wait * random.uniform(0.8, 1.2))
+                    self._changed.wait_for(lambda: self._ending, backoff.next())
                     if self._ending:
                         return
-                wait = min(2 * wait, _LONGEST_WAIT)
         finally:
             with self._changed:
                 self._finished = True
@@ -231,6 +231,7 @@ class Link:
                 self.reconnects += 1
                 _LOG.warning("%s is back", self._name)
             self._connected = self._was_connected = True
+            self._connected_at = time.monotonic()
             self._changed.notify_all()
 
     def _next(self) -> bytes | None:
