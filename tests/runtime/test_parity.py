@@ -1,0 +1,96 @@
+"""Every engine gives PyTorch's pictures, through steps that feed on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from streamderain.networks import State
+from streamderain.runtime import EagerEngine, Job, backend_of, compare, engine_for
+from streamderain.runtime.eager import BACKEND as EAGER
+from streamderain.runtime.parity import moving_texture
+from streamderain.session import job_for
+
+MakeJob = Callable[..., Job]
+STEPS = 12
+CPU = torch.device("cpu")
+
+
+class Dimmed(EagerEngine):
+    """An engine that is wrong by a known amount, and more at each step."""
+
+    def step(self, rainy: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        self.steps = getattr(self, "steps", 0) + 1
+        clean, rest = super().step(rainy, state)
+        return clean - 0.01 * self.steps, rest
+
+
+def test_an_engine_is_at_parity_with_itself(make_job: MakeJob) -> None:
+    engine = EAGER.load(make_job(), Path())
+    parity = compare(engine, engine, moving_texture(48, 64, 3))
+    assert (parity.max_error, parity.mean_error, parity.last_error, parity.psnr_drop) == (0, 0, 0, None)
+
+
+def test_errors_drift_and_lost_quality_are_measured(make_job: MakeJob) -> None:
+    job = make_job()
+    reference = EAGER.load(job, Path())
+    wrong = Dimmed(job.network, job.height, job.width, CPU, torch.float32)
+    frames = list(moving_texture(48, 64, 4))
+    truth = [torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    parity = compare(wrong, reference, frames, truth=truth)
+    assert parity.max_error == pytest.approx(0.04, abs=1e-5)
+    assert parity.mean_error == pytest.approx(0.025, abs=1e-5)
+    assert parity.last_error == pytest.approx(0.04, abs=1e-5)
+    assert parity.steps == 4
+    with torch.inference_mode():
+        clean = torch.cat([reference.step(frame, ())[0] for frame in frames])
+    dimmed = clean - 0.01 * torch.arange(1, 5)[:, None, None, None]
+    before, after = (peak_signal_noise_ratio(c, torch.cat(truth), data_range=1.0) for c in (clean, dimmed))
+    assert parity.psnr_drop == pytest.approx(float(before - after), abs=1e-3)
+
+
+def test_without_frames_there_is_nothing_to_compare(make_job: MakeJob) -> None:
+    engine = EAGER.load(make_job(), Path())
+    with pytest.raises(ValueError, match="no frames"):
+        compare(engine, engine, [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("openvino"),
+        pytest.param("inductor", marks=pytest.mark.slow),  # a minute of C++
+    ],
+)
+def test_the_shipped_network_compiled_gives_the_same_and_does_not_drift(name: str) -> None:
+    backend = backend_of(name)
+    if (missing := backend.missing(CPU)) is not None:
+        pytest.skip(missing)
+    job = replace(job_for("fast"), height=48, width=64)
+    parity = compare(engine_for(backend, job), EAGER.load(job, Path()), moving_texture(48, 64, STEPS))
+    assert parity.steps == STEPS
+    assert parity.max_error < 2e-3
+    assert parity.mean_error < 1e-4
+    assert parity.last_error < 3 * parity.mean_error + 1e-6
+    moved = list(moving_texture(48, 64, 2))
+    assert (moved[0] - moved[1]).abs().mean() > 0.01, "a clip that stands still would prove little"
+
+
+@pytest.mark.slow
+def test_an_inductor_package_holds_no_pickle(tmp_path: Path, make_job: MakeJob) -> None:
+    import zipfile
+
+    job = make_job()
+    backend = backend_of("inductor")
+    backend.build(job, tmp_path, progress=lambda stage: None)
+    with zipfile.ZipFile(tmp_path / "network.pt2") as package:
+        kinds = {Path(name).suffix for name in package.namelist()}
+        starts = [package.read(name)[:2] for name in package.namelist()]
+    assert not kinds & {".pkl", ".pt", ".pickle"}
+    assert b"\x80\x02" not in starts
+    assert b"\x80\x04" not in starts
