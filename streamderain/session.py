@@ -93,6 +93,10 @@ class Derainer:
             engine = self._engine(*padded)
         return Session(engine, height, width)
 
+    def engine(self, height: int, width: int) -> Engine:
+        """What runs the network for frames of this size, by itself: to time it, to compare it. Raises as `prepare`."""
+        return self._engine(*self._padded(height, width))
+
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         if height < 1 or width < 1:
             raise ValueError(f"frames must be at least 1x1, got {width}x{height}")

@@ -154,6 +154,17 @@ def _publish(args: argparse.Namespace) -> None:
     save_checkpoint(args.out, module, spec, origin, half=True)
 
 
+def _calibrate(args: argparse.Namespace) -> None:
+    from training.calibrate import MOST_LOST, calibrate_weights
+
+    result = calibrate_weights(
+        _clip_recipe(args.recipe), args.weights, args.data, args.out, clips=args.clips, frames=args.frames
+    )
+    print(json.dumps({**asdict(result), "lost": round(result.lost, 3)}, indent=2))
+    if result.lost > MOST_LOST:
+        raise SystemExit(f"int8 costs {result.lost:.2f} dB, more than {MOST_LOST}: {args.out} is without calibration")
+
+
 def _synthesise(args: argparse.Namespace) -> None:
     from streamderain.video import open_sink, open_source
     from training.rain import sample_style
@@ -287,6 +298,15 @@ def main() -> None:
     publish.add_argument("--scores", type=Path, required=True, help="what `evaluate --json` wrote")
     publish.add_argument("--out", type=Path, required=True)
     publish.set_defaults(run_command=_publish)
+
+    calibrate = commands.add_parser("calibrate", help="find how to round weights for int8; writes both into one file")
+    calibrate.add_argument("recipe", type=Path, help="names the data and its split")
+    calibrate.add_argument("--weights", type=Path, required=True)
+    calibrate.add_argument("--data", type=Path, required=True)
+    calibrate.add_argument("--out", type=Path, required=True)
+    calibrate.add_argument("--clips", type=int, default=16, help="clips of the training part to look at")
+    calibrate.add_argument("--frames", type=int, default=10, help="frames of each")
+    calibrate.set_defaults(run_command=_calibrate)
 
     synthesise = commands.add_parser("synthesise", help="render rain over a clean clip")
     synthesise.add_argument("clip")

@@ -23,6 +23,7 @@ _COMMANDS = {
     "run": ("streamderain.cli.run", "run_command"),
     "compile": ("streamderain.cli.compile", "compile_command"),
     "engines": ("streamderain.cli.engines", "engines_group"),
+    "bench": ("streamderain.cli.bench", "bench_command"),
     "probe": ("streamderain.cli.probe", "probe_command"),
     "models": ("streamderain.cli.models", "models_group"),
     "doctor": ("streamderain.cli.doctor", "doctor_command"),

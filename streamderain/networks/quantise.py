@@ -7,11 +7,12 @@ needs the data that its ranges were found on, nor a library that finds them (`py
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -29,18 +30,40 @@ _BYTE = 255
 
 
 @dataclass(frozen=True, slots=True)
+class Rounding:
+    """How one convolution is rounded.
+
+    Attributes:
+        low, high: the least and the greatest value of the input that are told apart, ``low`` at most 0; after
+            division by ``scales``. 256 steps between them, one of them exactly 0.
+        scales: what each input channel is divided by before it is rounded, and its weights multiplied by; none: 1.
+            Channels of one tensor share their steps, and without this the loud ones would leave the quiet ones few.
+        shift: what is added to the bias, for each output channel: what rounding does to the mean.
+        weights: the weights in their steps, -127..127, where they are not to be rounded to nearest: base64 of bytes in
+            the order of the tensor.
+    """
+
+    low: float
+    high: float
+    scales: tuple[float, ...] = ()
+    shift: tuple[float, ...] = ()
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.low <= 0.0 < self.high:
+            raise ValueError(f"a range must reach from at most 0 to above it, got {self.low}, {self.high}")
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """How a network's convolutions are rounded. Travels in the header of the weights that it was measured on.
 
     Attributes:
-        ranges: name of a convolution -> the least and the greatest value of its input that is told apart. Inputs that
-            are never negative are rounded to 0..255, others to -127..127. A convolution without one stays in float32.
-        shifts: name of a convolution -> what is added to its bias, a channel each: the mean error of rounding.
-        measured_on: what the ranges were found on, for people.
+        roundings: by the name of the convolution; one that is not there stays in float32.
+        measured_on: what they were found on, for people.
     """
 
-    ranges: Mapping[str, tuple[float, float]]
-    shifts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    roundings: Mapping[str, Rounding]
     measured_on: str = ""
 
     def digest(self) -> str:
@@ -48,22 +71,18 @@ class Calibration:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        data = {
-            "ranges": {name: list(pair) for name, pair in self.ranges.items()},
-            "shifts": {name: list(values) for name, values in self.shifts.items()},
-            "measured_on": self.measured_on,
-        }
-        return json.dumps(data, sort_keys=True)
+        roundings = {name: asdict(rounding) for name, rounding in self.roundings.items()}
+        return json.dumps({"roundings": roundings, "measured_on": self.measured_on}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:
-        """Raises: ValueError, KeyError, TypeError where the text is no calibration."""
+        """Raises: ValueError, KeyError, TypeError, AttributeError where the text is no calibration."""
         data = json.loads(text)
-        return cls(
-            ranges={name: (float(low), float(high)) for name, (low, high) in data["ranges"].items()},
-            shifts={name: tuple(float(v) for v in values) for name, values in data.get("shifts", {}).items()},
-            measured_on=str(data.get("measured_on", "")),
-        )
+        roundings = {}
+        for name, values in data["roundings"].items():
+            lists = {key: tuple(float(v) for v in values[key]) for key in ("scales", "shift")}
+            roundings[name] = Rounding(float(values["low"]), float(values["high"]), **lists, weights=values["weights"])
+        return cls(roundings, str(data["measured_on"]))
 
 
 def calibration_of(model: str | Path) -> Calibration | None:
@@ -122,13 +141,20 @@ def quantised(network: nn.Module, calibration: Calibration) -> nn.Module:
     """
     rounded = copy.deepcopy(network).eval()
     there = convolutions(rounded)
-    if unknown := sorted({*calibration.ranges, *calibration.shifts} - there.keys()):
+    if unknown := sorted(calibration.roundings.keys() - there.keys()):
         raise ModelError(f"the int8 calibration is of another network: it has no convolutions {unknown}")
-    for name, span in calibration.ranges.items():
+    for name, rounding in calibration.roundings.items():
         parent, _, child = name.rpartition(".")
-        shift = calibration.shifts.get(name)
-        setattr(rounded.get_submodule(parent), child, QuantisedConv2d(there[name], span, shift))
+        try:
+            setattr(rounded.get_submodule(parent), child, QuantisedConv2d(there[name], rounding))
+        except ValueError as error:
+            raise ModelError(f"the int8 calibration is of another network: {name}: {error}") from error
     return rounded
+
+
+def weight_steps(weight: Tensor) -> Tensor:
+    """[O, I, h, w] -> the size of one step for each output channel, [O]; of a channel of zeros, any."""
+    return weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / _LEVELS
 
 
 class QuantisedConv2d(nn.Module):
@@ -136,48 +162,58 @@ class QuantisedConv2d(nn.Module):
 
     Args:
         conv: with its weights, which are taken over.
-        span: the least and the greatest value of the input.
-        shift: added to the bias, one for each output channel.
 
     Raises:
-        ValueError: if the span holds nothing, or there are other than ``conv.out_channels`` shifts.
+        ValueError: if the rounding holds other than a scale for each input channel, a shift for each output channel,
+            or a byte for each weight.
     """
 
-    def __init__(self, conv: nn.Conv2d, span: tuple[float, float], shift: tuple[float, ...] | None = None) -> None:
+    def __init__(self, conv: nn.Conv2d, rounding: Rounding) -> None:
         super().__init__()
-        low, high = span
-        if not low <= 0.0 < high:
-            raise ValueError(f"a range must reach from at most 0 to above it, got {span}")
-        if shift is not None and len(shift) != conv.out_channels:
-            raise ValueError(f"there must be {conv.out_channels} shifts, got {len(shift)}")
-        self._least, self._greatest = (0, _BYTE) if low == 0.0 else (-_LEVELS, _LEVELS)
-        self._step = max(high, -low) / self._greatest
+        self._step = (rounding.high - rounding.low) / _BYTE
+        self._zero = round(-rounding.low / self._step)
         self._stride, self._padding = conv.stride, conv.padding
         self._dilation, self._groups = conv.dilation, conv.groups
         weight = conv.weight.detach()
         bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+        self.inverse_scales: Tensor | None = None
+        if rounding.scales:
+            _check_length("scales", len(rounding.scales), weight.shape[1])
+            scales = torch.tensor(rounding.scales).view(1, -1, 1, 1)
+            weight = weight * scales
+            self.inverse_scales = nn.Parameter(1 / scales, requires_grad=False)
+        if rounding.shift:
+            _check_length("shifts", len(rounding.shift), conv.out_channels)
+            bias = bias + torch.tensor(rounding.shift)
+        self.weight_step = nn.Parameter(weight_steps(weight), requires_grad=False)
+        self.weight_zero = nn.Parameter(torch.zeros(conv.out_channels, dtype=torch.int32), requires_grad=False)
+        if rounding.weights:
+            stored = base64.b64decode(rounding.weights, validate=True)
+            _check_length("weights", len(stored), weight.numel())
+            weight = torch.frombuffer(bytearray(stored), dtype=torch.int8).view(weight.shape) * self.weight_step.view(
+                -1, 1, 1, 1
+            )
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(bias if shift is None else bias + torch.tensor(shift), requires_grad=False)
-        # A channel of zeros has any step.
-        self.register_buffer("weight_step", weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / _LEVELS)
-        self.register_buffer("weight_zero", torch.zeros(conv.out_channels, dtype=torch.int32))
+        self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.fake_quantize_per_tensor_affine(x, self._step, 0, self._least, self._greatest)
+        if self.inverse_scales is not None:
+            x = x * self.inverse_scales
+        x = torch.fake_quantize_per_tensor_affine(x, self._step, self._zero, 0, _BYTE)
         weight = torch.fake_quantize_per_channel_affine(
-            self.weight,
-            self.weight_step,  # type: ignore[arg-type]
-            self.weight_zero,  # type: ignore[arg-type]
-            0,
-            -_LEVELS,
-            _LEVELS,
+            self.weight, self.weight_step, self.weight_zero, 0, -_LEVELS, _LEVELS
         )
         return F.conv2d(
             x,
             weight,
             self.bias,
             self._stride,
-            self._padding,  # type: ignore[arg-type]
+            self._padding,  # type: ignore[arg-type]  # never a word here
             self._dilation,
             self._groups,
         )
+
+
+def _check_length(what: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(f"there must be {expected} {what}, got {found}")

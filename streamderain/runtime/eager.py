@@ -35,6 +35,11 @@ class EagerEngine:
         clean, *rest = self._module(rainy, *self._alignment.lay(rainy, state, motion))
         return clean, tuple(rest)
 
+    def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        """`step` without the alignment: the network alone, on the state as it lies. To time it."""
+        clean, *rest = self._module(rainy, *state)
+        return clean, tuple(rest)
+
 
 class EagerBackend:
     """Builds nothing and is always there."""

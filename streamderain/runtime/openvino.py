@@ -72,7 +72,10 @@ class OpenVINOEngine:
         return self._alignment.find(rainy, previous)
 
     def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
-        state = self._alignment.lay(rainy, state, motion)
+        return self.infer(rainy, self._alignment.lay(rainy, state, motion))
+
+    def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        """`step` without the alignment: the network alone, on the state as it lies."""
         inputs = tuple(part.contiguous() for part in (rainy, *state))
         # Fresh ones each time: they become the next state, and who was given one may keep it.
         outputs = tuple(torch.empty(shape) for shape in self._shapes)

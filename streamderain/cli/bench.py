@@ -1,0 +1,155 @@
+"""``streamderain bench``: how fast it is on this machine, and one backend beside another."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamderain.cli.options import Size, talk_options, usage_errors
+from streamderain.cli.report import Reporter
+
+if TYPE_CHECKING:
+    from streamderain.bench import Timing
+    from streamderain.session import Derainer
+
+_EXAMPLES = """\b
+Examples:
+  streamderain bench
+  streamderain bench fast --size 1920x1080 --encode
+  streamderain bench fast --network-only --backend openvino --precision int8 --vs eager
+  streamderain bench fast --input rainy.mp4 --output clear.mp4 --json"""
+
+
+@click.command("bench", epilog=_EXAMPLES)
+@click.argument("model", default="fast")
+@click.option("--size", type=Size(), metavar="WxH", help="Of the clip that is made up.  [default: 1280x720]")
+@click.option("--frames", type=click.IntRange(min=1), help="In each round.  [default: 100]")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="The median one counts.")
+@click.option("--input", "clip", metavar="FILE", help="A video of yours in place of the clip that is made up.")
+@click.option("--output", "out", metavar="FILE", help="Where the result goes.  [default: null:]")
+@click.option("--encode", is_flag=True, help="Encode to a file that is thrown away.")
+@click.option("--network-only", is_flag=True, help="No decoder, no alignment, no encoder.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
+@click.option("--backend", default="auto", show_default=True, help="auto, or one that `doctor` lists.")
+@click.option("--vs", metavar="BACKEND[:PRECISION]", help="Time this one too, taking turns, and tell the ratio.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU, for the network.  [default: PyTorch's choice]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@talk_options
+@click.pass_context
+def bench_command(
+    ctx: click.Context,
+    /,
+    model: str,
+    size: tuple[int, int] | None,
+    frames: int | None,
+    rounds: int,
+    clip: str | None,
+    out: str | None,
+    encode: bool,
+    network_only: bool,
+    device: str,
+    precision: str,
+    backend: str,
+    vs: str | None,
+    threads: int | None,
+    as_json: bool,
+    verbose: bool,
+    debug: bool,
+) -> None:
+    """Time MODEL, a name of `models list` or a file of weights, from a decoded file to a sink.
+
+    A frame's age is the time from its being decoded to its being handed to the sink. The stages overlap: what a stage
+    was at work is not what it kept others waiting.
+    """
+    _refuse(ctx, network_only=network_only, clip=clip, out=out, encode=encode, size=size)
+    reporter = Reporter(verbose=verbose, debug=debug)
+    reporter.attach(ctx)
+    import torch
+
+    from streamderain.bench import machine, peak_memory, ratio, time_network, time_pipeline, write_clip
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    derainers = [_derainer(model, device, backend, precision)]
+    if vs is not None:
+        other, _, words = vs.partition(":")
+        derainers.append(_derainer(model, device, other, words or "auto"))
+    width, height = size or (1280, 720)
+    with ExitStack() as stack:
+        if network_only:
+            clip = "texture"
+            timings = time_network(derainers, width=width, height=height, frames=frames or 100, rounds=rounds)
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamderain-")))
+            if clip is None:
+                reporter.say("progress", f"… making a clip of {width}x{height}")
+                clip = str(write_clip(folder / "clip.mp4", width=width, height=height, frames=frames or 100))
+            target = out if out is not None else str(folder / "out.mp4") if encode else "null:"
+            with usage_errors():
+                timings = time_pipeline(derainers, clip, target, frames=frames, rounds=rounds)
+    result: dict[str, Any] = {
+        "model": model,
+        "size": None if clip is not None and size is None and not network_only else f"{width}x{height}",
+        "network_only": network_only,
+        "encode": encode or out is not None,
+        **timings[0].to_json(),
+        "peak_memory_mib": peak_memory(),
+        "machine": machine(),
+    }
+    if vs is not None:
+        result["vs"] = timings[1].to_json()
+        result["ratio"] = ratio(timings[0], timings[1])
+    click.echo(json.dumps(result, indent=2) if as_json else _table(result, timings))
+
+
+def _refuse(ctx: click.Context, *, network_only: bool, **given: object) -> None:
+    """Options that say nothing together."""
+    if network_only:
+        for name in ("clip", "out", "encode"):
+            if given[name]:
+                flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
+                raise click.UsageError(f"{flag} and --network-only exclude each other", ctx=ctx)
+    if given["out"] and given["encode"]:
+        raise click.UsageError("--output and --encode exclude each other", ctx=ctx)
+    if given["clip"] and given["size"]:
+        raise click.UsageError("--size is of a clip that is made up, and --input is one", ctx=ctx)
+
+
+def _derainer(model: str, device: str, backend: str, precision: str) -> Derainer:
+    from streamderain.session import Derainer
+
+    with usage_errors():
+        return Derainer(model, device=device, backend=backend, precision=precision)
+
+
+def _table(result: dict[str, Any], timings: tuple[Timing, ...]) -> str:
+    """One row a model; every figure of it is in the JSON too."""
+    stages = list(dict.fromkeys(name for timing in timings for name in timing.stage_ms))
+    ages = list(timings[0].age_ms)
+    head = ["", "frames/s", *(f"{name} ms" for name in stages), *(f"age {name} ms" for name in ages)]
+    rows = [head]
+    for timing in timings:
+        cells = [f"{timing.stage_ms[name]:.1f}" if name in timing.stage_ms else "" for name in stages]
+        rows.append([timing.what, f"{timing.fps:.2f}", *cells, *(f"{timing.age_ms[name]:.1f}" for name in ages)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    if "ratio" in result:
+        lines.append(f"{timings[0].what} is {result['ratio']:.2f} times as fast as {timings[1].what}")
+    peaks = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in result["peak_memory_mib"].items())
+    where = result["machine"]
+    lines.append(
+        f"peak memory: {peaks}; {where['cores']} cores, {where['torch_threads']} threads, load {where['load']}"
+    )
+    return "\n".join(lines)
