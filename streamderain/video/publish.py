@@ -188,7 +188,6 @@ def open_publisher(
         "time_base": [_TICK.numerator, _TICK.denominator],
         "open_timeout": 0.0 if listening else _OPEN_TIMEOUT,
         "write_timeout": _WRITE_TIMEOUT,
-        "repeat_headers": muxer == "mpegts",
     }
     link = Link(ask, clip, name=name, keep_trying=info.live)
     paced = not info.live and muxer in _PACED and not url.lower().startswith("tcp:")

@@ -24,7 +24,6 @@ from typing import Any, BinaryIO
 import av
 import av.error
 import av.logging
-from av.bitstream import BitStreamFilterContext
 
 HEAD = struct.Struct(">cI")
 PACKET = struct.Struct(">qqq?")
@@ -42,12 +41,9 @@ def main() -> int:
     try:
         _alarm(ask["open_timeout"])
         with av.open(io.BytesIO(clip)) as template:
-            pattern = template.streams.video[0]
-            # Who tunes in to a stream without a beginning needs the codec's headers again and again.
-            headers = BitStreamFilterContext("dump_extra=freq=keyframe", pattern) if ask["repeat_headers"] else None
-            out, stream = _open(ask, pattern)
+            out, stream = _open(ask, template.streams.video[0])
         _say(words, event="connected")
-        _relay(messages, out, stream, ask, headers)
+        _relay(messages, out, stream, ask)
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         _say(words, event="failed", reason=reason, log="".join(getattr(error, "__notes__", ())))
@@ -73,7 +69,7 @@ def _open(ask: dict[str, Any], pattern: Any) -> tuple[Any, Any]:
     return out, stream
 
 
-def _relay(messages: BinaryIO, out: Any, stream: Any, ask: dict[str, Any], headers: Any) -> None:
+def _relay(messages: BinaryIO, out: Any, stream: Any, ask: dict[str, Any]) -> None:
     time_base = Fraction(*ask["time_base"])
     _alarm(0)
     while (message := _read(messages)) is not None:
@@ -83,10 +79,9 @@ def _relay(messages: BinaryIO, out: Any, stream: Any, ask: dict[str, Any], heade
         packet = av.Packet(body[PACKET.size :])
         packet.pts, packet.dts, packet.duration, packet.is_keyframe = PACKET.unpack_from(body)
         packet.time_base = time_base
+        packet.stream = stream
         _alarm(ask["write_timeout"])
-        for whole in headers.filter(packet) if headers is not None else (packet,):
-            whole.stream = stream
-            out.mux(whole)
+        out.mux(packet)
         _alarm(0)
     _alarm(ask["write_timeout"])
     out.close()

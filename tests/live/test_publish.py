@@ -190,7 +190,7 @@ def test_live_connects_again_and_begins_with_a_key_frame(watch: Watch) -> None:
     first = watch(url, **listen)
     await_listener(port)
     second: subprocess.Popen[str] | None = None
-    with open_sink(url, LIVE, options={"g": "1000"}) as sink:
+    with open_sink(url, LIVE, options={"g": "1000", "sc_threshold": "0"}) as sink:
         index, after = 0, 0
         while after < 20:
             sink.write(grey(index % 50, at=index))

@@ -104,7 +104,7 @@ def test_no_such_place(recorder: Recorder) -> None:
 
 def test_a_server_that_is_killed_gets_the_stream_again(recorder: Recorder) -> None:
     index = 0
-    with open_sink(recorder.url(), LIVE, options={"g": "1000"}) as sink:
+    with open_sink(recorder.url(), LIVE, options={"g": "1000", "sc_threshold": "0"}) as sink:
         for _ in range(3):
             before = len(recorder.means())
             recorder.stop()
