@@ -193,8 +193,8 @@ def run_command(
 
     INPUT is a video file, a camera or stream (rtsp://, /dev/video0 and others), an image sequence (f%05d.png), - for
     stdin, or pictures: a folder, a glob or a single one, each derained by itself. OUTPUT is a file, a playlist
-    (out.m3u8), an image sequence, a folder for pictures, a stream to send (rtsp://, rtmp://, udp://, tcp://), - for
-    stdout, or null:.
+    (out.m3u8), an image sequence, a folder for pictures, a stream to send (rtsp://, rtmp://, udp://, tcp://), a
+    window (display:), - for stdout, or null:. With --config, both stand in the file.
 
     Frame times, colours, sound, subtitles, chapters and rotation are kept. The video is written as OUT.part and gets
     its name when it is whole.
