@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from streamderain import __version__
 from streamderain.runtime.backend import Backend, Job
 
 NAME = "manifest.json"
@@ -80,12 +81,24 @@ def key_of(backend: Backend, job: Job) -> dict[str, str]:
         "size": f"{job.width}x{job.height}",
         "precision": job.precision,
         "device": job.device.type if job.target is None else "cuda",
-        "streamderain": __version__,
+        "code": _code_of(type(backend).__module__),
         "torch": torch.__version__.partition("+")[0],  # built for whichever CUDA: the hardware is an option
     }
     key |= {f"version of {name}": version for name, version in backend.versions().items()}
     key |= {f"option {name}": value for name, value in backend.options(job).items()}
     return key
+
+
+@cache
+def _code_of(backend: str) -> str:
+    """sha256 of the sources that a graph comes from: the networks, the preprocessing, the backend's own module."""
+    here = Path(__file__).parent
+    sources = [here / "step.py", *(here.parent / "networks").glob("*.py"), *(here.parent / "preprocess").glob("*.py")]
+    sources.append(Path(getattr(sys.modules[backend], "__file__", None) or here / "backend.py"))
+    every = hashlib.sha256()
+    for path in sorted(sources):
+        every.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return every.hexdigest()
 
 
 def digest_of(key: Mapping[str, str]) -> str:
