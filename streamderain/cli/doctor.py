@@ -22,7 +22,7 @@ State = Literal["ok", "missing", "broken"]
 _MARKS = {"ok": "✓", "missing": "–", "broken": "✗"}
 
 # The module that is looked for, not imported, and how to get it.
-_OPTIONAL = (("OpenCV", "cv2", "pip install opencv-python-headless; only the tests and examples use it"),)
+_OPTIONAL = (("OpenCV", "cv2", "pip install 'streamderain[display]'; for display:, the tests and an example"),)
 _ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "h264_nvenc", "hevc_nvenc", "av1_nvenc")
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "mjpeg", "h264_cuvid", "hevc_cuvid")
 _NEEDS_GPU = ("_nvenc", "_cuvid")
