@@ -12,11 +12,11 @@ _JITTER = 0.25  # of the wait, which is up to so much shorter
 # An outage of less than a minute (a cable, a switch, a camera that restarts) is over within two seconds of the camera's
 # return: until then no wait is longer than this. One attempt a second is no burden to anybody.
 _SHORT_OUTAGE = 60.0
-_LONGEST_IN_SHORT = 1.5
+_LONGEST_IN_SHORT = 1.0
 
 
 class Backoff:
-    """Seconds to wait before each attempt: 0, then 0.5 growing to 1.5, and after a minute to 10; shaken by chance.
+    """Seconds to wait before each attempt: 0, then 0.5 growing to 1, and after a minute to 10; shaken by chance.
 
     Args:
         chance: a number in 0..1 for each wait; for tests.
