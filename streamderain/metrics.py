@@ -51,10 +51,13 @@ def exposition(snapshots: Sequence[Snapshot]) -> str:
 
 
 def ill(snapshot: Snapshot, *, idle: float = _IDLE) -> str | None:
-    """What is wrong with the stream: it is lost, or gave no frame for ``idle`` seconds; None if nothing is."""
+    """What is wrong with the stream: it is lost, or gave no frame for ``idle`` seconds; None if nothing is.
+
+    A stream that has come to its end is well.
+    """
     if snapshot.state == "lost":
         return "the stream is lost"
-    if snapshot.idle_seconds > idle:
+    if not snapshot.ended and snapshot.idle_seconds > idle:
         return f"no frame for {snapshot.idle_seconds:.1f} s"
     return None
 

@@ -37,6 +37,7 @@ class Snapshot:
         name, about: the stream's, as given to the `Observer`.
         state: "connecting" until the first frame and while the source is being opened again, "up" while frames come,
             "lost" when nobody tries any longer.
+        ended: no more frames will come; where the state is not "lost", all went well.
         up_seconds: since the `Observer` was made.
         camera_frames: that came from the source. processed_frames: that went through the network.
         skipped: camera frames that were not processed, because newer ones were there or they were too old.
@@ -52,6 +53,7 @@ class Snapshot:
     name: str
     about: dict[str, str]
     state: StreamState
+    ended: bool
     up_seconds: float
     camera_frames: int
     processed_frames: int
@@ -191,6 +193,7 @@ class Observer:
                 name=self.name,
                 about=dict(self._about),
                 state=self._state,
+                ended=self._ended,
                 up_seconds=now - self._began,
                 camera_frames=self._camera,
                 processed_frames=self._processed,

@@ -110,6 +110,9 @@ def test_health_is_503_when_lost_or_idle(observer: Observer, clock: Clock, serve
     observer.camera_frame()
     observer.processed(FRAME, FRAME)
     assert get(server.url + "healthz")[0] == 200
+    observer.end()
+    clock.now += 60  # it came to its end
+    assert get(server.url + "healthz")[0] == 200
     observer.set_state("lost")
     status, body = get(server.url + "healthz")
     assert status == 503

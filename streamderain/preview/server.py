@@ -101,4 +101,4 @@ def serve_preview(observers: Sequence[Observer], address: tuple[str, int]) -> We
 
 
 def _status(streams: Sequence[Pictures]) -> list[dict[str, object]]:
-    return [asdict(pictures.observer.snapshot()) | {"ended": pictures.observer.ended} for pictures in streams]
+    return [asdict(pictures.observer.snapshot()) for pictures in streams]
