@@ -18,6 +18,7 @@ class Parity:
     Attributes:
         max_error, mean_error: absolute, over all steps.
         last_error: mean of the last step alone: where it is far above ``mean_error``, the recurrence drifts.
+        change: mean of what the reference changes in a frame, to compare the errors with.
         psnr_drop: dB that the engine loses of the reference's PSNR to the truth; None where no truth is known.
         steps: that were taken.
     """
@@ -25,6 +26,7 @@ class Parity:
     max_error: float
     mean_error: float
     last_error: float
+    change: float
     psnr_drop: float | None
     steps: int
 
@@ -42,7 +44,7 @@ def compare(
         ValueError: if there are no frames.
     """
     ours, theirs = engine.zero_state(), reference.zero_state()
-    largest, means, squared = 0.0, [], [0.0, 0.0]
+    largest, changed, means, squared = 0.0, 0.0, [], [0.0, 0.0]
     known = None if truth is None else iter(truth)
     with torch.inference_mode():
         for frame in frames:
@@ -52,6 +54,7 @@ def compare(
             difference = (got - wanted).abs()
             largest = max(largest, float(difference.max()))
             means.append(float(difference.mean()))
+            changed += float((wanted - frame.float().cpu()).abs().mean())
             if known is not None:
                 dry = next(known).float().cpu()
                 squared[0] += float((got - dry).square().mean())
@@ -61,7 +64,8 @@ def compare(
     drop = None
     if known is not None:
         drop = 10 * float(torch.log10(torch.tensor(max(squared[0], 1e-12) / max(squared[1], 1e-12))))
-    return Parity(largest, sum(means) / len(means), means[-1], drop, len(means))
+    steps = len(means)
+    return Parity(largest, sum(means) / steps, means[-1], changed / steps, drop, steps)
 
 
 def moving_texture(height: int, width: int, frames: int) -> Iterator[Tensor]:

@@ -121,6 +121,18 @@ def test_what_auto_picked_and_cannot_build_is_told_in_one_line_and_the_next_one_
         Derainer("fast", backend="swift").prepare(48, 64)
 
 
+def test_an_engine_that_hands_the_frame_through_is_found_out(there: Callable[..., None]) -> None:
+    class Lazy(Pretend):
+        def load(self, job: Job, folder: Path) -> Engine:  # type: ignore[override]
+            engine = super().load(job, folder)
+            engine.step = lambda rainy, state: (rainy, state)  # type: ignore[method-assign]
+            return engine
+
+    there(swift=Lazy())
+    with pytest.raises(EngineError, match="gives other pictures than PyTorch"):
+        Derainer("fast", backend="swift").prepare(112, 192)
+
+
 def test_ready_runs_on_what_is_there_and_never_is_an_error(
     there: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
