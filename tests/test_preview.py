@@ -156,7 +156,7 @@ def test_who_watches_without_reading_slows_nobody(server: WebServer, observer: O
         observer.processed(noise, noise)
         slowest = max(slowest, time.perf_counter() - begin)
         time.sleep(0.005)
-    assert slowest < 0.25
+    assert slowest < 1
     for one in lazy:
         one.close()
 
