@@ -17,7 +17,7 @@ from streamderain.networks import load_model, model_path
 from streamderain.preprocess import reflect_pad
 from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, make_plans
 
-_DEFAULT_MODEL = "fast"
+_DEFAULT_MODEL = "balanced"
 _LEAST = 16  # px; the smallest engine there is
 
 Build = Literal["auto", "ready", "never"]

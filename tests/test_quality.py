@@ -20,7 +20,7 @@ from training.scene import street
 
 @pytest.fixture(scope="module")
 def derainer() -> Derainer:
-    return Derainer("fast", device="cpu")
+    return Derainer("balanced", device="cpu", backend="eager")
 
 
 def _clip(kind: str, frames: int = 8) -> Tensor:
@@ -52,7 +52,7 @@ def test_clean_video_is_left_alone(derainer: Derainer) -> None:
 
 
 def test_the_demo_gains_what_a_newcomer_is_to_see(tmp_path: Path) -> None:
-    before, after = demo(tmp_path, model="fast", frames=16, size=(180, 320), seed=1)
+    before, after = demo(tmp_path, model="balanced", frames=16, size=(180, 320), seed=1)
     assert after > before + 3.0
 
 

@@ -319,7 +319,7 @@ def main() -> None:
 
     show = commands.add_parser("demo", help="paint a street, let it rain, derain it, measure")
     show.add_argument("folder", type=Path)
-    show.add_argument("--model", default="fast")
+    show.add_argument("--model", default="balanced")
     show.add_argument("--frames", type=int, default=100)
     show.add_argument("--size", default="640x360")
     show.add_argument("--seed", type=int, default=1)

@@ -26,7 +26,7 @@ Examples:
 
 
 @click.command("compile", epilog=_EXAMPLES)
-@click.argument("what", metavar="[MODEL|RECIPE.toml]", default="fast")
+@click.argument("what", metavar="[MODEL|RECIPE.toml]", default="balanced")
 @click.option(
     "--size", type=Size(), multiple=True, metavar="WxH", help="Of the video; repeatable.  [default: 1280x720]"
 )

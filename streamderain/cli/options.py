@@ -124,7 +124,7 @@ def model_options(command: Decorated) -> Decorated:
             click.option(
                 "-m",
                 "--model",
-                default="fast",
+                default="balanced",
                 show_default=True,
                 help="A name of `models list`, or a file of weights.",
             ),

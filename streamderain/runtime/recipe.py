@@ -24,7 +24,7 @@ class EngineRecipe:
     """
 
     summary: str = ""
-    model: str = "fast"
+    model: str = "balanced"
     sizes: tuple[tuple[int, int], ...] = ((1280, 720),)
     device: str = "auto"
     precision: str = "auto"
