@@ -93,8 +93,9 @@ def _grid(motion: Tensor, size: tuple[int, int]) -> Tensor:
     """
     height, width = size
     rows, columns = motion.shape[-2:]
-    unit = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)], device=motion.device)[:, None, None]
-    dense = _hats(height, rows, motion) @ (motion.float() * unit) @ _hats(width, columns, motion).T
+    motion = motion.float()
+    motion = torch.cat((motion[:, :1] * (2 / max(width - 1, 1)), motion[:, 1:] * (2 / max(height - 1, 1))), 1)
+    dense = _hats(height, rows, motion) @ motion @ _hats(width, columns, motion).T
     return torch.stack((dense[:, 0] + _axis(width, motion), dense[:, 1] + _axis(height, motion)[:, None]), -1)
 
 
@@ -220,10 +221,11 @@ def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, steps: int) ->
     x, y = _axis(width, moved) * ((width - 1) / 2 / unit), _axis(height, moved) * ((height - 1) / 2 / unit)
     across = torch.stack((torch.ones_like(x), x, x * x), 1)  # [w, 3]
     down = torch.stack((torch.ones_like(y), y, y * y), 0)  # [3, h]
-    # Which moment, power of y times three plus power of x, is the product of which two of (x, y, 1).
-    moment = torch.tensor([[2, 4, 1], [4, 6, 3], [1, 3, 0]], device=moved.device)
+    # Which moment, power of y times three plus power of x, is the product of which two of (x, y, 1): 1, 3 and 0, added.
+    # Made on the device: a list would be copied from the host, which a CUDA graph cannot record.
+    power = (2 * torch.arange(3, device=moved.device) + 1) % 5
+    moment = power[:, None] + power
     eye = torch.eye(2, 3, device=moved.device)
-    size = torch.tensor([unit, unit, 1.0], device=moved.device)
     for _ in range(steps):
         difference, inside, scale = _residual(moved, reference, _affine_mesh(affine, (height, width)))
         products, slope = _sums(gx, gy, _weights(difference, inside, scale), difference)
@@ -231,7 +233,8 @@ def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, steps: int) ->
         gradient = (down @ slope @ across).flatten(2)[:, :, moment[2]].flatten(1)  # by x, y, 1
         trace = _diagonal(normal).mean(-1)[:, None, None] + 1e-6
         step = _solve(normal + 1e-3 * trace * torch.eye(6, device=moved.device), gradient)
-        affine = _compose(affine, step.view(-1, 2, 3) / size + eye)
+        step = step.view(-1, 2, 3)
+        affine = _compose(affine, torch.cat((step[:, :, :2] / unit, step[:, :, 2:]), 2) + eye)
     distortion = (affine[:, :, :2] - eye[:, :2]).abs().amax((1, 2))
     return torch.where((distortion < 0.3)[:, None, None], affine, eye)  # what shears more is no camera
 
