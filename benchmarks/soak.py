@@ -153,9 +153,8 @@ def main() -> int:
         ),
     }
     if stats.age_median is not None and stats.age_worst is not None:
-        print(
-            f"frames {1000 * stats.age_median:.0f} ms old when written, 99 in 100 at most {1000 * stats.age_worst:.0f} ms"
-        )
+        ages = (1000 * stats.age_median, 1000 * stats.age_worst)
+        print("frames {:.0f} ms old when written, 99 in 100 at most {:.0f} ms".format(*ages))
     for what, good in checks.items():
         print("ok    " if good else "FAILED", what)
     return 0 if all(checks.values()) else 1
