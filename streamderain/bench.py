@@ -236,7 +236,7 @@ def peak_memory() -> dict[str, float]:
     """MiB that this process held at most: resident, and on the GPU where it used one."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     peaks = {"resident": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
         peaks["cuda"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peaks
 

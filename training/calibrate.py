@@ -211,7 +211,7 @@ def run_clip(network: nn.Module, rainy: Tensor, motions: list[Tensor | None]) ->
     height, width = rainy.shape[-2:]
     state = network.zero_state(1, height, width, device=rainy.device, dtype=rainy.dtype)  # type: ignore[operator]
     out = []
-    for frame, motion in zip(rainy.split(1), motions, strict=False):
+    for frame, motion in zip(rainy[:, None], motions, strict=False):
         laid = network.align(frame, state) if motion is None else network.lay(frame, state, motion)  # type: ignore[operator]
         clean, *rest = network(frame, *laid)
         state = tuple(rest)

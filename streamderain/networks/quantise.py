@@ -208,7 +208,7 @@ class QuantisedConv2d(nn.Module):
             weight,
             self.bias,
             self._stride,
-            self._padding,  # type: ignore[arg-type]  # never a word here
+            self._padding,
             self._dilation,
             self._groups,
         )

@@ -56,6 +56,7 @@ class OpenVINOEngine:
     def __init__(self, job: Job, graph: CompiledModel, wiring: tuple[tuple[str, int], ...]) -> None:
         self._zeros = job.network.zero_state
         self._alignment = Alignment(network_of(job))
+        self.graph = graph
         self._request = graph.create_infer_request()
         self._shapes = tuple(tuple(output.shape) for output in graph.outputs)
         self._wiring = wiring

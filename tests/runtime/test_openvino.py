@@ -1,0 +1,102 @@
+"""OpenVINO: the same pictures as PyTorch, and bytes where bytes were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+from streamderain.networks.quantise import Calibration, Rounding, convolutions, quantised, with_calibration
+from streamderain.runtime import EagerEngine, Job, backend_of, compare
+from streamderain.runtime.eager import BACKEND as EAGER
+from streamderain.runtime.parity import moving_texture
+
+pytest.importorskip("openvino")
+
+MakeJob = Callable[..., Job]
+SPEC = NetworkSpec("streaming", {"channels": [8, 16, 16], "encoder_blocks": [1, 1, 1]})
+CPU = torch.device("cpu")
+
+
+def rounded_job(job: Job, folder: Path) -> tuple[Job, Calibration]:
+    """The job with its weights in a file that says how to round all convolutions but the last."""
+    *most, _ = convolutions(job.network)
+    spans = {name: Rounding(0.0, 1.0) if name == "stem" else Rounding(-1.0, 1.5) for name in most}
+    calibration = Calibration(spans)
+    path = folder / "small.safetensors"
+    save_checkpoint(path, job.network, job.spec, Provenance(), half=False)
+    with_calibration(path, calibration, path)
+    values = {name: getattr(job, name) for name in ("weights", "network", "spec", "height", "width", "device")}
+    return Job(model=str(path), precision="int8", **values), calibration
+
+
+@pytest.fixture(scope="module")
+def int8(make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, EagerEngine, EagerEngine]:
+    """An int8 engine, PyTorch's emulation of it, and the network in float32."""
+    folder = tmp_path_factory.mktemp("int8")
+    job, calibration = rounded_job(make_job(SPEC), folder)
+    place = folder / "engine"
+    place.mkdir()
+    backend = backend_of("openvino")
+    assert backend.refuses(job) is None
+    backend.build(job, place, progress=lambda stage: None)
+    emulation = EagerEngine(quantised(job.network, calibration), job.height, job.width, CPU, torch.float32)
+    return backend.load(job, place), emulation, EagerEngine(job.network, job.height, job.width, CPU, torch.float32)
+
+
+def test_int8_gives_what_pytorch_emulates_over_a_dozen_steps(int8: tuple[Any, EagerEngine, EagerEngine]) -> None:
+    engine, emulation, plain = int8
+    frames = list(moving_texture(48, 64, 12))
+    near, far = compare(engine, emulation, frames), compare(engine, plain, frames)
+    # Sums in another order tip a value to the next step here and there; nothing worse.
+    assert near.mean_error < 1.5 * far.mean_error
+    assert near.mean_error < 0.005
+    assert near.last_error < 0.006
+    assert far.max_error > 1e-4  # it does round
+
+
+def test_convolutions_run_on_bytes_and_only_those_that_were_asked_for(
+    int8: tuple[Any, EagerEngine, EagerEngine],
+) -> None:
+    engine, _, plain = int8
+    kinds = [
+        node.get_rt_info()["primitiveType"].value
+        for node in engine.graph.get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].value == "Convolution"
+    ]
+    count = len(convolutions(plain._module))
+    assert len(kinds) == count
+    assert sum(kind.endswith("I8") for kind in kinds) == count - 1
+
+
+def test_fp32_is_pytorch_to_the_last_digits_though_the_cpu_may_have_bfloat16(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(SPEC)
+    backend = backend_of("openvino")
+    backend.build(job, tmp_path, progress=lambda stage: None)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".xml", ".bin", ".json"}
+    engine = backend.load(job, tmp_path)
+    assert compare(engine, EAGER.load(job, tmp_path), moving_texture(48, 64, 12)).max_error < 1e-4
+
+    first, *rest = moving_texture(48, 64, 3)
+    clean, state = engine.step(first, engine.zero_state())
+    kept = (clean.clone(), *(part.clone() for part in state))
+    for frame in rest:
+        _, state2 = engine.step(frame, state)
+    assert all(
+        torch.equal(a, b) for a, b in zip(kept, (clean, *state), strict=True)
+    )  # nobody writes into what was given
+    assert len(state2) == len(state)
+
+
+def test_int8_without_a_calibration_is_refused_in_words(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(SPEC, precision="int8", model="identity")
+    assert "no calibration" in str(backend_of("openvino").refuses(job))
+
+
+def test_it_is_for_the_cpu(make_job: MakeJob) -> None:
+    assert backend_of("openvino").missing(torch.device("cuda", 0)) is not None
+    assert backend_of("openvino").missing(CPU) is None
