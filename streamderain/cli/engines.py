@@ -102,7 +102,10 @@ def prune_command(
         raise click.UsageError("--all and --max-size exclude each other", ctx=ctx)
     cache = _cache(ctx, verbose=verbose, debug=debug)
     limit = -1 if everything else MAX_BYTES if max_size is None else max_size
-    removed = cache.prune(limit)
+    try:
+        removed = cache.prune(limit)
+    except OSError as error:
+        raise EngineError(f"the cache folder {cache.folder} cannot be written: {error.strerror}") from error
     if as_json:
         click.echo(json.dumps([_as_json(entry) for entry in removed], indent=2))
         return

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from streamderain.runtime.manifest import (
@@ -167,10 +168,12 @@ class EngineCache:
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
         removed = []
+        for name in self._left_over():
+            self._unless_in_use(self.folder / name, partial(self._sweep, name))
         for entry in reversed(entries):
             if total <= max_bytes:
                 break
-            if entry.folder != keep and self._remove(entry.folder):
+            if entry.folder != keep and self._unless_in_use(entry.folder, partial(self._put_away, entry.folder)):
                 total -= entry.bytes
                 removed.append(entry)
         return removed
@@ -206,12 +209,18 @@ class EngineCache:
             manifest, damage = None, str(error)
         return Entry(path, manifest, damage, size, datetime.fromtimestamp(used, UTC))
 
-    def _remove(self, path: Path) -> bool:
-        """Whether it is gone. Not waited for: what is in use is in use."""
+    def _left_over(self) -> set[str]:
+        """Of the engines that somebody began to build or to delete, and may not have lived to end it."""
+        if not self.folder.is_dir():
+            return set()
+        marks = (path.name for mark in (_BEING_MADE, _GOING) for path in self.folder.glob(f"*{mark}*"))
+        return {name.partition(".")[0] for name in marks}
+
+    def _unless_in_use(self, path: Path, action: Callable[[], object]) -> bool:
+        """Whether it was done. Not waited for: what is in use is in use."""
         try:
             with self._locked(path, exclusive=True, wait=False):
-                self._put_away(path)
-                self._sweep(path.name)
+                action()
         except BlockingIOError:
             return False
         return True

@@ -347,6 +347,23 @@ def test_what_is_in_use_is_not_pruned(openvino: Backend, make_job: MakeJob, shel
     assert len(shelf.prune(-1)) == 1
 
 
+def test_what_was_left_half_built_is_pruned_unless_it_is_being_built(shelf: EngineCache) -> None:
+    key = {"weights": "any"}
+    left = shelf.path(key).with_name(f"{shelf.path(key).name}.building-x")
+    left.mkdir(parents=True)
+
+    def make(folder: Path) -> dict[str, float]:
+        (folder / "engine").write_text("whole")
+        shelf.prune(-1)
+        assert folder.is_dir()
+        return {}
+
+    assert shelf.build(key, make, model="any", waiting=lambda: None, instead_of=None)
+    left.mkdir()
+    assert shelf.prune(10**9) == []
+    assert not left.exists()
+
+
 def test_an_engine_that_computes_something_else_is_refused(
     openvino: Backend, make_job: MakeJob, shelf: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
