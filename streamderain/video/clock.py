@@ -91,3 +91,17 @@ class CaptureClock:
             self._least = offset
         self._least = min(offset, self._least + _DRIFT * max(0.0, at - then))
         return theirs + self._least
+
+
+class Pace:
+    """When the pictures of a file are due that plays the part of a camera: the first at once."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, float] | None = None
+
+    def wait(self, pts: int, base: Fraction) -> float:
+        """Seconds until the time of the picture with ``pts`` in units of ``base`` seconds; 0 if it is late."""
+        now, theirs = time.monotonic(), float(pts * base)
+        if self._began is None:
+            self._began = (now, theirs)
+        return max(0.0, self._began[0] + theirs - self._began[1] - now)

@@ -17,8 +17,8 @@ from streamderain.observe import Observer, StreamState
 from streamderain.overlap import RunAhead
 from streamderain.video import colour, probe
 from streamderain.video.address import Address, Transport, address
-from streamderain.video.clock import TICK, CaptureClock, OutputClock
-from streamderain.video.connection import Arrival, Connection, LostError
+from streamderain.video.clock import TICK, CaptureClock, OutputClock, Pace
+from streamderain.video.connection import Connection, LostError
 from streamderain.video.letterbox import Letterbox
 from streamderain.video.reconnect import Backoff
 
@@ -274,15 +274,16 @@ class LiveSource:
 
     def _captures(self, connection: Connection) -> Iterator[Captured]:
         """The frames of one connection."""
-        capture, pace = CaptureClock(), _Pace() if self._address.paced else None
+        capture, pace = CaptureClock(), Pace() if self._address.paced else None
         base = connection.video.time_base
         reader: colour.RgbReader | None = None
         like: object = None
         number = 0
         for arrival in connection.pictures():
             picture = arrival.picture
-            if pace is not None:
-                arrival = pace.wait(arrival, base, self._closing)
+            if pace is not None and arrival.pts is not None:
+                self._closing.wait(pace.wait(arrival.pts, base))
+                arrival = arrival._replace(at=time.monotonic())
             kind = (picture.width, picture.height, picture.format.name, picture.colorspace, picture.color_range)
             if reader is None or kind != like:
                 reader, like = self._reader_for(connection, picture), kind
@@ -367,23 +368,6 @@ class LiveSource:
             raise StreamLostError(f"{self.name} is lost{after}: {error}", hint=hint) from error
         if first:
             _log.warning("%s is lost: %s; reconnecting", self.name, error)
-
-
-class _Pace:
-    """Holds the pictures of a file back until their time on the wall."""
-
-    def __init__(self) -> None:
-        self._began: tuple[float, float] | None = None
-
-    def wait(self, arrival: Arrival, base: Fraction, closing: threading.Event) -> Arrival:
-        now = time.monotonic()
-        if arrival.pts is None:
-            return arrival
-        theirs = float(arrival.pts * base)
-        if self._began is None:
-            self._began = (now, theirs)
-        closing.wait(max(0.0, self._began[0] + theirs - self._began[1] - now))
-        return arrival._replace(at=time.monotonic())
 
 
 def open_live(
