@@ -132,6 +132,7 @@ def time_pipeline(
     """
 
     def one(derainer: Derainer) -> _Round:
+        derainer.prepare(info.height, info.width)  # an engine is for one session; loading it is not timed
         source = open_source(clip, frames=frames, audio=False, subtitles=False)
         clock = Clock(source, open_sink(out, source.info, overwrite=True))
         stats = run(clock.source, clock.sink, derainer)
@@ -139,8 +140,6 @@ def time_pipeline(
 
     with open_source(clip, frames=1, audio=False, subtitles=False) as source:
         info = source.info
-    for derainer in derainers:  # built and warm before anything is timed
-        derainer.prepare(info.height, info.width)
     return _take_turns(derainers, one, rounds)
 
 

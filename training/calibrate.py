@@ -39,6 +39,7 @@ _SIZE = (256, 384)
 _DRY_EVERY = 4  # one clip of so many stays dry, so that ranges are no rain's alone
 _KEPT = 512  # places of an input looked at in each frame
 _LEAST_SHARE, _TRIED = 0.3, 15  # candidates for each end of a range, as shares of the outermost value
+_SEARCHED = 200_000  # values that candidates are tried on
 _EVENNESS = 0.8
 _SHIFT_FRAMES = 24
 
@@ -125,6 +126,7 @@ def _even(values: Tensor, weight: Tensor) -> Tensor:
 
 def best_range(values: Tensor) -> tuple[float, float]:
     """The range of 256 steps that loses least of ``values`` in the mean square, rounding and clipping together."""
+    values = values[:: max(1, values.numel() // _SEARCHED)]
     bottom, top = min(float(values.min()), 0.0), max(float(values.max()), 1e-6)
     shares = torch.linspace(1.0, _LEAST_SHARE, _TRIED).tolist()
     best, least = (bottom, top), float("inf")
