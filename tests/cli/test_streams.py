@@ -161,37 +161,30 @@ def test_a_stream_that_never_begins_does_not_hold_up_the_end(
     assert 0 < len(times(out)) < 3000
 
 
-class Slow:
-    """Counts how many are in it at once."""
+def test_turns_are_one_at_a_time_and_in_the_order_of_asking() -> None:
+    turns, order = Turns(), list[str]()
+    inside = most = 0
 
-    def __init__(self) -> None:
-        self.inside = self.most = 0
-        self.order: list[str] = []
+    def take(name: str) -> None:
+        nonlocal inside, most
+        with turns:
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.01)
+            order.append(name)
+            inside -= 1
 
-    def step(self, name: str) -> None:
-        self.inside += 1
-        self.most = max(self.most, self.inside)
-        time.sleep(0.005)
-        self.order.append(name)
-        self.inside -= 1
-
-
-def test_turns_are_one_at_a_time_and_fair() -> None:
-    turns, slow = Turns(), Slow()
-
-    def go_on(name: str) -> None:
-        for _ in range(20):
-            with turns:
-                slow.step(name)
-
-    threads = [threading.Thread(target=go_on, args=(name,)) for name in "abc"]
-    for thread in threads:
-        thread.start()
+    threads = [threading.Thread(target=take, args=(name,)) for name in "abcdef"]
+    with turns:
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            until = time.monotonic() + 10
+            while len(turns._waiting) < number:
+                assert time.monotonic() < until
+                time.sleep(0.001)
     for thread in threads:
         thread.join()
-    assert slow.most == 1
-    middle = slow.order[6:-6]
-    assert all(len(set(middle[index : index + 3])) == 3 for index in range(len(middle) - 2))
+    assert (most, "".join(order)) == (1, "abcdef")
 
 
 def test_shared_sessions_keep_their_own_past(frames: Callable[[int], list[Frame]]) -> None:
