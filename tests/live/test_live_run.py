@@ -117,9 +117,9 @@ def test_a_network_twice_too_slow_stays_with_the_newest_frame(camera: Make, runn
     sink.wait_more(40, within=30)
     stats = run.finish()
     ages = sorted(sink.seen[5:])
-    # Two frames and one processing; and a busy machine's share.
-    assert ages[len(ages) // 2] < 2 / fps + cost + 0.02, ages
-    assert ages[-1] < 2 / fps + cost + 0.25, ages
+    # Two frames and one processing, and a busy machine's share; after 40 frames a queue would be 2 s behind.
+    assert ages[len(ages) // 2] < 2 / fps + cost + 0.1, ages
+    assert ages[-1] < 2 / fps + cost + 0.6, ages
     assert stats.skipped >= 30
     assert stats.camera_frames - stats.skipped - stats.frames <= 2
     snapshot = seen.snapshot()
@@ -142,12 +142,13 @@ def test_an_adaptive_run_takes_the_cheaper_network_and_skips_no_more(camera: Mak
 
 
 def test_where_all_frames_are_wanted_none_is_skipped(camera: Make, running: Start) -> None:
-    made, sink = camera("--fps", 20), Collect(lambda frame: read_stamp(frame.pixels.numpy()))
+    made, sink = camera("--fps", 20), Collect()
     run = running(open_live(made.url(), LiveOptions(newest=False)), sink, Stub(0.1))
     sink.wait_more(30, within=30)
     stats = run.finish()
     assert stats.skipped == 0
-    assert all(20 <= b - a <= 120 for a, b in pairwise(sink.seen)), sink.seen
+    steps = [b - a for a, b in pairwise(sink.pts[2:])]  # the camera's own count, however late it is
+    assert max(steps) < 1.5 * 90000 / 20, steps
 
 
 def test_the_network_forgets_over_a_gap(camera: Make, running: Start) -> None:
