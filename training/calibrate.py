@@ -86,7 +86,7 @@ def calibrate(network: nn.Module, clips: Iterable[Tensor], *, measured_on: str =
     def look(name: str, conv: nn.Conv2d, x: Tensor, _: Tensor) -> None:
         columns = x.permute(1, 0, 2, 3).flatten(1)
         seen[name].append(columns[:, torch.randint(columns.shape[1], (_KEPT,), generator=generator)])
-        if _is_pictures(x):
+        if name == next(iter(seen)) and _is_pictures(x):
             patches = F.unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride)[0]  # type: ignore[arg-type]
             products[name] = products.get(name, torch.zeros(())) + patches @ patches.T
 
@@ -108,7 +108,7 @@ def calibrate(network: nn.Module, clips: Iterable[Tensor], *, measured_on: str =
 
 
 def _is_pictures(x: Tensor) -> bool:
-    """Whether a convolution looks at frames themselves: they alone have this least and this greatest value."""
+    """Whether the first convolution looks at frames themselves and not at features of them."""
     return x.shape[1] % 3 == 0 and float(x.min()) >= 0.0 and float(x.max()) <= 1.0 + 1e-5
 
 
