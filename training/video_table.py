@@ -43,7 +43,8 @@ def _dry(results: Sequence[Result]) -> str:
         cells = []
         for kind in kinds:
             of_kind = [row for row in r["dry"] if row["kind"] == kind]
-            cells.append(" / ".join(f"{min(row[key] for row in of_kind):.1f}" for key in ("first", "rest")))
+            worst = [f"{min(row[key] for row in of_kind):.1f}" for key in ("first", "rest") if of_kind]
+            cells.append(" / ".join(worst) or "–")
         rows.append([r["model"], *cells])
     return _table("dry clips, dB to the input: first frame / mean of the rest", "model | " + " | ".join(kinds), rows)
 
