@@ -31,7 +31,7 @@ LIVE = VideoInfo(width=64, height=48, time_base=TICK, frame_rate=Fraction(25), l
 
 Watch = Callable[..., "subprocess.Popen[str]"]
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 def grey(index: int, *, at: int | None = None) -> Frame:
@@ -76,7 +76,7 @@ def watch() -> Iterator[Watch]:
 
 def seen(viewer: subprocess.Popen[str]) -> list[tuple[float | None, float]]:
     """(time, brightness) of every frame that it saw, after the stream's end."""
-    frames = [json.loads(line) for line in viewer.communicate(timeout=30)[0].splitlines()]
+    frames = [json.loads(line) for line in viewer.communicate(timeout=60)[0].splitlines()]
     return [(at, mean) for at, mean in frames if at != "end"]
 
 
