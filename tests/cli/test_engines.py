@@ -124,7 +124,18 @@ def test_prune_keeps_what_fits(cache: Path) -> None:
 
 
 def test_run_takes_the_engine_and_says_so(cache: Path, clip: Clip, tmp_path: Path) -> None:
-    arguments = ("--backend", "openvino", "--precision", "fp32", "--build", "never", "--log-format", "json")
+    arguments = (
+        "--model",
+        "fast",
+        "--backend",
+        "openvino",
+        "--precision",
+        "fp32",
+        "--build",
+        "never",
+        "--log-format",
+        "json",
+    )
     result = command("run", clip(), tmp_path / "out.mp4", *arguments)
     assert result.exit_code == 0, result.stderr
     start = json.loads(result.stderr.splitlines()[0])
@@ -134,7 +145,9 @@ def test_run_takes_the_engine_and_says_so(cache: Path, clip: Clip, tmp_path: Pat
 @pytest.mark.usefixtures("cache")
 def test_run_may_not_build_and_names_the_command_that_does(clip: Clip, tmp_path: Path) -> None:
     rainy, out = clip(width=80), tmp_path / "out.mp4"
-    result = command("run", rainy, out, "--backend", "openvino", "--precision", "fp32", "--build", "never")
+    result = command(
+        "run", rainy, out, "--model", "fast", "--backend", "openvino", "--precision", "fp32", "--build", "never"
+    )
     assert result.exit_code == 5
     (line,) = result.stderr.splitlines()
     assert "streamderain compile fast --size 80x48 --backend openvino --precision fp32" in line
