@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from streamderain.networks import NetworkSpec, load_model
+from streamderain.networks import load_model
 from streamderain.networks.named import NAMED
 
 
@@ -37,12 +37,6 @@ class Machine:
 
 # 800 TFLOP/s and 3.0 TB/s in fp16 are what an H100 reaches of its data sheet.
 MACHINES = (Machine("H100, fp16", 400e12, 3.0e12, 2),)
-
-STREAMING = {
-    "fast": (16, 32, 64),
-    "balanced": (24, 48, 96),
-}
-QUALITY = {"channels": [32, 64, 128], "encoder_blocks": [1, 2, 4], "decoder_blocks": [1, 2]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +100,6 @@ def this_cpu() -> tuple[Machine, ...]:
 
 
 def network_of(name: str) -> nn.Module:
-    if name in STREAMING:
-        return NetworkSpec("streaming", {"channels": list(STREAMING[name])}).build()
-    if name == "quality":
-        return NetworkSpec("streaming", QUALITY).build()
     return NAMED[name].spec.build() if name in NAMED else load_model(name)[0]
 
 
