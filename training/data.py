@@ -20,6 +20,7 @@ from torch import Tensor
 from streamderain.networks.streaming import StreamingNet
 from streamderain.preprocess import MESH, estimate_motion
 from training.camera import simulate_camera
+from training.clutter import paint_clutter
 from training.metrics import psnr
 from training.rain import degrade, render_rain, sample_style
 from training.recipe import ClipData
@@ -77,7 +78,13 @@ def count_frames(path: Path) -> int:
 
 
 def clean_clip(
-    files: Split, generator: torch.Generator, *, frames: int, video_share: float, size: tuple[int, int]
+    files: Split,
+    generator: torch.Generator,
+    *,
+    frames: int,
+    video_share: float,
+    size: tuple[int, int],
+    clutter_share: float = 0.0,
 ) -> Tensor:
     """A clean clip [T, 3, h, w] from a video, at a random place and scale, or from a still with a moving camera."""
     height, width = size
@@ -89,6 +96,8 @@ def clean_clip(
     if not use_video:
         path = files.stills[draw(0, len(files.stills) - 1)]
         still = read_clip(path, start=0, frames=1)[0]
+        if clutter_share and float(torch.rand((), generator=generator)) < clutter_share:
+            still = paint_clutter(still, generator)
         return simulate_camera(still, frames, size, generator)
     path = files.clips[draw(0, len(files.clips) - 1)]
     stride = draw(1, 2)
@@ -147,7 +156,14 @@ def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:
     pictures: list[Tensor] = []
     motions: list[Tensor] = []
     for _ in range(data.clips_per_shard):
-        clean = clean_clip(files, generator, frames=data.frames, video_share=data.video_share, size=(_HEIGHT, _WIDTH))
+        clean = clean_clip(
+            files,
+            generator,
+            frames=data.frames,
+            video_share=data.video_share,
+            size=(_HEIGHT, _WIDTH),
+            clutter_share=data.clutter_share,
+        )
         rainy, target = rain_clip(clean, generator, visible_share=data.visible_share)
         previous, before, motion = align_clip(rainy)
         stack = torch.stack((rainy, previous, before, target), 1).mul(255).round().clamp(0, 255).byte()

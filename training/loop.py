@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamderain.networks import Provenance, save_checkpoint
@@ -80,9 +79,6 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.workers.device.type, enabled=settings.precision == "fp16")
         self.step, self.best = 0, {"step": 0, "score": -math.inf}
         self._resume()
-        self._objective: nn.Module = task.objective
-        if self.workers.count > 1:  # normalisations keep the statistics of their own process; the first one's count
-            self._objective = DistributedDataParallel(task.objective)
 
     def train(self, *, checkpoint_every: int = 500, log_every: int = 50, tensorboard: bool = False) -> int:
         """Go on until the recipe's steps are done, or until SIGINT or SIGTERM, which ends the step and saves.
@@ -132,9 +128,10 @@ class Run:
         self.network.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, settings, self.task.batches_per_epoch)
-        loss, terms = self._objective(*(t.to(self.workers.device, non_blocking=True) for t in batch))
+        loss, terms = self.task.objective(*(t.to(self.workers.device, non_blocking=True) for t in batch))
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self.workers.average(self.network.parameters())
         if settings.clip_norm:
             self.scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,21 @@ class Workers:
             return cls(device=device)
         dist.init_process_group("nccl" if cuda else "gloo")
         return cls(rank=dist.get_rank(), count=count, device=device)
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give the gradients the mean over all processes; normalisations keep the statistics of their own process.
+
+        One sum of all gradients, after the backward pass. ``DistributedDataParallel`` would send them during it, but
+        holds the group beyond its end, and then a thread of the group may outlive the interpreter: the process aborts.
+        """
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        together = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(together)
+        together /= self.count
+        for gradient, mean in zip(gradients, torch.split(together, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view(gradient.shape))
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process; all of them ask at the same step, and all get the same answer."""

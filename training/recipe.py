@@ -88,7 +88,8 @@ class ClipData:
     """Clean pictures and videos that rain is rendered over, and how they are split.
 
     ``stills`` and ``clips`` are folders or globs under ``--data``. A share of the stills, drawn by ``split_seed``, and
-    the clips named are held out for validation and for the test; the rest trains.
+    the clips named are held out for validation and for the test; the rest trains. ``clutter_share`` of the stills get
+    text, railings and the like painted on them, which are no rain.
     """
 
     stills: tuple[str, ...]
@@ -99,6 +100,7 @@ class ClipData:
     split_seed: int = 0
     video_share: float = 0.4
     visible_share: float = 0.7
+    clutter_share: float = 0.0
     frames: int = 6
     patch: int = 96
     patches_per_clip: int = 6

@@ -22,7 +22,7 @@ from streamderain.networks import State
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
-from streamderain.runtime.step import Alignment, example_inputs, exported, has_state, network_of
+from streamderain.runtime.step import Alignment, example_inputs, exported, has_state, network_of, zero_state
 
 _NETWORK, _ALIGNMENT = "network.pt2", "alignment.pt2"
 _COMPILERS = ("g++", "clang++", "c++")
@@ -34,17 +34,14 @@ class InductorEngine:
     """Compiled packages called on contiguous tensors: the code was made for the strides that it was traced with."""
 
     def __init__(self, job: Job, network: Compiled, alignment: Compiled | None) -> None:
-        self._zeros = job.network.zero_state
+        self._job = job
         self._align: Compiled = Alignment(network_of(job)) if alignment is None else alignment
         self._network = network
         self.height, self.width = job.height, job.width
         self.device, self.dtype = job.device, job.dtype
 
     def zero_state(self) -> State:
-        state: State = self._zeros(  # type: ignore[operator]
-            1, self.height, self.width, device=self.device, dtype=self.dtype
-        )
-        return state
+        return zero_state(self._job)
 
     def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
         return self._align.find(rainy, previous) if isinstance(self._align, Alignment) else None

@@ -25,7 +25,7 @@ from streamderain.networks import State
 from streamderain.networks.quantise import calibration_of, quantised
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.engine import Engine
-from streamderain.runtime.step import Alignment, example_inputs, exported, network_of
+from streamderain.runtime.step import Alignment, example_inputs, exported, network_of, zero_state
 
 if TYPE_CHECKING:
     from openvino import CompiledModel
@@ -54,7 +54,7 @@ class OpenVINOEngine:
     """
 
     def __init__(self, job: Job, graph: CompiledModel, wiring: tuple[tuple[str, int], ...]) -> None:
-        self._zeros = job.network.zero_state
+        self._job = job
         self._alignment = Alignment(network_of(job))
         self.graph = graph
         self._request = graph.create_infer_request()
@@ -64,10 +64,7 @@ class OpenVINOEngine:
         self.device, self.dtype = job.device, job.dtype
 
     def zero_state(self) -> State:
-        state: State = self._zeros(  # type: ignore[operator]
-            1, self.height, self.width, device=self.device, dtype=self.dtype
-        )
-        return state
+        return zero_state(self._job)
 
     def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
         return self._alignment.find(rainy, previous)

@@ -45,6 +45,14 @@ def network_of(job: Job) -> nn.Module:
     return copy.deepcopy(job.network).to(job.device, job.dtype).eval()
 
 
+def zero_state(job: Job) -> State:
+    """The network's state before the first frame, of the engine's size, device and dtype."""
+    state: State = job.network.zero_state(  # type: ignore[operator]
+        1, job.height, job.width, device=job.device, dtype=job.dtype
+    )
+    return state
+
+
 def has_state(job: Job) -> bool:
     """False for a network of single images, which aligns nothing."""
     return len(example_inputs(job)) > 1
@@ -54,10 +62,7 @@ def example_inputs(job: Job) -> tuple[Tensor, ...]:
     """A frame and a state such as a network takes, each tensor with memory of its own: inputs must not alias."""
     generator = torch.Generator().manual_seed(0)
     rainy = torch.rand(1, 3, job.height, job.width, generator=generator).to(job.device, job.dtype)
-    state: State = job.network.zero_state(  # type: ignore[operator]
-        1, job.height, job.width, device=job.device, dtype=job.dtype
-    )
-    return (rainy, *(torch.zeros_like(part) for part in state))
+    return (rainy, *(torch.zeros_like(part) for part in zero_state(job)))
 
 
 def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from streamderain.networks import State
 from streamderain.runtime.backend import Job
-from streamderain.runtime.step import Alignment, example_inputs, network_of
+from streamderain.runtime.step import Alignment, example_inputs, network_of, zero_state
 
 FILE = "network.engine"
 
@@ -35,7 +34,7 @@ class TensorRTEngine:
         self.device, self.dtype = job.device, job.dtype
         module = network_of(job)
         self._align = Alignment(module)
-        self._zeros: Any = module.zero_state
+        self._job = job
         self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
@@ -57,8 +56,7 @@ class TensorRTEngine:
         ]
 
     def zero_state(self) -> State:
-        state: State = self._zeros(1, self.height, self.width, device=self.device, dtype=self.dtype)
-        return state
+        return zero_state(self._job)
 
     def find_motion(self, rainy: Tensor, previous: Tensor) -> None:
         """`step` finds it."""

@@ -13,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import torch
-
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
+from streamderain.video.outlet import check_size, eight_bits
 from streamderain.video.pace import Pace
 
 _WINDOW = Path(__file__).with_name("window.py")
@@ -52,17 +51,13 @@ class DisplaySink:
             OutputError: the window was closed.
             ValueError: ``frame`` has not the size that ``info`` promised.
         """
-        if (frame.width, frame.height) != (self._info.width, self._info.height):
-            raise ValueError(
-                f"frame is {frame.width}x{frame.height}, the window {self._info.width}x{self._info.height}"
-            )
+        check_size(frame, self._info, of="window")
         if self._pace is not None:
             self._pace.await_moment(frame.seconds)
-        pixels = frame.pixels if frame.pixels.dtype == torch.uint8 else (frame.pixels.int() >> 8).to(torch.uint8)
         with self._changed:
             if self._closed:
                 raise OutputError("the window was closed")
-            self._newest = pixels.cpu().contiguous().numpy().tobytes()
+            self._newest = eight_bits(frame).cpu().contiguous().numpy().tobytes()
             self._changed.notify_all()
         self.frames_written += 1
 

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import av.error
@@ -20,6 +20,7 @@ from streamderain.frame import Frame, VideoInfo
 from streamderain.video import encoder, ffmpeg
 from streamderain.video.colour import YuvWriter
 from streamderain.video.link import Link
+from streamderain.video.outlet import Finishing, check_size, eight_bits
 from streamderain.video.pace import Pace
 from streamderain.video.remux import SideStreams
 
@@ -33,7 +34,7 @@ _PACED = {"rtsp", "flv", "mpegts"}  # muxers of targets that take a stream as it
 _FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
 
 
-class PublishSink:
+class PublishSink(Finishing):
     """A FrameSink over a network target. Made by `open_publisher`; used by one thread.
 
     Live frames never wait for the target: while it is slow or away they are dropped, up to the next key frame, and the
@@ -73,10 +74,7 @@ class PublishSink:
             OutputError: the encoder failed, or the connection is lost for good.
             ValueError: ``frame`` has not the size that ``info`` promised.
         """
-        if (frame.width, frame.height) != (self._info.width, self._info.height):
-            raise ValueError(
-                f"frame is {frame.width}x{frame.height}, the output {self._info.width}x{self._info.height}"
-            )
+        check_size(frame, self._info)
         ticks = round(frame.pts * frame.time_base / _TICK)
         if self._latest is not None and ticks <= self._latest:
             ticks = self._latest + 1  # a time that does not grow closes streams
@@ -88,8 +86,7 @@ class PublishSink:
             self._link.dropped += 1
             return  # encoding for nobody would only keep the machine from the next frame
         try:
-            pixels = frame.pixels if frame.pixels.dtype == torch.uint8 else (frame.pixels.int() >> 8).to(torch.uint8)
-            picture = self._writer.picture(Frame(pixels, ticks, _TICK))
+            picture = self._writer.picture(Frame(eight_bits(frame), ticks, _TICK))
             picture.pict_type = 1 if self._link.needs_key else 0
             self._send(self._context.encode(picture))
         except _FAILURES as error:
@@ -120,17 +117,6 @@ class PublishSink:
         """Ends the connection at once. Never raises."""
         self._open = False
         self._link.abort()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.abort()
 
     def _send(self, packets: list[Any]) -> None:
         for packet in packets:

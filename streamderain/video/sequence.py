@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import stills
+from streamderain.video.outlet import Finishing
 from streamderain.video.remux import SideStreams
 
 _PATTERN = re.compile(r"%0?\d*d")
@@ -67,7 +66,7 @@ def first_number(uri: str) -> int:
     return numbers[0]
 
 
-class SequenceSink:
+class SequenceSink(Finishing):
     """A FrameSink that writes ``pattern % 1``, ``pattern % 2`` and so on, each whole or not at all."""
 
     def __init__(
@@ -137,12 +136,3 @@ class SequenceSink:
 
     def abort(self) -> None:
         """Keeps the pictures written so far; each is whole."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        if error is None:
-            self.close()

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 import av
 import av.error
@@ -21,6 +20,7 @@ from streamderain.video import encoder, ffmpeg, sequence
 from streamderain.video.colour import YuvWriter
 from streamderain.video.display import open_display
 from streamderain.video.muxer import MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
+from streamderain.video.outlet import Finishing, check_size
 from streamderain.video.publish import open_publisher
 from streamderain.video.remux import Remuxer, SideStreams
 from streamderain.video.target import Target, is_playlist
@@ -51,7 +51,7 @@ class VideoSink(FrameSink, Protocol):
         ...
 
 
-class NullSink:
+class NullSink(Finishing):
     """A FrameSink that counts and writes nothing."""
 
     def __init__(self, side: SideStreams | None = None) -> None:
@@ -71,15 +71,8 @@ class NullSink:
 
     def abort(self) -> None: ...
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None: ...
-
-
-class ContainerSink:
+class ContainerSink(Finishing):
     """A FrameSink over one container. Made by ``open_sink``; opened on one thread, then used by one other.
 
     A file is written as ``OUT.part`` and renamed by ``close()``; ``abort()`` finishes it and leaves it as ``OUT.part``.
@@ -115,10 +108,7 @@ class ContainerSink:
             OutputError: the disk is full, the reader went away, the encoder failed.
             ValueError: ``frame`` has not the size that ``info`` promised.
         """
-        if (frame.width, frame.height) != (self._info.width, self._info.height):
-            raise ValueError(
-                f"frame is {frame.width}x{frame.height}, the output {self._info.width}x{self._info.height}"
-            )
+        check_size(frame, self._info)
         try:
             self._mux(self._stream.encode(self._writer.picture(self._timed(frame))))
             self.frames_written += 1
@@ -184,17 +174,6 @@ class ContainerSink:
             self._target.release()
         else:
             self._target.discard()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            self.abort()
 
     def _timed(self, frame: Frame) -> Frame:
         if self._rounded_to is None:

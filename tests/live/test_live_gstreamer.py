@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -16,51 +12,12 @@ from streamderain.errors import InputError
 from streamderain.video.live import LiveOptions, open_live
 from tests.live.cameras import Collect
 from tests.live.conftest import Running
-
-_SCRIPT = Path(__file__).parent / "gst_camera.py"
-_USER = "admin:hunter2"
-
-
-class GStreamer:
-    """The server's process; `start` takes the port it had before."""
-
-    def __init__(self, python: str) -> None:
-        self._python = python
-        self.port = 0
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        command = [self._python, str(_SCRIPT), str(self.port), _USER]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert self.process.stdout is not None
-        said = self.process.stdout.readline()
-        if not said:
-            self.stop()
-            pytest.skip("no GStreamer RTSP server: apt install gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly")
-        self.port = int(said.split()[1])
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
-        self.process = None
-
-    def url(self, user: str = _USER, path: str = "/cam") -> str:
-        return f"rtsp://{user}@127.0.0.1:{self.port}{path}"
-
-
-def _python_with_gi() -> str:
-    for python in dict.fromkeys((sys.executable, "/usr/bin/python3", shutil.which("python3") or "")):
-        if python and Path(python).exists():
-            tried = subprocess.run([python, "-c", "import gi"], capture_output=True, check=False)
-            if tried.returncode == 0:
-                return python
-    pytest.skip("no Python with gi here: apt install python3-gi gir1.2-gst-rtsp-server-1.0")
+from tests.live.gstreamer import GStreamer
 
 
 @pytest.fixture
 def peer() -> Iterator[GStreamer]:
-    server = GStreamer(_python_with_gi())
+    server = GStreamer("camera")
     server.start()
     yield server
     server.stop()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,41 +13,18 @@ import pytest
 from streamderain.errors import OutputError
 from streamderain.video import open_sink
 
+from .gstreamer import GStreamer
 from .test_publish import LIVE, grey
-
-_SCRIPT = Path(__file__).with_name("gst_recorder.py")
-_USER = "admin:hunter2"
 
 pytestmark = pytest.mark.timeout(120)
 
 
-class Recorder:
-    """The server's process; `start` takes the port it had before. What it took is in ``file``."""
+class Recorder(GStreamer):
+    """What it took is in ``file``."""
 
-    def __init__(self, python: str, file: Path) -> None:
+    def __init__(self, file: Path) -> None:
+        super().__init__("recorder", str(file))
         self.file = file
-        self.port = 0
-        self._python = python
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        command = [self._python, str(_SCRIPT), str(self.port), _USER, str(self.file)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert self._process.stdout is not None
-        said = self._process.stdout.readline()
-        if not said:
-            self.stop()
-            pytest.skip("no GStreamer RTSP server: apt install gir1.2-gst-rtsp-server-1.0")
-        self.port = int(said.split()[1])
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-        self._process = None
-
-    def url(self, user: str = _USER, path: str = "/clear") -> str:
-        return f"rtsp://{user}@127.0.0.1:{self.port}{path}"
 
     def means(self) -> list[float]:
         """The brightness of every picture that it took."""
@@ -62,16 +36,10 @@ class Recorder:
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Iterator[Recorder]:
-    for python in dict.fromkeys((sys.executable, "/usr/bin/python3", shutil.which("python3") or "")):
-        if python and Path(python).exists():
-            tried = subprocess.run([python, "-c", "import gi"], capture_output=True, check=False)
-            if tried.returncode == 0:
-                one = Recorder(python, tmp_path / "taken.h264")
-                one.start()
-                yield one
-                one.stop()
-                return
-    pytest.skip("no Python with gi here: apt install python3-gi gir1.2-gst-rtsp-server-1.0")
+    one = Recorder(tmp_path / "taken.h264")
+    one.start()
+    yield one
+    one.stop()
 
 
 def wait_for(good: Any, *, within: float = 20) -> None:

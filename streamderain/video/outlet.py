@@ -1,0 +1,45 @@
+"""What sinks have in common: how they are left, the size that they were promised, eight bits for those that show."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from streamderain.frame import Frame, VideoInfo
+
+
+class Finishing:
+    """A context manager that closes when all went well and aborts when something raised."""
+
+    def close(self) -> None:
+        """Finishes the output."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Ends the output as it is. Never raises."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def check_size(frame: Frame, info: VideoInfo, *, of: str = "output") -> None:
+    """Raises ValueError for a frame that has not the size that ``info`` promised."""
+    if (frame.width, frame.height) != (info.width, info.height):
+        raise ValueError(f"frame is {frame.width}x{frame.height}, the {of} {info.width}x{info.height}")
+
+
+def eight_bits(frame: Frame) -> Tensor:
+    """The frame's pixels as uint8 [H, W, 3]; of deeper ones the upper eight bits."""
+    return frame.pixels if frame.pixels.dtype == torch.uint8 else (frame.pixels.int() >> 8).to(torch.uint8)
