@@ -81,7 +81,7 @@ class VideoInfo:
         width, height: pixels as displayed, that is after ``rotation`` is applied; ``Frame.pixels`` has this size.
         time_base: seconds per tick of the frames' pts.
         frame_rate: nominal frames/s; None when unknown or when there is no such thing.
-        frame_count: only ever a hint; None when live or unknown.
+        frame_count: of what will be read; only ever a hint. None when live or unknown.
         colour: the source's tags.
         sample_aspect_ratio: of a displayed pixel, width to height.
         rotation: degrees counter-clockwise that a player turns the stored picture by: 0, 90, 180 or 270.

@@ -101,9 +101,9 @@ def _usage(error: click.ClickException, args: list[str]) -> None:
 def _fail(ctx: click.Context, error: Exception, text: str, code: int) -> int:
     if isinstance(ctx.obj, Signals):
         ctx.obj.seen()
-    if Reporter.debugging(ctx):
-        raise error
-    Reporter.of(ctx).error(text, code=code)
+    reporter = Reporter.of(ctx)
+    reporter.traceback(error)
+    reporter.error(text, code=code)
     return code
 
 

@@ -181,7 +181,11 @@ def live_options(command: Decorated) -> Decorated:
             ),
             click.option("--reconnect-limit", type=Span(), help="Live: how long a loss may last.  [default: for ever]"),
             click.option(
-                "--read-timeout", type=Span(), default=5.0, show_default=True, help="Live: silence that is a loss."
+                "--read-timeout",
+                type=Span(),
+                default=5.0,
+                show_default=True,
+                help="Silence of a camera or server that is a loss.",
             ),
             click.option("--wait", type=Span(), default=0.0, help="Live: how long to wait for both ends at the start."),
             click.option(

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import model_options, talk_options, usage_errors
+from streamderain.cli.options import Span, model_options, talk_options, usage_errors
 from streamderain.cli.report import Reporter
 from streamderain.errors import StreamderainError
+from streamderain.redaction import redact
 
 if TYPE_CHECKING:
     from streamderain.frame import Colour, VideoInfo
+    from streamderain.video import VideoSource
+    from streamderain.video.live import LiveSource
 
 # Names of H.273's code points that videos really carry; others are shown as their number.
 _PRIMARIES = {1: "BT.709", 4: "BT.470M", 5: "BT.601-625", 6: "BT.601-525", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
@@ -28,22 +31,41 @@ _RANGES = {1: "limited", 2: "full"}
 @click.argument("source", metavar="INPUT")
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option(
+    "--read-timeout",
+    type=Span(),
+    default=5.0,
+    show_default=True,
+    help="Give up a camera or server that says nothing for so long.",
+)
 @talk_options
 @click.pass_context
-def probe_command(ctx: click.Context, /, source: str, as_json: bool, verbose: bool, debug: bool, **model: Any) -> None:
-    """Show what INPUT is and what `run` would do with it."""
-    Reporter(verbose=verbose, debug=debug).attach(ctx)
-    from streamderain.video import list_stills, open_source
+def probe_command(
+    ctx: click.Context,
+    /,
+    source: str,
+    as_json: bool,
+    read_timeout: float,
+    verbose: bool,
+    debug: bool,
+    **model: Any,
+) -> None:
+    """Show what INPUT is and what `run` would do with it.
 
+    INPUT is whatever `run` takes: a video, a camera or stream, an image sequence, pictures.
+    """
+    reporter = Reporter(verbose=verbose, debug=debug)
+    reporter.attach(ctx)
+    from streamderain.video import list_stills
+
+    found: dict[str, Any] = {"input": redact(source)}
     stills = list_stills(source)
     if stills is not None:
-        found: dict[str, Any] = {"input": source, "kind": "pictures", "pictures": len(stills)}
+        found |= {"kind": "pictures", "pictures": len(stills)}
     else:
-        with usage_errors():
-            opened = open_source(source)
-        with opened:
-            found = {"input": source, "kind": "video", "description": opened.description, **_facts(opened.info)}
-            found["streams"] = [str(stream) for stream in opened.side.streams]
+        with usage_errors(), _opened(source, read_timeout, reporter) as opened:
+            found |= {"kind": "video", "description": opened.description, **_facts(opened.info)}
+            found["streams"] = [] if opened.side is None else [str(stream) for stream in opened.side.streams]
             found["notes"] = list(opened.notes)
     found["plan"] = _plan(model, found)
     if as_json:
@@ -52,6 +74,20 @@ def probe_command(ctx: click.Context, /, source: str, as_json: bool, verbose: bo
     for key, value in found.items():
         for line in value if isinstance(value, list) else [_plain(value)]:
             click.echo(f"{key.replace('_', ' '):>20}  {line}")
+
+
+def _opened(uri: str, read_timeout: float, reporter: Reporter) -> LiveSource | VideoSource:
+    """The input as `run` would open it."""
+    from streamderain.video import open_source
+    from streamderain.video.address import is_live
+    from streamderain.video.live import LiveOptions, open_live
+
+    options = LiveOptions(read_timeout=read_timeout, open_timeout=read_timeout, reconnect=False)
+    if not is_live(uri, read_timeout=read_timeout):
+        return open_source(uri, read_timeout=read_timeout)
+    if "listen=1" in uri:
+        reporter.note(f"waiting for {uri}")
+    return open_live(uri, options)
 
 
 def _facts(info: VideoInfo) -> dict[str, Any]:
@@ -84,7 +120,9 @@ def _plan(model: dict[str, Any], found: dict[str, Any]) -> str:
 
     try:
         with usage_errors():
-            description = Derainer(**{**model, "build": model["build"] or "auto"}).description
+            description = Derainer(
+                **{**model, "build": model["build"] or ("ready" if found.get("live") else "auto")}
+            ).description
     except StreamderainError as error:
         return f"cannot run: {error}"
     if found["kind"] == "pictures":

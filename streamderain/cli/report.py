@@ -7,18 +7,19 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
+from traceback import format_exception
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import click
 
 from streamderain.cli.interrupt import Signals
+from streamderain.redaction import redact
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _KEY = "streamderain.reporter"
-_DEBUG_KEY = "streamderain.debug"
 _LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 _JSON_EVERY = 5.0
 _BAR_EVERY = 0.1
@@ -57,14 +58,9 @@ class Reporter:
         reporter = ctx.meta.get(_KEY)
         return reporter if isinstance(reporter, Reporter) else cls()
 
-    @staticmethod
-    def debugging(ctx: click.Context) -> bool:
-        return bool(ctx.meta.get(_DEBUG_KEY, False))
-
     def attach(self, ctx: click.Context) -> None:
         """Be the reporter of this invocation, and take what the package logs."""
         ctx.meta[_KEY] = self
-        ctx.meta[_DEBUG_KEY] = self.debug
         if isinstance(ctx.obj, Signals):
             ctx.obj.line = lambda event, message, code: f"{self.line(event, message, exit_code=code)}\n".encode()
         level = logging.DEBUG if self.debug else logging.INFO if self.verbose else logging.WARNING
@@ -92,11 +88,11 @@ class Reporter:
             click.echo(line, err=True)
 
     def line(self, event: str, message: str, **fields: Any) -> str:
-        """What `say` writes, without its end."""
+        """What `say` writes, without its end, and without the secrets of any address."""
         if self.style == "text":
-            return f"streamderain: {message}"
+            return redact(f"streamderain: {message}")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": now, "event": event, "message": message, **fields}, default=str)
+        return redact(json.dumps({"time": now, "event": event, "message": message, **fields}, default=str))
 
     def note(self, message: str) -> None:
         """Something worth knowing that is no error; each is said once."""
@@ -106,6 +102,13 @@ class Reporter:
 
     def error(self, message: str, *, code: int, **fields: Any) -> None:
         self.say("error", " ".join(message.split()), exit_code=code, **fields)
+
+    def traceback(self, error: BaseException) -> None:
+        """Where ``error`` came from, with --debug only. What it says goes through here, never to the interpreter: an
+        error of FFmpeg's among its causes holds the address as it was typed.
+        """
+        if self.debug:
+            self.say("debug", "".join(format_exception(error)).rstrip())
 
     # ---- progress
 

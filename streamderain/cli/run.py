@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,16 +19,13 @@ from streamderain.cli.options import (
     talk_options,
     usage_errors,
 )
-from streamderain.cli.report import Reporter, counted, pace
-from streamderain.cli.watching import describe, observed, watch_options, watched, with_hud
-from streamderain.errors import OutputError
+from streamderain.cli.report import Reporter
+from streamderain.cli.watching import watch_options, watched
+from streamderain.redaction import redact
 
 if TYPE_CHECKING:
     from streamderain.observe import Observer
-    from streamderain.pipeline import RunStats
     from streamderain.session import Derainer
-
-DEGRADED = 3  # exit code: finished, but not every frame or every input was good
 
 _VIDEO_ONLY = (
     *("codec", "crf", "preset", "encoder_options", "audio", "subs", "start", "duration", "frames"),
@@ -222,7 +217,7 @@ def run_command(
     from streamderain.observe import Observer
 
     with reporter:
-        observer = Observer(shown(source))
+        observer = Observer(redact(source))
         with watched([observer], options, reporter):
             return _run_one(ctx, source, target, options, reporter, signals, observer)
 
@@ -238,13 +233,14 @@ def _run_one(
 ) -> int:
     """One input of whatever kind; returns the exit code."""
     from streamderain.cli.live import run_live_video, takes_live
+    from streamderain.cli.recorded import run_recorded_video
     from streamderain.video import list_stills
 
     if takes_live(ctx, source, options):
         return run_live_video(source, target, options, reporter, signals, observer)
     stills = list_stills(source)
     if stills is None:
-        return _run_video(source, target, options, reporter, signals, observer)
+        return run_recorded_video(source, target, options, reporter, signals, observer)
     _refuse_video_options(ctx)
     from streamderain.cli.stills import run_stills
 
@@ -256,168 +252,3 @@ def _refuse_video_options(ctx: click.Context) -> None:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
             raise click.UsageError(f"{flag} is for videos, and INPUT is pictures", ctx=ctx)
-
-
-def _run_video(
-    uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals, observer: Observer
-) -> int:
-    from streamderain.pipeline import comparison, run
-    from streamderain.video import open_sink, open_source
-
-    with usage_errors():
-        source = open_source(
-            uri,
-            start=options.start,
-            duration=options.duration,
-            frames=options.frames,
-            on_error=options.on_error,
-            frame_rate=options.frame_rate,
-            audio=options.audio == "copy",
-            subtitles=options.subs == "copy",
-        )
-    with ExitStack() as until_run:
-        until_run.enter_context(source)
-        derainer = options.derainer()
-        derainer.prepare(source.info.height, source.info.width)  # before anything is written
-        describe(observer, derainer)
-        view, info = (None, source.info) if options.compare == "off" else comparison(options.compare, source.info)
-        view = with_hud(view, observer, options)
-        if options.hud or options.preview or options.metrics:
-            view = observed(view, observer)
-        # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
-        asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
-        asked["format"] = options.container
-        with signals.orderly("finishing the file; interrupt again to stop at once"):
-            try:
-                with usage_errors():
-                    sink = open_sink(
-                        target,
-                        info,
-                        side=source.side,
-                        options=dict(options.encoder_options),
-                        audio=options.audio,
-                        subtitles=options.subs,
-                        overwrite=options.overwrite,
-                        **{key: value for key, value in asked.items() if value is not None},
-                    )
-            except OutputError:
-                if not signals.seen():
-                    raise
-                reporter.error("interrupted before the first frame: nothing is written", code=signals.exit_code)
-                return signals.exit_code
-            say_start(reporter, uri, target, derainer, sink.description)
-
-            def notes() -> None:
-                for note in (*source.notes, *sink.notes):
-                    reporter.note(note)
-
-            done = 0
-
-            def on_frame(_: object) -> None:
-                nonlocal done
-                done += 1
-                notes()
-                reporter.advance(done)
-
-            notes()
-            reporter.start_progress(_expected_frames(source.info.frame_count, source.info.frame_rate, options))
-            until_run.pop_all()  # the run closes the source from here on: its reader may be stuck in it
-            signals.running()
-            stats = run(
-                source,
-                sink,
-                derainer,
-                view=view,
-                on_frame=on_frame,
-                stop=signals.stop,
-                # A good result of earlier is worth more than a piece of this one.
-                close_interrupted=sink.close_as_part if sink.replaces else None,
-            )
-            reporter.end_progress()
-    notes()
-    kept = stats.interrupted and sink.replaces
-    return _say_end(reporter, target, stats, source.concealed, signals.exit_code, kept=kept)
-
-
-def _expected_frames(count: int | None, rate: Fraction | None, options: RunOptions) -> int | None:
-    """A hint for the progress bar, from what the container, --start, --duration and --frames promise.
-
-    ``count`` is of the whole video, or of what --duration and --frames leave of it if that is less.
-    """
-    asked = [options.frames, round(options.duration * rate) if rate and options.duration else None]
-    limits = [limit for limit in asked if limit is not None]
-    if count is not None and rate and options.start and all(count < limit for limit in limits):
-        count -= round(options.start * rate)
-    return min((hint for hint in (*limits, count) if hint is not None and hint > 0), default=None)
-
-
-def say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sink: str) -> None:
-    plan = derainer.plan
-    reporter.say(
-        "start",
-        f"{derainer.description} → {sink}",
-        input=shown(uri),
-        output=shown(target),
-        model=derainer.model,
-        device=str(plan.device),
-        backend=plan.backend,
-        precision=plan.precision,
-        encoder=sink,
-    )
-
-
-def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, signal_code: int, *, kept: bool) -> int:
-    """The last line; returns the exit code. ``kept``: an older file has kept OUTPUT's name."""
-    interrupted = stats.interrupted and signal_code != 0
-    degraded = DEGRADED if concealed else 0
-    code = signal_code if interrupted else degraded
-    output, older = target, ""
-    if interrupted and kept:
-        output, older = _older(target)
-    line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {shown(output)}{older}"
-    if interrupted:
-        line = f"interrupted: {line}" if stats.frames else "interrupted before the first frame: nothing is written"
-    reporter.say(
-        "done",
-        line,
-        frames=stats.frames,
-        seconds=round(stats.seconds, 3),
-        fps=round(stats.fps, 3),
-        decode_seconds=round(stats.decode_seconds, 3),
-        derain_seconds=round(stats.derain_seconds, 3),
-        encode_seconds=round(stats.encode_seconds, 3),
-        interrupted=interrupted,
-        concealed=concealed,
-        output=shown(output),
-        exit_code=code,
-    )
-    if concealed:
-        reporter.say(
-            "concealed",
-            f"{counted(concealed, 'frame')} could not be decoded whole;"
-            " the decoder's repair or the last good one stands in",
-        )
-    if reporter.verbose and reporter.style == "text":
-        busy = (stats.decode_seconds, stats.prepare_seconds, stats.derain_seconds, stats.encode_seconds)
-        said = "at work: decode {:.1f} s, prepare {:.1f} s, network {:.1f} s, encode {:.1f} s"
-        reporter.say("stages", said.format(*busy))
-    return code
-
-
-def _older(target: str) -> tuple[str, str]:
-    """Where an interrupted run's result is when something older is called ``target``, and what became of that."""
-    from streamderain.video.sequence import is_pattern
-
-    if is_pattern(target):
-        return target, " (what follows is of the older sequence)"
-    part = os.path.realpath(target) if os.path.islink(target) else target
-    return f"{part}.part", f" ({shown(target)} is the older file, untouched)"
-
-
-def shown(uri: str) -> str:
-    """As typed, less the password of a URL."""
-    scheme, separator, rest = uri.partition("://")
-    authority, slash, path = rest.partition("/")
-    if not separator or "@" not in authority:
-        return uri
-    return f"{scheme}://***@{authority.rpartition('@')[2]}{slash}{path}"

@@ -18,6 +18,7 @@ from streamderain.cli.interrupt import Signals, leave
 from streamderain.cli.report import Reporter, pace
 from streamderain.cli.watching import watched
 from streamderain.errors import StreamderainError
+from streamderain.redaction import redact
 
 if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
@@ -130,7 +131,7 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
         click.UsageError: of the configuration.
         StreamderainError: a model cannot be had, or a port is taken.
     """
-    from streamderain.cli.run import RunOptions, shown
+    from streamderain.cli.run import RunOptions
     from streamderain.observe import Observer
 
     values, streams = read_config(path, ctx)
@@ -143,7 +144,7 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
     )
     reporter.attach(ctx)
     models = _Models()
-    observers = [Observer(stream.name, about={"input": shown(stream.source)}) for stream in streams]
+    observers = [Observer(stream.name, about={"input": redact(stream.source)}) for stream in streams]
     with reporter, watched(observers, common, reporter):
         running = [
             _Running(stream, models.sharing(RunOptions, stream.values), run_one, reporter, signals, observer)
@@ -262,12 +263,8 @@ class _Running:
 
     def _failed(self, message: str, code: int, error: Exception) -> None:
         self.code = code
+        self._reporter.traceback(error)
         self._reporter.error(message, code=code)
-        if self._reporter.debug:
-            import traceback
-
-            for line in traceback.format_exception(error):
-                self._reporter.say("debug", line.rstrip())
 
 
 class _Named(Reporter):

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import av
 import av.error
 
+from streamderain.errors import InputError
+from streamderain.redaction import redact
 from streamderain.video import ffmpeg
 
 Transport = Literal["auto", "tcp", "udp"]
@@ -29,6 +31,9 @@ _AT_ONCE = {"analyzeduration": "0", "probesize": "32"}
 _SOON = {"analyzeduration": "100000", "probesize": "500000"}
 # FLV and playlists do not say at the beginning which streams there are.
 _LATER = {"analyzeduration": "500000", "probesize": "500000"}
+_OPEN_TIMEOUT = 30.0  # seconds that opening something which is no live stream may take in all
+#: What a call raises that was cut off by a time limit, ours or FFmpeg's.
+TIMED_OUT = (av.error.ExitError, TimeoutError)
 _LISTEN_FOR = 60.0  # seconds until waiting for a publisher is begun anew
 
 
@@ -62,20 +67,48 @@ def is_device(uri: str) -> bool:
     return _DEVICE.fullmatch(uri) is not None or (uri.isdecimal() and not os.path.exists(uri))
 
 
-def is_live(uri: str, *, open_timeout: float = 10.0) -> bool:
+def is_live(uri: str, *, read_timeout: float = 5.0) -> bool:
     """Whether ``uri`` is a camera or a stream that goes on by the clock.
 
     What HTTP serves may be either. It is opened once to see whether it says how long it is: a recording does, also one
     that is served as a playlist. What cannot be opened counts as not live; who opens it next will say why.
+
+    Raises:
+        InputError: who serves it says nothing for ``read_timeout`` seconds.
     """
     scheme = _scheme(uri)
     if scheme in _PERHAPS:
+        options, timeout = patience(uri, read_timeout)
         try:
-            with av.open(uri, options=_LATER, timeout=(open_timeout, open_timeout)) as container:
+            with av.open(uri, options=_LATER | options, timeout=timeout) as container:
                 return container.duration is None
+        except TIMED_OUT as error:
+            raise InputError(
+                f"{redact(uri)} cannot be opened: no answer within {read_timeout:g} s", hint=unanswered(uri)
+            ) from ffmpeg.redacted(error)
         except (av.error.FFmpegError, OSError, ValueError):
             return False
     return scheme in _LIVE or is_device(uri)
+
+
+def patience(uri: str, read_timeout: float) -> tuple[dict[str, str], tuple[float | None, float] | None]:
+    """What gives up a server that says nothing for ``read_timeout`` seconds: FFmpeg's options, and PyAV's ``timeout``.
+
+    Files and pipes are waited for. PyAV's limit on opening is one on the whole of it, which may take several requests;
+    FFmpeg's is one on each silence.
+    """
+    if not ffmpeg.is_url(uri):
+        return {}, None
+    if "listen" in uri.partition("?")[2]:
+        return {}, (None, read_timeout)
+    silence = str(round(read_timeout * 1e6))
+    key = "timeout" if _scheme(uri) in _RTSP else "rw_timeout"
+    return {key: silence}, (max(_OPEN_TIMEOUT, read_timeout), read_timeout)
+
+
+def unanswered(uri: str) -> str:
+    """What to do about a server that says nothing."""
+    return f"is {where(uri)} reachable from here, and does it send?"
 
 
 def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10.0) -> Address:
@@ -94,7 +127,7 @@ def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10
     if transport not in TRANSPORTS:
         raise ValueError(f"transport must be auto, tcp or udp, got {transport!r}")
     uri = ffmpeg.local_path(uri)
-    scheme, name = _scheme(uri), ffmpeg.redact(uri)
+    scheme, name = _scheme(uri), redact(uri)
     if is_device(uri):
         path = f"/dev/video{uri}" if uri.isdecimal() else uri
         return Address(path, path, "video4linux2", {}, open_timeout=open_timeout)
@@ -123,5 +156,5 @@ def where(uri: str) -> str:
     """The host and port of a URL, for messages; the URI itself where it has none."""
     parts = urlsplit(uri) if ffmpeg.is_url(uri) else None
     if parts is None or not parts.hostname:
-        return ffmpeg.redact(uri)
+        return redact(uri)
     return parts.netloc.rpartition("@")[2]

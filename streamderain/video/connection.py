@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,10 @@ from av.container import InputContainer
 
 from streamderain.errors import InputError
 from streamderain.video import ffmpeg, probe
-from streamderain.video.address import Address, where
+from streamderain.video.address import TIMED_OUT, Address, unanswered, where
 
 _THREADS = 4
 _FAILURES = (av.error.FFmpegError, OSError, ValueError)
-_TIMED_OUT = (av.error.ExitError, TimeoutError)
 _NO_PICTURE = 3.0  # read time-outs that packets may come without a picture
 _NEARLY = 0.9  # of a read time-out: FFmpeg hands out what it still had, and the failure only at the next read
 _HINTS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
@@ -141,7 +141,7 @@ class Connection:
         self._busy(True)
         try:
             packet = next(packets, None)
-        except _TIMED_OUT as error:
+        except TIMED_OUT as error:
             raise LostError(f"nothing came for {self._read_timeout:g} s") from ffmpeg.redacted(error)
         except _FAILURES as error:
             raise LostError(ffmpeg.explain(error)) from ffmpeg.redacted(error)
@@ -167,19 +167,28 @@ class Connection:
             self.container.close()
 
     def _cannot(self, error: BaseException, *, late: bool) -> LostError:
-        late = late or isinstance(error, _TIMED_OUT)
-        reason = f"no answer within {self._address.open_timeout:g} s" if late else ffmpeg.explain(error)
-        place = where(self._address.url)
-        hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
-        if late:
-            hint = f"is {place} reachable from here, and does it send?"
-        if hint is None and "resolve" in reason.lower():
-            hint = "check the host's name"
+        late = late or isinstance(error, TIMED_OUT)
+        reason, hint = refusal(error, self._address.url, within=self._address.open_timeout if late else None)
         if self._address.format == "video4linux2":
             hint = "v4l2-ctl --list-devices shows which cameras there are"
-        if isinstance(error, OSError) and getattr(error, "errno", None) == 5:
-            hint = hint or f"check the name of the host: {place}"
         return LostError(reason, hint=hint, final=isinstance(error, av.error.HTTPUnauthorizedError))
+
+
+def refusal(error: BaseException, url: str, *, within: float | None = None) -> tuple[str, str | None]:
+    """Why ``url`` cannot be opened, and what to do about it.
+
+    Args:
+        within: seconds after which it was given up, if that is why.
+    """
+    if within is not None:
+        return f"no answer within {within:g} s", unanswered(url)
+    reason, place = ffmpeg.explain(error), where(url)
+    hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
+    if hint is None and "resolve" in reason.lower():
+        hint = "check the host's name"
+    if hint is None and getattr(error, "errno", None) == errno.EIO:
+        hint = f"check the name of the host: {place}"
+    return reason, hint
 
 
 def _sent(packet: Any) -> float:

@@ -12,18 +12,14 @@ import av
 import av.error
 import av.logging
 
+from streamderain.redaction import redact
+
 # Without a handler Python itself would print FFmpeg's warnings on stderr.
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]*@")
 _ERRNO = re.compile(r"^\[Errno -?\d+\]\s*")
 _lock = threading.Lock()
 _listeners = 0
-
-
-def redact(text: str) -> str:
-    """``text`` without the user and password of any URL in it."""
-    return _CREDENTIALS.sub("", text)
 
 
 def redacted(error: BaseException) -> BaseException:
@@ -80,6 +76,8 @@ def frames(count: int) -> str:
 def explain(error: BaseException, lines: list[tuple[int, str, str]] | None = None) -> str:
     """One line that says why: FFmpeg's message and, where there is one, its last log line. Redacted."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, av.error.ExitError):  # "Immediate exit requested": by a time limit, and nobody else
+        reason = "nothing came in time"
     reason = _ERRNO.sub("", str(reason)).strip().rstrip(".")
     log = getattr(error, "log", None)
     said = last_error(lines or []) or (log[1][2].strip() if log and log[1] else "")

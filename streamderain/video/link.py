@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from streamderain.errors import OutputError
-from streamderain.video import ffmpeg, relay
+from streamderain.redaction import redact
+from streamderain.video import relay
 from streamderain.video.reconnect import Backoff
 
 _LOG = logging.getLogger("streamderain.publish")
@@ -223,7 +224,7 @@ class Link:
             return None
         reason, said = end.get("reason", ""), end.get("log", "")
         silent = "it takes nothing any more" if self._connected else f"no answer within {self._patience:g} s"
-        return ffmpeg.redact(f"{reason} ({said.rstrip('.')})" if said and said not in reason else reason) or silent
+        return redact(f"{reason} ({said.rstrip('.')})" if said and said not in reason else reason) or silent
 
     def _connect(self) -> None:
         with self._changed:

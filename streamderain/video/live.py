@@ -311,7 +311,7 @@ class LiveSource:
         turned = probe.Orientation(angle % 360 if angle % 90 == 0 else 0, mirrored=False)
         notes = list(connection.notes)
         if self._clock is None:
-            info = probe.video_info(picture, connection.video, connection.container, turned=turned, span=None)
+            info = probe.video_info(picture, connection.video, connection.container, turned=turned)
             rate = info.frame_rate if info.frame_rate and info.frame_rate <= _FASTEST else None
             self.info = replace(info, time_base=TICK, frame_count=None, frame_rate=rate, live=True)
             self.description = probe.describe(connection.container, connection.video, picture, self.info)

@@ -105,9 +105,17 @@ def notes_on(picture: av.VideoFrame) -> list[str]:
 
 
 def video_info(
-    picture: av.VideoFrame, video: Any, container: InputContainer, *, turned: Orientation, span: Fraction | None
+    picture: av.VideoFrame,
+    video: Any,
+    container: InputContainer,
+    *,
+    turned: Orientation,
+    before: Fraction = Fraction(0),
+    span: Fraction | None = None,
 ) -> VideoInfo:
-    """Everything a sink needs. ``span``: seconds that will be read at most, for the frame count's sake."""
+    """Everything a sink needs. ``before``, ``span``: seconds that are left out at the beginning, and that will be read
+    at most, for the frame count's sake.
+    """
     sideways = turned.turn in (90, 270)
     width, height = (picture.height, picture.width) if sideways else (picture.width, picture.height)
     sar = video.sample_aspect_ratio or Fraction(1)
@@ -118,8 +126,11 @@ def video_info(
     seconds = _seconds(video, container)
     if count is None and rate and seconds:
         count = round(seconds * rate)
-    if count is not None and span is not None and rate:
-        count = min(count, max(1, round(span * rate)))
+    if count is not None and rate:
+        count = max(1, count - round(before * rate))
+    if span is not None and rate:
+        wanted = max(1, round(span * rate))
+        count = wanted if count is None else min(count, wanted)
     return VideoInfo(
         width=width,
         height=height,

@@ -17,6 +17,7 @@ from av.codec.context import Flags
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
+from streamderain.redaction import redact
 from streamderain.video import encoder, ffmpeg
 from streamderain.video.colour import YuvWriter
 from streamderain.video.link import Link
@@ -151,7 +152,7 @@ def open_publisher(
         OutputOptionError: what was asked for cannot be had.
         OutputError: the target cannot be reached.
     """
-    name = ffmpeg.redact(url)
+    name = redact(url)
     info = replace(info, rotation=0, time_base=_TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
     chosen, preset, crf = _defaults(info, codec, crf, preset, options)
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen)

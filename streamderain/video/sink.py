@@ -16,6 +16,7 @@ from av.container import OutputContainer
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
+from streamderain.redaction import redact
 from streamderain.video import encoder, ffmpeg, sequence
 from streamderain.video.colour import YuvWriter
 from streamderain.video.display import open_display
@@ -251,7 +252,7 @@ def open_sink(
         )
     if ffmpeg.is_url(uri):
         return open_publisher(
-            uri, info, muxer=choose_muxer(uri, ffmpeg.redact(uri), format), side=side,
+            uri, info, muxer=choose_muxer(uri, redact(uri), format), side=side,
             codec=codec, crf=crf, preset=preset, options=options, wait=wait, stop=stop,
         )  # fmt: skip
     target = Target(uri, side, overwrite=overwrite)

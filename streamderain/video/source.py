@@ -17,7 +17,10 @@ from av.container import InputContainer
 
 from streamderain.errors import InputError, UnsupportedInputError
 from streamderain.frame import Frame, VideoInfo
+from streamderain.redaction import redact
 from streamderain.video import colour, ffmpeg, probe, sequence
+from streamderain.video.address import TIMED_OUT, patience
+from streamderain.video.connection import refusal
 from streamderain.video.decode import Decoder, Picture
 from streamderain.video.remux import SideStreams, side_streams
 
@@ -111,6 +114,7 @@ def open_source(
     frame_rate: Fraction | None = None,
     audio: bool = True,
     subtitles: bool = True,
+    read_timeout: float = 5.0,
 ) -> VideoSource:
     """Opens ``uri`` and decodes its first picture.
 
@@ -122,9 +126,10 @@ def open_source(
         on_error: a damaged picture ends the job, or the last good one is repeated in its place and counted.
         frame_rate: frames/s of an image sequence, 25 if not given.
         audio, subtitles: whether those streams are read at all.
+        read_timeout: seconds that a server may say nothing. Files and pipes may take as long as they like.
 
     Raises:
-        InputError: no such file, a folder, no video in it, nothing decodable.
+        InputError: no such file, a folder, no video in it, nothing decodable, a server that does not answer.
         UnsupportedInputError: HDR, or a colour matrix that cannot be converted.
         ValueError: an argument out of range.
     """
@@ -135,9 +140,11 @@ def open_source(
         raise ValueError(f"frames must be at least 1, got {frames}")
     if frame_rate is not None and frame_rate <= 0:
         raise ValueError(f"frame_rate must be positive, got {frame_rate}")
+    if not 0 < read_timeout < math.inf:
+        raise ValueError(f"read_timeout must be above 0 s, got {read_timeout}")
     uri = ffmpeg.local_path(uri)
-    name = ffmpeg.redact("standard input" if uri == "-" else uri)
-    container = _open_container(uri, name, frame_rate)
+    name = redact("standard input" if uri == "-" else uri)
+    container = _open_container(uri, name, frame_rate, read_timeout)
     try:
         return _start(container, uri, name, start, duration, frames, on_error, audio=audio, subtitles=subtitles)
     except BaseException:
@@ -145,7 +152,7 @@ def open_source(
         raise
 
 
-def _open_container(uri: str, name: str, frame_rate: Fraction | None) -> InputContainer:
+def _open_container(uri: str, name: str, frame_rate: Fraction | None, read_timeout: float) -> InputContainer:
     options: dict[str, str] = {}
     container_format = None
     url = uri
@@ -168,13 +175,20 @@ def _open_container(uri: str, name: str, frame_rate: Fraction | None) -> InputCo
             options = {"pattern_type": "none"}
     if frame_rate is not None and container_format is None:
         raise ValueError(f"frame_rate is for image sequences such as f%05d.png, got {frame_rate} for {name}")
+    limits, timeout = patience(uri, read_timeout)
     with ffmpeg.listening() as lines:
         try:
-            return av.open(url, "r", format=container_format, container_options=options, metadata_errors="replace")
+            return av.open(
+                url, "r", format=container_format, container_options=options | limits, timeout=timeout,
+                metadata_errors="replace",
+            )  # fmt: skip
         except (av.error.FFmpegError, OSError, ValueError) as error:
+            reason, hint = ffmpeg.explain(error, lines), None
+            if ffmpeg.is_url(uri):
+                reason, hint = refusal(error, uri, within=read_timeout if isinstance(error, TIMED_OUT) else None)
             raise InputError(
-                f"{name} cannot be opened: {ffmpeg.explain(error, lines)}", hint="is it a video file, and whole?"
-            ) from error
+                f"{name} cannot be opened: {reason}", hint=hint or "is it a video file, and whole?"
+            ) from ffmpeg.redacted(error)
 
 
 def _start(
@@ -212,8 +226,11 @@ def _start(
     spans = [_exact(duration)] if duration is not None else []
     if frames is not None and rate:
         spans.append(frames / Fraction(rate))
-    info = probe.video_info(first.frame, video, container, turned=turned, span=min(spans, default=None))
     begin = first.pts * tick
+    info = probe.video_info(
+        first.frame, video, container, turned=turned, span=min(spans, default=None),
+        before=Fraction(0) if start is None else begin - (video.start_time or 0) * tick,
+    )  # fmt: skip
     side.begin = begin if start is not None else None
     side.end = begin + _exact(duration) if duration is not None else None
     found = chain([first], pictures)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
+from streamderain.redaction import redact
 from streamderain.video import ffmpeg, sequence
 from streamderain.video.remux import SideStreams
 
@@ -37,7 +38,7 @@ class Target:
     """
 
     def __init__(self, uri: str, side: SideStreams | None, *, overwrite: bool) -> None:
-        self.name = ffmpeg.redact("standard output" if uri == "-" else uri)
+        self.name = redact("standard output" if uri == "-" else uri)
         self.part: Path | None = None
         self.final: Path | None = None
         self.replaces = False

@@ -109,10 +109,17 @@ def test_reader_that_went_away_is_no_news(failing: dict[str, BaseException]) -> 
     assert (result.exit_code, result.output) == (1, "")
 
 
-def test_traceback_only_with_debug(failing: dict[str, BaseException]) -> None:
+@pytest.mark.parametrize("arguments", [[], ["--debug"]])
+def test_traceback_only_with_debug_and_without_the_password(
+    failing: dict[str, BaseException], arguments: list[str]
+) -> None:
     failing["error"] = errors.InputError("not a video")
-    result = CliRunner().invoke(cli, ["fail", "--debug"])
-    assert isinstance(result.exception, errors.InputError)
+    failing["error"].__cause__ = OSError("no route to rtsp://admin:hunter2@camera/1")
+    result = CliRunner().invoke(cli, ["fail", *arguments])
+    assert result.exit_code == 4
+    assert ("Traceback" in result.stderr) == ("no route to rtsp://camera/1" in result.stderr) == bool(arguments)
+    assert result.stderr.splitlines()[-1] == "streamderain: not a video"
+    assert "hunter2" not in result.output
 
 
 def test_warnings_do_not_spill(failing: dict[str, BaseException]) -> None:

@@ -1,0 +1,122 @@
+"""What a run on a file and one on a camera have in common: model, view and output, and what is told of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from streamderain.cli.interrupt import Signals
+from streamderain.cli.options import usage_errors
+from streamderain.cli.report import Reporter
+from streamderain.cli.watching import describe, tell_output, with_hud
+from streamderain.errors import OutputError
+
+if TYPE_CHECKING:
+    from streamderain.cli.run import RunOptions
+    from streamderain.frame import VideoInfo
+    from streamderain.observe import Observer
+    from streamderain.pipeline import View
+    from streamderain.session import Derainer
+    from streamderain.video import VideoSink
+
+DEGRADED = 3  # exit code: finished, but not every frame or every input was good
+NOTHING_WRITTEN = "interrupted before the first frame: nothing is written"
+
+
+class _Noting(Protocol):
+    """The part of a source that `Told` reads."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def model_and_view(
+    options: RunOptions, of: Literal["file", "live"], given: VideoInfo, observer: Observer
+) -> tuple[Derainer, View | None, VideoInfo]:
+    """The model, ready for frames of ``given``; what is made of its work for the output; and the output's frames.
+
+    Raises:
+        ModelError, DeviceError, EngineError: what was asked for cannot be had.
+    """
+    from streamderain.pipeline import comparison
+
+    derainer = options.derainer(of)
+    derainer.prepare(given.height, given.width)  # before anything is written
+    describe(observer, derainer)
+    view, info = (None, given) if options.compare == "off" else comparison(options.compare, given)
+    return derainer, with_hud(view, observer, options), info
+
+
+def open_output(
+    target: str, info: VideoInfo, options: RunOptions, reporter: Reporter, signals: Signals, **more: Any
+) -> VideoSink | None:
+    """The output; None if a signal came while it was opened, which is then said.
+
+    Args:
+        more: for `open_sink`, beside what ``options`` say of the encoder.
+
+    Raises:
+        OutputError: it cannot be opened.
+        click.UsageError: for words that mean nothing.
+    """
+    from streamderain.video import open_sink
+
+    # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
+    asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
+    asked["format"] = options.container
+    more |= {key: value for key, value in asked.items() if value is not None}
+    try:
+        with usage_errors():
+            return open_sink(target, info, options=dict(options.encoder_options), overwrite=options.overwrite, **more)
+    except OutputError:
+        if not signals.seen():
+            raise
+        reporter.error(NOTHING_WRITTEN, code=signals.exit_code)
+        return None
+
+
+class Told:
+    """Tells of frames that are done, and once of each note that source and sink have by then."""
+
+    def __init__(self, reporter: Reporter, observer: Observer, source: _Noting, sink: VideoSink) -> None:
+        self._reporter, self._observer = reporter, observer
+        self._source, self._sink = source, sink
+        self._done = 0
+
+    def notes(self) -> None:
+        for note in (*self._source.notes, *self._sink.notes):
+            self._reporter.note(note)
+
+    def frame(self, _: object) -> None:
+        """One more is done."""
+        self._done += 1
+        self.notes()
+        tell_output(self._observer, self._sink)
+        self._reporter.advance(self._done)
+
+
+def say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sink: VideoSink) -> None:
+    plan = derainer.plan
+    reporter.say(
+        "start",
+        f"{derainer.description} → {sink.description}",
+        input=uri,
+        output=target,
+        model=derainer.model,
+        device=str(plan.device),
+        backend=plan.backend,
+        precision=plan.precision,
+        encoder=sink.description,
+    )
+
+
+def where_kept(target: str) -> tuple[str, str]:
+    """Where an interrupted run's result is when something older is called ``target``, and what became of that."""
+    from streamderain.video.ffmpeg import local_path
+    from streamderain.video.sequence import is_pattern
+
+    path = local_path(target)
+    if is_pattern(path):
+        return target, " (what follows is of the older sequence)"
+    part = os.path.realpath(path) if os.path.islink(path) else path
+    return f"{part}.part", f" ({target} is the older file, untouched)"

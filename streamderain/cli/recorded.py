@@ -1,0 +1,114 @@
+"""``streamderain run`` on a video that has an end: a file, a pipe, an image sequence, a recording on a server."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from streamderain.cli.chain import (
+    DEGRADED,
+    NOTHING_WRITTEN,
+    Told,
+    model_and_view,
+    open_output,
+    say_start,
+    where_kept,
+)
+from streamderain.cli.interrupt import Signals
+from streamderain.cli.options import usage_errors
+from streamderain.cli.report import Reporter, counted, pace
+from streamderain.cli.watching import observed
+
+if TYPE_CHECKING:
+    from streamderain.cli.run import RunOptions
+    from streamderain.observe import Observer
+    from streamderain.pipeline import RunStats
+
+
+def run_recorded_video(
+    uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals, observer: Observer
+) -> int:
+    """Opens, runs and reports; returns the exit code."""
+    from streamderain.pipeline import run
+    from streamderain.video import open_source
+
+    with usage_errors():
+        source = open_source(
+            uri,
+            start=options.start,
+            duration=options.duration,
+            frames=options.frames,
+            on_error=options.on_error,
+            frame_rate=options.frame_rate,
+            audio=options.audio == "copy",
+            subtitles=options.subs == "copy",
+            read_timeout=options.read_timeout,
+        )
+    with ExitStack() as until_run:
+        until_run.enter_context(source)
+        derainer, view, info = model_and_view(options, "file", source.info, observer)
+        if options.hud or options.preview or options.metrics:
+            view = observed(view, observer)
+        with signals.orderly("finishing the file; interrupt again to stop at once"):
+            sink = open_output(
+                target, info, options, reporter, signals,
+                side=source.side, audio=options.audio, subtitles=options.subs,
+            )  # fmt: skip
+            if sink is None:
+                return signals.exit_code
+            say_start(reporter, uri, target, derainer, sink)
+            told = Told(reporter, observer, source, sink)
+            told.notes()
+            expected = [count for count in (options.frames, source.info.frame_count) if count is not None]
+            reporter.start_progress(min(expected, default=None))
+            until_run.pop_all()  # the run closes the source from here on: its reader may be stuck in it
+            signals.running()
+            stats = run(
+                source,
+                sink,
+                derainer,
+                view=view,
+                on_frame=told.frame,
+                stop=signals.stop,
+                # A good result of earlier is worth more than a piece of this one.
+                close_interrupted=sink.close_as_part if sink.replaces else None,
+            )
+            reporter.end_progress()
+    told.notes()
+    kept = stats.interrupted and sink.replaces
+    return _say_end(reporter, target, stats, source.concealed, signals.exit_code, kept=kept)
+
+
+def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, signal_code: int, *, kept: bool) -> int:
+    """The last line; returns the exit code. ``kept``: an older file has kept OUTPUT's name."""
+    interrupted = stats.interrupted and signal_code != 0
+    code = signal_code if interrupted else DEGRADED if concealed else 0
+    output, older = where_kept(target) if interrupted and kept else (target, "")
+    line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {output}{older}"
+    if interrupted:
+        line = f"interrupted: {line}" if stats.frames else NOTHING_WRITTEN
+    reporter.say(
+        "done",
+        line,
+        frames=stats.frames,
+        seconds=round(stats.seconds, 3),
+        fps=round(stats.fps, 3),
+        decode_seconds=round(stats.decode_seconds, 3),
+        derain_seconds=round(stats.derain_seconds, 3),
+        encode_seconds=round(stats.encode_seconds, 3),
+        interrupted=interrupted,
+        concealed=concealed,
+        output=output,
+        exit_code=code,
+    )
+    if concealed:
+        reporter.say(
+            "concealed",
+            f"{counted(concealed, 'frame')} could not be decoded whole;"
+            " the decoder's repair or the last good one stands in",
+        )
+    if reporter.verbose and reporter.style == "text":
+        busy = (stats.decode_seconds, stats.prepare_seconds, stats.derain_seconds, stats.encode_seconds)
+        said = "at work: decode {:.1f} s, prepare {:.1f} s, network {:.1f} s, encode {:.1f} s"
+        reporter.say("stages", said.format(*busy))
+    return code
