@@ -14,7 +14,7 @@ from torch import Tensor
 from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.networks import load_model, model_path
-from streamderain.preprocess import reflect_pad
+from streamderain.preprocess import Past, reflect_pad
 from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, make_plans
 
 _DEFAULT_MODEL = "balanced"
@@ -145,11 +145,11 @@ def padded_size(job: Job, height: int, width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A frame on the device, and the motion from the one before if a session could find it ahead of its step."""
+    """A frame on the device, and its past if a session could find it ahead of its step."""
 
     frame: Frame
     rainy: Tensor
-    motion: Tensor | None
+    past: Past | None
 
 
 class Session:
@@ -163,11 +163,11 @@ class Session:
         self._engine = engine
         self.height, self.width = height, width
         self._state = engine.zero_state()
-        self._before: Tensor | None = None  # the frame that was prepared last
+        self._prepared: tuple[Tensor, Tensor] | None = None  # the frame that was prepared last, and its previous one
 
     def reset(self) -> None:
         """Forget the past: after a reconnect, a seek or a gap. Cuts are found by the network itself."""
-        self._state = self._engine.zero_state()
+        self._state, self._prepared = self._engine.zero_state(), None
 
     def prepare(self, frame: Frame) -> Prepared:
         """What of a frame's work needs no result of the frames before: one other thread may do it ahead of `step`.
@@ -178,12 +178,12 @@ class Session:
         """
         try:
             with torch.inference_mode():
-                rainy, before = self._upload(frame), self._before
-                motion = None if before is None else self._engine.find_motion(rainy, before)
+                rainy = self._upload(frame)
+                past = None if self._prepared is None else self._engine.look_back(rainy, *self._prepared)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory() from error
-        self._before = rainy
-        return Prepared(frame, rainy, motion)
+        self._prepared = rainy, rainy if past is None else past.previous
+        return Prepared(frame, rainy, past)
 
     def step(self, frame: Frame | Prepared) -> Frame:
         """The clean frame for the next rainy one.
@@ -196,7 +196,7 @@ class Session:
             with torch.inference_mode():
                 ready = frame if isinstance(frame, Prepared) else Prepared(frame, self._upload(frame), None)
                 frame = ready.frame
-                clean, self._state = self._engine.step(ready.rainy, self._state, ready.motion)
+                clean, self._state = self._engine.step(ready.rainy, self._state, ready.past)
             pixels = self._download(clean, frame.pixels.dtype)  # an ordinary tensor, which callers may write into
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory() from error

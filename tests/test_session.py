@@ -120,7 +120,7 @@ def test_frames_prepared_ahead_come_out_as_others_do(
     frames = [_frame(48, 64, seed=seed) for seed in range(5)]
     plain, ahead = derainer.session(48, 64), derainer.session(48, 64)
     ready = [ahead.prepare(frame) for frame in frames]  # as far ahead as one likes
-    assert [each.motion is not None for each in ready] == [False, True, True, True, True]
+    assert [each.past is not None for each in ready] == [False, True, True, True, True]
     for frame, each in zip(frames, ready, strict=True):
         expected, found = plain.step(frame), ahead.step(each)
         assert torch.equal(found.pixels, expected.pixels)

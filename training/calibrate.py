@@ -11,6 +11,7 @@ import base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -28,8 +29,8 @@ from streamderain.networks.quantise import (
     with_calibration,
 )
 from streamderain.networks.streaming import StreamingNet
-from streamderain.preprocess import estimate_motion
-from training.data import clean_clip, evaluation_clips, rain_clip, split
+from streamderain.preprocess import Past
+from training.data import clean_clip, evaluation_clips, pasts_of, rain_clip, split
 from training.metrics import psnr, to_8bit
 from training.recipe import ClipRecipe
 
@@ -43,7 +44,7 @@ _SEARCHED = 200_000  # values that candidates are tried on
 _EVENNESS = 0.8
 _SHIFT_FRAMES = 24
 
-Clip = tuple[Tensor, list[Tensor | None]]  # frames [T, 3, H, W] and the motion into each
+Clip = tuple[Tensor, list[Past]]  # frames [T, 3, H, W] and the past of each; none for a network of single images
 
 
 @dataclass(slots=True)
@@ -90,10 +91,10 @@ def calibrate(network: nn.Module, clips: Iterable[Tensor], *, measured_on: str =
             patches = F.unfold(x, conv.kernel_size, padding=conv.padding, stride=conv.stride)[0]  # type: ignore[arg-type]
             products[name] = products.get(name, torch.zeros(())) + patches @ patches.T
 
-    kept = [(clip, motions_of(network, clip)) for clip in clips]
+    kept = [(clip, _pasts(network, clip)) for clip in clips]
     with _looking(network, look):
-        for clip, motions in kept:
-            run_clip(network, clip, motions)
+        for clip, pasts in kept:
+            run_clip(network, clip, pasts)
     roundings: dict[str, Rounding] = {}
     for name, conv in convolutions(network).items():
         values = torch.cat(seen[name], 1)
@@ -172,8 +173,8 @@ def _shifted(network: nn.Module, roundings: dict[str, Rounding], clips: list[Cli
 
     few = max(1, _SHIFT_FRAMES // len(clips))
     with _looking(network, look):
-        for clip, motions in clips:
-            run_clip(network, clip[:few], motions)
+        for clip, pasts in clips:
+            run_clip(network, clip[:few], pasts)
     means = {name: sums[name] / counts[name] for name in roundings}
     return {
         name: replace(rounding, shift=tuple(float(f"{v:.4g}") for v in means[name]))
@@ -197,24 +198,19 @@ def _looking(network: nn.Module, look: object) -> Iterator[None]:
 
 
 @torch.no_grad()
-def motions_of(network: nn.Module, rainy: Tensor) -> list[Tensor | None]:
-    """The motion into each frame of a clip [T, 3, H, W], found once for all that run it; None where it is not asked."""
-    if not isinstance(network, StreamingNet):
-        return [None] * len(rainy)
-    return [
-        None,
-        *(estimate_motion(frame, last) for frame, last in zip(rainy[1:, None], rainy[:-1, None], strict=True)),
-    ]
+def _pasts(network: nn.Module, rainy: Tensor) -> list[Past]:
+    """Found once for all that run the clip [T, 3, H, W]."""
+    return pasts_of(rainy) if isinstance(network, StreamingNet) else []
 
 
 @torch.no_grad()
-def run_clip(network: nn.Module, rainy: Tensor, motions: list[Tensor | None]) -> Tensor:
+def run_clip(network: nn.Module, rainy: Tensor, pasts: list[Past]) -> Tensor:
     """A clip [T, 3, H, W] through ``network`` with its own state: clean, the same shape, 0..1."""
     height, width = rainy.shape[-2:]
     state = network.zero_state(1, height, width, device=rainy.device, dtype=rainy.dtype)  # type: ignore[operator]
     out = []
-    for frame, motion in zip(rainy[:, None], motions, strict=False):
-        laid = network.align(frame, state) if motion is None else network.lay(frame, state, motion)  # type: ignore[operator]
+    for frame, past in zip_longest(rainy[:, None], pasts[: len(rainy)]):
+        laid = network.lay(state, past) if past is not None else ()  # type: ignore[operator]
         clean, *rest = network(frame, *laid)
         state = tuple(rest)
         out.append(clean)
@@ -230,8 +226,8 @@ def _held_out(
     for index, (kind, rainy, target) in enumerate(drawn):
         truth = to_8bit(target)
         for name, seen in ((kind, to_8bit(rainy)), ("dry", truth))[: 2 if index % _DRY_EVERY == 0 else 1]:
-            motions = motions_of(network, seen)
-            yield name, (seen, motions), to_8bit(run_clip(network, seen, motions)), truth
+            pasts = _pasts(network, seen)
+            yield name, (seen, pasts), to_8bit(run_clip(network, seen, pasts)), truth
 
 
 def judge(
@@ -241,8 +237,8 @@ def judge(
     rounded = quantised(network, calibration)
     rows: dict[str, list[tuple[float, float]]] = {}
     last: list[tuple[float, float]] = []
-    for name, (seen, motions), theirs, truth in held_out:
-        before, after = psnr(theirs, truth), psnr(to_8bit(run_clip(rounded, seen, motions)), truth)
+    for name, (seen, pasts), theirs, truth in held_out:
+        before, after = psnr(theirs, truth), psnr(to_8bit(run_clip(rounded, seen, pasts)), truth)
         rows.setdefault(name, []).append((float(before.mean()), float(after.mean())))
         if name != "dry":
             last.append((float(before[-1]), float(after[-1])))

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from streamderain.networks.streaming import StreamingNet
-from streamderain.preprocess import MESH, estimate_motion
+from streamderain.preprocess import MESH, Past, look_back
 from training.camera import simulate_camera
 from training.clutter import paint_clutter
 from training.metrics import psnr
@@ -135,19 +134,18 @@ def align_clip(rainy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         previous and before [T, 3, H, W], aligned to their frame, and the motion [T, 2, 5, 7] into the last frame.
     """
-    network = StreamingNet(channels=(1, 1, 1))  # only its alignment is used
-    size = rainy.shape[-2:]
-    state = network.zero_state(1, *size, device=rainy.device, dtype=rainy.dtype)
-    previous, before, motions = [], [], []
-    for t in range(rainy.shape[0]):
-        frame = rainy[t : t + 1]
-        motions.append(estimate_motion(frame, state[0]) if t else frame.new_zeros(1, 2, *MESH))
-        p, b, o, h, keep = network.lay(frame, state, motions[-1])
-        p, b = frame + keep * (p - frame), frame + keep * (b - frame)
-        previous.append(p)
-        before.append(b)
-        state = (frame, p, o, h, torch.ones_like(keep))
-    return torch.cat(previous), torch.cat(before), torch.cat(motions)
+    motions, previous, before, _ = (torch.cat(parts) for parts in zip(*pasts_of(rainy), strict=True))
+    return previous, before, motions
+
+
+def pasts_of(rainy: Tensor) -> list[Past]:
+    """The past of each frame of a clip [T, 3, H, W]; the first has none."""
+    last = rainy[:1]
+    pasts = [Past(rainy.new_zeros(1, 2, *MESH), last, last, rainy.new_zeros(1, 1, 1, 1))]
+    for frame in rainy[1:, None]:
+        pasts.append(look_back(frame, last, pasts[-1].previous, rainy.new_ones(1, 1, 1, 1)))
+        last = frame
+    return pasts
 
 
 def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamderain.networks.streaming import State
-from streamderain.preprocess import estimate_motion, same_scene, warp
+from streamderain.preprocess import Past, look_back
 
 _CELL, _CELLS = 8, 5  # px; a neighbourhood is five cells wide
 _RAIN = 0.01  # mean of spikes less dips where the minimum is taken whole; at 0 nothing is
@@ -37,15 +37,12 @@ class Classic(nn.Module):
     @classmethod
     def align(cls, rainy: Tensor, state: State) -> State:
         """Lay the state on the new frame, and drop it at a cut."""
-        return cls.lay(rainy, state, estimate_motion(rainy, state[0]))
+        return cls.lay(state, look_back(rainy, *state))
 
     @staticmethod
-    def lay(rainy: Tensor, state: State, motion: Tensor) -> State:
-        """``align`` by a motion that is known already."""
-        previous, before, keep = state
-        pictures = warp(torch.cat((previous, before), 1), motion)
-        keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
-        return (*torch.split(pictures, 3, 1), keep)
+    def lay(state: State, past: Past) -> State:
+        """``align`` where the frame's past is known already: it is all that there is."""
+        return past.previous, past.before, past.keep
 
     def forward(self, rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> tuple[Tensor, ...]:
         """[B, 3, H, W], 0..1, and the state aligned to it -> the clean frame, 0..1, and the new state."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamderain.preprocess import estimate_motion, same_scene, warp
+from streamderain.preprocess import Past, look_back, warp
 
 State = tuple[Tensor, ...]
 
@@ -102,15 +102,14 @@ class StreamingNet(nn.Module):
     @classmethod
     def align(cls, rainy: Tensor, state: State) -> State:
         """Lay the state on the new frame, and drop it at a cut. Done before ``forward``, outside the compiled graph."""
-        return cls.lay(rainy, state, estimate_motion(rainy, state[0]))
+        previous, before, _, _, keep = state
+        return cls.lay(state, look_back(rainy, previous, before, keep))
 
     @staticmethod
-    def lay(rainy: Tensor, state: State, motion: Tensor) -> State:
-        """``align`` by a motion that is known already."""
-        previous, before, output, hidden, keep = state
-        pictures = warp(torch.cat((previous, before, output), 1), motion)
-        keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
-        return (*torch.split(pictures, 3, 1), warp(hidden, motion, scale=4.0), keep)
+    def lay(state: State, past: Past) -> State:
+        """``align`` where the frame's past is known already: what remains is what the network made."""
+        output, hidden = warp(state[2], past.motion), warp(state[3], past.motion, scale=4.0)
+        return past.previous, past.before, output, hidden, past.keep
 
     def forward(
         self, rainy: Tensor, previous: Tensor, before: Tensor, output: Tensor, hidden: Tensor, keep: Tensor

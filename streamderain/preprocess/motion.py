@@ -35,6 +35,7 @@ _STIFFNESS = 0.05
 _MESH_MUST_GAIN = 0.97  # of the affine residual; a mesh always fits a little better, to noise
 _CUT_ROWS = 45  # height that scenes are compared at
 _MAX_SHIFT = 0.15  # of the frame's height or width, by phase correlation
+_EDGE = 1 + 1e-5  # of places from -1 to 1, which are rounded
 _STILL = 0.06  # px of the full frame: less than this is no motion, and is not resampled
 
 
@@ -85,18 +86,23 @@ def _hats(count: int, points: int, like: Tensor) -> Tensor:
     return (1 - (at[:, None] - torch.arange(points, device=like.device)).abs()).clamp_min(0)
 
 
-def _grid(motion: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where each pixel of a frame of ``size`` comes from: [B, h, w, 2] (x, y), -1 to 1 from first pixel to last.
+class _Lattice:
+    """Meshes of ``points`` (rows, columns) over frames of ``size`` (height, width), made once for many motions.
 
-    ``motion`` [B, 2, rows, columns] is in px of that frame, bilinear between its control points. All in float32: half
-    precision cannot name a place in a frame to better than half a pixel.
+    All in float32: half precision cannot name a place in a frame to better than half a pixel.
     """
-    height, width = size
-    rows, columns = motion.shape[-2:]
-    motion = motion.float()
-    motion = torch.cat((motion[:, :1] * (2 / max(width - 1, 1)), motion[:, 1:] * (2 / max(height - 1, 1))), 1)
-    dense = _hats(height, rows, motion) @ motion @ _hats(width, columns, motion).T
-    return torch.stack((dense[:, 0] + _axis(width, motion), dense[:, 1] + _axis(height, motion)[:, None]), -1)
+
+    def __init__(self, size: tuple[int, int], points: tuple[int, int], like: Tensor) -> None:
+        (height, width), (rows, columns) = size, points
+        self.down, self.across = _hats(height, rows, like), _hats(width, columns, like).T  # [h, rows], [columns, w]
+        # A mesh is bilinear, so where its points are at rest is as good as where each pixel is.
+        self._rest = torch.stack(torch.meshgrid(_axis(columns, like), _axis(rows, like), indexing="xy"))
+        units = (torch.full((1, 1), 2 / max(count - 1, 1), device=like.device) for count in (width, height))
+        self._unit = torch.stack(tuple(units))
+
+    def grid(self, motion: Tensor) -> Tensor:
+        """Where each pixel comes from: [B, h, w, 2] (x, y), -1 to 1 from first pixel to last; ``motion`` in px."""
+        return (self.down @ (self._rest + motion.float() * self._unit) @ self.across).permute(0, 2, 3, 1)
 
 
 def _fetch(image: Tensor, grid: Tensor) -> Tensor:
@@ -117,7 +123,8 @@ def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
     Returns:
         [B, C, H, W] in the dtype of ``image``.
     """
-    return _fetch(image, _grid(motion.float() / scale, (image.shape[-2], image.shape[-1])))
+    lattice = _Lattice((image.shape[-2], image.shape[-1]), (motion.shape[-2], motion.shape[-1]), image)
+    return _fetch(image, lattice.grid(motion.float() / scale))
 
 
 def _affine_mesh(affine: Tensor, size: tuple[int, int]) -> Tensor:
@@ -131,8 +138,8 @@ def _affine_mesh(affine: Tensor, size: tuple[int, int]) -> Tensor:
 def _waves(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines [count, count] of the discrete Fourier transform."""
     at = torch.arange(count, device=like.device)
-    angle = (at[:, None] * at % count) * (2 * math.pi / count)  # exact: reduced while these are integers
-    return angle.cos(), angle.sin()
+    angle, turns = at * (2 * math.pi / count), at[:, None] * at % count  # exact: reduced while these are integers
+    return angle.cos()[turns], angle.sin()[turns]
 
 
 def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
@@ -165,32 +172,32 @@ def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
     return torch.stack((best % count - reach_x, best // count - reach_y), 1).float()
 
 
-def _residual(moved: Tensor, reference: Tensor, motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _residual(moved: Tensor, reference: Tensor, motion: Tensor, lattice: _Lattice) -> tuple[Tensor, Tensor, Tensor]:
     """Difference [B, h, w] of the warped reference to the moved frame, where it is inside, and its mean size [B]."""
-    grid = _grid(motion, (moved.shape[-2], moved.shape[-1]))
-    inside = (grid.abs().amax(-1) <= 1).float()
-    difference = _fetch(reference[:, None], grid)[:, 0] - moved
-    scale = (difference.abs() * inside).sum((-2, -1)) / inside.sum((-2, -1)).clamp_min(1.0)
+    grid = lattice.grid(motion)
+    inside = (torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()) <= _EDGE).float()
+    difference = (_fetch(reference[:, None], grid)[:, 0] - moved) * inside
+    scale = difference.abs().sum((-2, -1)) / inside.sum((-2, -1)).clamp_min(1.0)
     return difference, inside, scale.clamp_min(2e-3)
 
 
 def _weights(difference: Tensor, inside: Tensor, scale: Tensor) -> Tensor:
     """Geman-McClure weights of Gauss-Newton, [B, h, w]."""
-    return inside / (1 + (difference / scale[:, None, None]) ** 2) ** 2
+    return inside / (1 + (difference / scale[:, None, None]).square()).square()
 
 
-def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], *, gain: float = 1.0) -> Tensor:
+def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lattice, *, gain: float = 1.0) -> Tensor:
     """Of several meshes the one with the least Geman-McClure residual, per batch item; a tie goes to the first.
 
     The last must bring the residual below ``gain`` of what the others leave.
     """
     count, batch = len(motions), moved.shape[0]
     together = torch.cat(motions)
-    difference, inside, scale = _residual(moved.repeat(count, 1, 1), reference.repeat(count, 1, 1), together)
+    difference, inside, scale = _residual(moved.repeat(count, 1, 1), reference.repeat(count, 1, 1), together, lattice)
     common = scale.view(count, batch).amin(0).repeat(count)[:, None, None]
-    squared = (difference / common) ** 2
+    squared = (difference / common).square()
     share = inside.mean((-2, -1))
-    cost = (inside * squared / (1 + squared)).mean((-2, -1)) / share.clamp_min(1e-3)
+    cost = (squared / (1 + squared)).mean((-2, -1)) / share.clamp_min(1e-3)
     # What throws half of the frame away has not explained it.
     sane = (share > 0.5) & cost.isfinite() & together.isfinite().flatten(1).all(1)
     costs = torch.where(sane, cost, torch.full_like(cost, 9.0)).view(count, batch)
@@ -201,10 +208,10 @@ def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], *, gain: floa
     return together.view(count, batch, *motions[0].shape[1:])[best, torch.arange(batch, device=moved.device)]
 
 
-def _sums(gx: Tensor, gy: Tensor, weight: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
-    """What the normal equations add up over the pixels: [B, 3, h, w] (gx gx, gx gy, gy gy) and [B, 2, h, w]."""
-    wx, wy = gx * weight, gy * weight
-    return torch.stack((wx * gx, wx * gy, wy * gy), 1), torch.stack((wx, wy), 1) * difference[:, None]
+def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients [B, 2, h, w] along x and y, and their products [B, 3, h, w]: xx, xy, yy."""
+    slopes = torch.stack(_gradients(grey), 1)
+    return slopes, torch.cat((slopes[:, :1] * slopes, slopes[:, 1:].square()), 1)
 
 
 def _blocks(products: Tensor) -> Tensor:
@@ -213,10 +220,10 @@ def _blocks(products: Tensor) -> Tensor:
     return torch.cat((torch.cat((xx, xy), 2), torch.cat((xy, yy), 2)), 1)
 
 
-def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, steps: int) -> Tensor:
+def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, lattice: _Lattice, steps: int) -> Tensor:
     """Better an affine map [B, 2, 3] px about the middle; the gradients are the moved frame's, taken once."""
     height, width = moved.shape[-2:]
-    gx, gy = _gradients(moved)
+    slopes, products = _slopes(moved)
     unit = max(height, width) / 2  # conditions the normal equations
     x, y = _axis(width, moved) * ((width - 1) / 2 / unit), _axis(height, moved) * ((height - 1) / 2 / unit)
     across = torch.stack((torch.ones_like(x), x, x * x), 1)  # [w, 3]
@@ -227,10 +234,12 @@ def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, steps: int) ->
     moment = power[:, None] + power
     eye = torch.eye(2, 3, device=moved.device)
     for _ in range(steps):
-        difference, inside, scale = _residual(moved, reference, _affine_mesh(affine, (height, width)))
-        products, slope = _sums(gx, gy, _weights(difference, inside, scale), difference)
-        normal = _blocks((down @ products @ across).flatten(2)[:, :, moment])
-        gradient = (down @ slope @ across).flatten(2)[:, :, moment[2]].flatten(1)  # by x, y, 1
+        difference, inside, scale = _residual(moved, reference, _affine_mesh(affine, (height, width)), lattice)
+        weight = _weights(difference, inside, scale)[:, None]
+        normal = _blocks((down @ (products * weight) @ across).flatten(2)[:, :, moment])
+        gradient = (
+            (down @ (slopes * (weight * difference[:, None])) @ across).flatten(2)[:, :, moment[2]].flatten(1)
+        )  # by x, y, 1
         trace = _diagonal(normal).mean(-1)[:, None, None] + 1e-6
         step = _solve(normal + 1e-3 * trace * torch.eye(6, device=moved.device), gradient)
         step = step.view(-1, 2, 3)
@@ -293,22 +302,24 @@ def _bending(like: Tensor) -> Tensor:
     return _STIFFNESS * torch.kron(torch.eye(2, device=like.device), one)
 
 
-def _fit_mesh(moved: Tensor, reference: Tensor, rigid: Tensor, start: Tensor, steps: int) -> Tensor:
+def _fit_mesh(moved: Tensor, reference: Tensor, rigid: Tensor, start: Tensor, lattice: _Lattice, steps: int) -> Tensor:
     """Better a mesh [B, 2, *MESH] from ``start``, bending it away from ``rigid`` where the frames ask for it."""
     rows, columns = MESH
-    gx, gy = _gradients(moved)
-    down, across = _hats(moved.shape[-2], rows, moved).T, _hats(moved.shape[-1], columns, moved)  # [5, h], [w, 7]
+    slopes, products = _slopes(moved)
+    down, across = lattice.down.T, lattice.across.T  # [5, h], [w, 7]
     down_twice = (down[:, None] * down).flatten(0, 1)  # [25, h], each two of the points
     across_twice = (across[:, :, None] * across[:, None]).flatten(1)  # [w, 49]
     stiffness = _bending(moved)
     bend = start - rigid
     for _ in range(steps):
-        difference, inside, scale = _residual(moved, reference, rigid + bend)
-        products, slope = _sums(gx, gy, _weights(difference, inside, scale), difference)
-        pairs = (down_twice @ products @ across_twice).view(-1, 3, rows, rows, columns, columns)
+        difference, inside, scale = _residual(moved, reference, rigid + bend, lattice)
+        weight = _weights(difference, inside, scale)[:, None]
+        pairs = (down_twice @ (products * weight) @ across_twice).view(-1, 3, rows, rows, columns, columns)
         normal = _blocks(pairs.transpose(3, 4).flatten(4, 5).flatten(2, 3))
         trace = _diagonal(normal).mean(-1, keepdim=True) + 1e-9
-        gradient = (down @ slope @ across).flatten(1) + trace * (bend.flatten(1) @ stiffness)
+        gradient = (down @ (slopes * (weight * difference[:, None])) @ across).flatten(1) + trace * (
+            bend.flatten(1) @ stiffness
+        )
         step = _solve(normal + trace[..., None] * stiffness, gradient)
         bend = bend - step.view_as(bend)
     return rigid + bend
@@ -329,17 +340,18 @@ def estimate_motion(moved: Tensor, reference: Tensor) -> Tensor:
         a, b = _grey(moved, factor), _grey(reference, factor)
         half = 2 if rows // factor >= 2 * _LEAST_ROWS else 1
         small_a, small_b = _shrink(a, half), _shrink(b, half)
+        size = (small_a.shape[-2], small_a.shape[-1])
+        coarse, fine = _Lattice(size, MESH, a), _Lattice((a.shape[-2], a.shape[-1]), MESH, a)
         still = a.new_zeros(a.shape[0], 2, *MESH)
         shifted = still + _phase_correlation(small_a, small_b)[..., None, None]
-        start = _best(small_a, small_b, [still, shifted])
+        start = _best(small_a, small_b, [still, shifted], coarse)
         eye = torch.eye(2, device=a.device).expand(a.shape[0], 2, 2)
-        affine = _fit_affine(small_a, small_b, torch.cat((eye, start[:, :, 0, :1]), 2), _AFFINE_STEPS)
-        size = (small_a.shape[-2], small_a.shape[-1])
-        rigid = _best(small_a, small_b, [still, start, _affine_mesh(affine, size)])
-        mesh = _fit_mesh(small_a, small_b, rigid, rigid, _COARSE_MESH_STEPS)
+        affine = _fit_affine(small_a, small_b, torch.cat((eye, start[:, :, 0, :1]), 2), coarse, _AFFINE_STEPS)
+        rigid = _best(small_a, small_b, [still, start, _affine_mesh(affine, size)], coarse)
+        mesh = _fit_mesh(small_a, small_b, rigid, rigid, coarse, _COARSE_MESH_STEPS)
         rigid, mesh = rigid * half, mesh * half
-        mesh = _fit_mesh(a, b, rigid, mesh, _FINE_MESH_STEPS)
-        motion = _best(a, b, [rigid, mesh], gain=_MESH_MUST_GAIN) * factor
+        mesh = _fit_mesh(a, b, rigid, mesh, fine, _FINE_MESH_STEPS)
+        motion = _best(a, b, [rigid, mesh], fine, gain=_MESH_MUST_GAIN) * factor
         return torch.where((motion.abs().amax((1, 2, 3)) < _STILL)[:, None, None, None], still, motion)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from streamderain.networks import State
+from streamderain.preprocess import Past
 from streamderain.runtime.engine import Engine
 
 _WARM_UP = 3  # steps before recording: libraries choose algorithms and allocate in the first
@@ -49,10 +50,10 @@ class GraphedEngine:
     def zero_state(self) -> State:
         return self._engine.zero_state()
 
-    def find_motion(self, rainy: Tensor, previous: Tensor) -> None:
+    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> None:
         """`step` finds it."""
 
-    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
+    def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
         if state is not self._state:
             for buffer, part in zip(self._state, state, strict=True):
                 buffer.copy_(part)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from streamderain.networks import State
+from streamderain.preprocess import Past
 from streamderain.runtime.backend import Backend, Job, Progress
 from streamderain.runtime.step import Alignment, network_of
 
@@ -28,11 +29,11 @@ class EagerEngine:
         )
         return state
 
-    def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
-        return self._alignment.find(rainy, previous) if self.device.type == "cpu" else None
+    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> Past | None:
+        return self._alignment.look_back(rainy, previous, before) if self.device.type == "cpu" else None
 
-    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
-        clean, *rest = self._module(rainy, *self._alignment.lay(rainy, state, motion))
+    def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
+        clean, *rest = self._module(rainy, *self._alignment.lay(rainy, state, past))
         return clean, tuple(rest)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:

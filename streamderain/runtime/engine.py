@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from streamderain.networks import State
+from streamderain.preprocess import Past
 
 
 class Engine(Protocol):
@@ -29,14 +30,15 @@ class Engine(Protocol):
         """The state before the first frame."""
         ...
 
-    def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
-        """From the last frame to this one, both [1, 3, H, W], for ``step``; None where ``step`` finds it itself.
+    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> Past | None:
+        """A frame's past, all [1, 3, H, W], for ``step``; None where ``step`` finds it itself.
 
-        It depends on no state, so another thread may call it for the next frame while ``step`` is at work.
+        ``previous`` is the last frame and ``before`` what was ``previous`` in the past of that one. It depends on no
+        state, so another thread may call it for the next frame while ``step`` is at work.
         """
         ...
 
-    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
+    def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
         """One frame [1, 3, H, W], 0..1, and the state after the last one -> the clean frame and the new state.
 
         Laying the state on the frame (the network's ``align``) is part of it, in the graph where a backend has one.

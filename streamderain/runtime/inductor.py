@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from streamderain.networks import State
+from streamderain.preprocess import Past
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
@@ -43,13 +44,13 @@ class InductorEngine:
     def zero_state(self) -> State:
         return zero_state(self._job)
 
-    def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
-        return self._align.find(rainy, previous) if isinstance(self._align, Alignment) else None
+    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> Past | None:
+        return self._align.look_back(rainy, previous, before) if isinstance(self._align, Alignment) else None
 
-    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
+    def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
         rainy = rainy.contiguous()
         if isinstance(self._align, Alignment):
-            state = self._align.lay(rainy, state, motion)
+            state = self._align.lay(rainy, state, past)
         elif state:
             state = self._align(rainy, *(part.contiguous() for part in state))
         clean, *rest = self._network(rainy, *(part.contiguous() for part in state))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from streamderain.errors import EngineError
 from streamderain.networks import State
 from streamderain.networks.quantise import calibration_of, quantised
+from streamderain.preprocess import Past
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.step import Alignment, example_inputs, exported, network_of, zero_state
@@ -66,11 +67,11 @@ class OpenVINOEngine:
     def zero_state(self) -> State:
         return zero_state(self._job)
 
-    def find_motion(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
-        return self._alignment.find(rainy, previous)
+    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> Past | None:
+        return self._alignment.look_back(rainy, previous, before)
 
-    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
-        return self.infer(rainy, self._alignment.lay(rainy, state, motion))
+    def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
+        return self.infer(rainy, self._alignment.lay(rainy, state, past))
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
         """`step` without the alignment: the network alone, on the state as it lies."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from streamderain.networks import State
-from streamderain.preprocess import estimate_motion
+from streamderain.preprocess import Past, look_back
 from streamderain.runtime.backend import Job
 
 if TYPE_CHECKING:
@@ -28,15 +28,17 @@ class Alignment(nn.Module):
         laid: State = self.network.align(rainy, state)  # type: ignore[operator]
         return laid
 
-    def find(self, rainy: Tensor, previous: Tensor) -> Tensor | None:
-        """The motion alone, for ``lay``, of a network that lays its state by one."""
-        return estimate_motion(rainy, previous) if hasattr(self.network, "lay") else None
+    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> Past | None:
+        """The frame's past, for ``lay``, if the network is one that has any use for it."""
+        if not hasattr(self.network, "lay"):
+            return None
+        return look_back(rainy, previous, before, rainy.new_ones(rainy.shape[0], 1, 1, 1))
 
-    def lay(self, rainy: Tensor, state: State, motion: Tensor | None) -> State:
-        """The state laid on the frame, by ``motion`` if it is known already. A network without a state lays none."""
-        if not state or motion is None:
+    def lay(self, rainy: Tensor, state: State, past: Past | None) -> State:
+        """The state laid on the frame, by its ``past`` if that is known already. Without a state, none is laid."""
+        if not state or past is None:
             return self.forward(rainy, *state)
-        laid: State = self.network.lay(rainy, state, motion)  # type: ignore[operator]
+        laid: State = self.network.lay(state, past)  # type: ignore[operator]
         return laid
 
 

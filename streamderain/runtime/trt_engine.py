@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from streamderain.networks import State
+from streamderain.preprocess import Past
 from streamderain.runtime.backend import Job
 from streamderain.runtime.step import Alignment, example_inputs, network_of, zero_state
 
@@ -58,10 +59,10 @@ class TensorRTEngine:
     def zero_state(self) -> State:
         return zero_state(self._job)
 
-    def find_motion(self, rainy: Tensor, previous: Tensor) -> None:
+    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> None:
         """`step` finds it."""
 
-    def step(self, rainy: Tensor, state: State, motion: Tensor | None = None) -> tuple[Tensor, State]:
+    def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
         rainy = rainy.contiguous()
         laid = self._align(rainy, *state) if state else ()
         inputs = [part.contiguous() for part in (rainy, *laid)]

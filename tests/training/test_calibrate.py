@@ -12,7 +12,8 @@ from torch import Tensor
 
 from streamderain.networks import load_model
 from streamderain.networks.quantise import Calibration, Rounding, convolutions, quantised, weight_steps
-from training.calibrate import best_range, calibrate, motions_of, run_clip
+from training.calibrate import best_range, calibrate, run_clip
+from training.data import pasts_of
 
 
 def moving_clip(frames: int = 4) -> Tensor:
@@ -49,7 +50,7 @@ def test_the_range_is_the_best_of_a_plain_search() -> None:
 def test_a_whole_network_is_rounded_with_less_noise_than_by_its_least_and_greatest_values() -> None:
     network, _ = load_model("balanced")  # 24 channels: features too come in threes
     clip = moving_clip()
-    motions = motions_of(network, clip)
+    pasts = pasts_of(clip)
     calibration = calibrate(network, [clip], measured_on="a clip")
     assert calibration.roundings.keys() == convolutions(network).keys()
     assert calibration.measured_on == "a clip"
@@ -60,9 +61,9 @@ def test_a_whole_network_is_rounded_with_less_noise_than_by_its_least_and_greate
     extremes: dict[str, Rounding] = {}
     for name, conv in convolutions(network).items():
         conv.register_forward_hook(lambda _, x, __, name=name: extremes.update({name: _span(x[0])}))
-    plain = run_clip(network, clip, motions)
-    naive = run_clip(quantised(network, Calibration(extremes)), clip, motions)
-    ours = run_clip(quantised(network, calibration), clip, motions)
+    plain = run_clip(network, clip, pasts)
+    naive = run_clip(quantised(network, Calibration(extremes)), clip, pasts)
+    ours = run_clip(quantised(network, calibration), clip, pasts)
     assert (ours - plain).square().mean() < (naive - plain).square().mean()
 
     # A grey picture, four times: what errors of rounding add up to.

@@ -66,7 +66,7 @@ def test_the_past_helps_only_who_is_allowed_one() -> None:
 def test_a_network_that_smears_over_a_cut_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     material = _material()
     assert measure("classic", material, _SMALL)["cut"]["worst"] == 0.0
-    monkeypatch.setattr("streamderain.networks.classic.same_scene", lambda x, _: torch.ones(x.shape[0]))
+    monkeypatch.setattr("streamderain.preprocess.past.same_scene", lambda x, _: torch.ones(x.shape[0]))
     smeared = measure("classic", material, _SMALL)["cut"]
     assert smeared["worst"] < -3
     assert smeared["after"] < smeared["fresh"] - 3

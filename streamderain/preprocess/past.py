@@ -1,0 +1,41 @@
+"""What the frames before show where a frame is: laid on it by motion, and dropped at a cut."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from streamderain.preprocess.motion import estimate_motion, same_scene, warp
+
+
+class Past(NamedTuple):
+    """The past of one frame, as far as no network is needed to know it.
+
+    Attributes:
+        motion: [B, 2, 5, 7] px into the last frame, for what else is to be laid on this one.
+        previous, before: [B, 3, H, W] the last frame and the one before, laid on this one; the frame itself where
+            ``keep`` is 0.
+        keep: [B, 1, 1, 1], 0 where there is no past: at the start and after a cut; else 1.
+    """
+
+    motion: Tensor
+    previous: Tensor
+    before: Tensor
+    keep: Tensor
+
+
+def look_back(rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> Past:
+    """Find the motion into the last frame and lay the past on the present.
+
+    Args:
+        rainy: [B, 3, H, W], 0..1, H and W at least 16.
+        previous, before: the last frame, and what was ``previous`` to it.
+        keep: [B, 1, 1, 1], 0 where these are no past of this frame.
+    """
+    motion = estimate_motion(rainy, previous)
+    pictures = warp(torch.cat((previous, before), 1), motion)
+    keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
+    previous, before = (rainy + keep * (picture - rainy) for picture in torch.split(pictures, 3, 1))
+    return Past(motion, previous, before, keep)
