@@ -182,7 +182,7 @@ def refusal(error: BaseException, url: str, *, within: float | None = None) -> t
     """
     if within is not None:
         return f"no answer within {within:g} s", unanswered(url)
-    reason, place = ffmpeg.explain(error), where(url)
+    reason, place = ffmpeg.explain(error, []), where(url)  # FFmpeg's own line says the same in more words
     hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
     if hint is None and "resolve" in reason.lower():
         hint = "check the host's name"

@@ -79,8 +79,10 @@ def explain(error: BaseException, lines: list[tuple[int, str, str]] | None = Non
     if isinstance(error, av.error.ExitError):  # "Immediate exit requested": by a time limit, and nobody else
         reason = "nothing came in time"
     reason = _ERRNO.sub("", str(reason)).strip().rstrip(".")
-    log = getattr(error, "log", None)
-    said = last_error(lines or []) or (log[1][2].strip() if log and log[1] else "")
+    if lines is None:  # PyAV keeps one line with the error, as (level, who, text)
+        log = getattr(error, "log", None)
+        lines = [log] if log else []
+    said = last_error(lines)
     if said and said not in reason:
         reason = f"{reason} ({said.rstrip('.')})"
     return redact(" ".join(reason.split()))

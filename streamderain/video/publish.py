@@ -91,7 +91,7 @@ class PublishSink(Finishing):
             picture.pict_type = 1 if self._link.needs_key else 0
             self._send(self._context.encode(picture))
         except _FAILURES as error:
-            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from error
+            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from ffmpeg.redacted(error)
 
     def close(self) -> None:
         """Sends what is left and ends the stream.
@@ -109,7 +109,7 @@ class PublishSink(Finishing):
             raise
         except _FAILURES as error:
             self._link.abort()
-            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from error
+            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from ffmpeg.redacted(error)
         self._link.finish()
 
     close_as_part = close
@@ -166,7 +166,7 @@ def open_publisher(
         raise kind(
             f"{name} cannot be written with {plan.codec}: {ffmpeg.explain(error)}",
             hint="see --codec, --crf, --preset and -e",
-        ) from error
+        ) from ffmpeg.redacted(error)
     listening = "listen" in url.partition("?")[2]
     ask = {
         "url": _with_packet_size(url),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
@@ -176,6 +177,7 @@ def _open_container(uri: str, name: str, frame_rate: Fraction | None, read_timeo
     if frame_rate is not None and container_format is None:
         raise ValueError(f"frame_rate is for image sequences such as f%05d.png, got {frame_rate} for {name}")
     limits, timeout = patience(uri, read_timeout)
+    began = time.monotonic()
     with ffmpeg.listening() as lines:
         try:
             return av.open(
@@ -185,7 +187,10 @@ def _open_container(uri: str, name: str, frame_rate: Fraction | None, read_timeo
         except (av.error.FFmpegError, OSError, ValueError) as error:
             reason, hint = ffmpeg.explain(error, lines), None
             if ffmpeg.is_url(uri):
-                reason, hint = refusal(error, uri, within=read_timeout if isinstance(error, TIMED_OUT) else None)
+                # Cut off by the time limit, RTSP says that what it got so far makes no sense.
+                senseless = isinstance(error, av.error.InvalidDataError)
+                late = isinstance(error, TIMED_OUT) or (senseless and time.monotonic() - began > 0.9 * read_timeout)
+                reason, hint = refusal(error, uri, within=read_timeout if late else None)
             raise InputError(
                 f"{name} cannot be opened: {reason}", hint=hint or "is it a video file, and whole?"
             ) from ffmpeg.redacted(error)

@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -17,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from streamderain.cli.app import cli
 from tests.live.cameras import ROOT, FakeCamera
 from tests.live.test_publish import await_listener, free_port, seen, watch
+from tests.video.clips import write_clip
 
 __all__ = ["watch"]  # a fixture
 
@@ -95,14 +100,42 @@ def test_a_camera_goes_out_clean_and_watched(camera: MakeCamera, watch: Any, sta
     assert times == sorted(set(times))
 
 
-@pytest.mark.parametrize("scheme", ["rtsp", "rtmp", "tcp"])
-def test_a_target_that_is_not_there_is_one_line(camera: MakeCamera, start: Start, scheme: str) -> None:
-    run = start(f"rtsp://127.0.0.1:{camera().port}/cam", f"{scheme}://me:secret@127.0.0.1:{free_port()}/live/x")
+class Rude(socketserver.BaseRequestHandler):
+    """Takes a connection, says something that makes no sense, and hangs up."""
+
+    def handle(self) -> None:
+        self.request.recv(4096)
+        self.request.sendall(b"go away\r\n\r\n" * 200)
+
+
+@pytest.mark.parametrize("options", [(), ("-v",), ("--debug",), ("--debug", "--log-format", "json")])
+@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("scheme", ["rtsp", "rtmp"])
+def test_a_target_that_fails_is_told_without_its_password(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], scheme: str, answers: bool, options: tuple[str, ...]
+) -> None:
+    write_clip(tmp_path / "in.mp4", count=3)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Rude) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        port = server.server_address[1] if answers else free_port()
+        url = f"{scheme}://me:hunter2@127.0.0.1:{port}/live/x?password=hunter2"
+        result = CliRunner().invoke(
+            cli, ["run", str(tmp_path / "in.mp4"), url, "-m", "identity", "--device", "cpu", *options]
+        )
+        server.shutdown()
+    assert result.exit_code == 1, result.output
+    assert f"{scheme}://127.0.0.1:{port}/live/x?password=*** cannot be reached" in result.output.splitlines()[-1]
+    assert ("Traceback" in result.output) == ("--debug" in options)
+    assert "hunter2" not in result.output + "".join(capfd.readouterr())
+
+
+def test_a_camera_s_target_that_is_not_there_is_one_line(camera: MakeCamera, start: Start) -> None:
+    run = start(f"rtsp://127.0.0.1:{camera().port}/cam", f"rtsp://me:hunter2@127.0.0.1:{free_port()}/live/x")
     _, said = run.communicate(timeout=150)
     assert run.returncode == 1, said
-    assert "cannot be reached" in said.splitlines()[-1]
-    assert "secret" not in said
-    assert "Traceback" not in said
+    (line,) = said.splitlines()
+    assert "cannot be reached" in line
+    assert "hunter2" not in said
 
 
 def test_a_taken_port_is_one_line(camera: MakeCamera, start: Start) -> None:
