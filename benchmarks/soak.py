@@ -7,30 +7,49 @@ a minute; at the end a verdict and exit code 0 or 1:
 * every recovery within 2 s of the camera's return,
 * the output open to the end, its times growing strictly,
 * memory after the first fifth of the time grown by less than 2 %, no thread and no descriptor more than at the start.
+
+``python benchmarks/soak.py --slow --minutes 10`` leaves the camera in peace and gives it a rate that is twice too high
+for the network, as measured just before:
+
+* frames no older than two of the camera's intervals and the time that the network took for them, from the moment that
+  the camera painted into the picture until the sink had it; 99 in 100 of each minute, for a busy machine stops anybody,
+* every frame of the camera either processed or counted as skipped.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import os
 import random
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
+from typing import Self
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from streamderain import Derainer
 from streamderain.frame import Frame
-from streamderain.live import run_live
+from streamderain.live import LiveStats, run_live
+from streamderain.session import Session
+from streamderain.turns import SharedDerainer, Turns
 from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import FakeCamera, Stub
+from tests.live.fake_camera import now_ms, read_stamp
 
 _WITHIN = 2.0  # seconds
 _GROWTH = 1.02
 _TROUBLES = ("kill", "stall", "drop", "size", "clock")
 _LOSSES = ("kill", "stall", "drop")
+_TOO_SLOW = 2.0  # times
+_OF_ALL = 0.99
+_MEASURED = 40  # steps of the network
+_CAMERA = "320x240"
 
 
 class Checking:
@@ -51,7 +70,7 @@ class Checking:
 
     def abort(self) -> None: ...
 
-    def __enter__(self) -> Checking:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -96,15 +115,144 @@ def _trouble(camera: FakeCamera, source: LiveSource, kind: str, chance: random.R
     return time.monotonic() - began
 
 
+class Timed(SharedDerainer):
+    """The network, and how many seconds its last step took."""
+
+    took = 0.0
+
+    def session(self, height: int, width: int) -> Session:
+        session = super().session(height, width)
+        step = session.step
+
+        def timed(frame: Frame) -> Frame:
+            began = time.perf_counter()
+            clean = step(frame)
+            self.took = time.perf_counter() - began
+            return clean
+
+        session.step = timed  # type: ignore[method-assign, assignment]
+        return session
+
+
+class Ages(Checking):
+    """Ages of frames by the stamp that the camera painted, beside what each could be."""
+
+    def __init__(self, network: Timed, interval: float) -> None:
+        super().__init__()
+        self._network, self._interval = network, interval
+        self._next: list[tuple[int, float]] = []  # stamp and processing time of what the sink will get
+        self.ages: list[float] = []
+        self.beyond: list[float] = []  # seconds more than two frames and the processing time; mostly negative
+        self.took: list[float] = []
+
+    def view(self, rainy: Frame, clean: Frame) -> Frame:
+        """Reads the stamp where the network has not been, and shows the clean frame."""
+        self._next.append((read_stamp(rainy.pixels.numpy()), self._network.took))
+        return clean
+
+    def write(self, frame: Frame) -> None:
+        super().write(frame)
+        stamp, took = self._next.pop(0)
+        self.took.append(took)
+        self.ages.append((now_ms() - stamp) / 1000)
+        self.beyond.append(self.ages[-1] - 2 * self._interval - took)
+
+    def minute(self, after: int) -> str:
+        """What the frames since number ``after`` were like."""
+        ages, took = sorted(self.ages[after:]), sorted(self.took[after:])
+        if not ages:
+            return "no frame"
+        return (
+            f"{len(ages)} frames, age {1000 * at(ages, 0.5):.0f} ms, {1000 * at(ages, _OF_ALL):.0f} ms in 99 of 100,"
+            f" at most {1000 * ages[-1]:.0f} ms; network {1000 * at(took, 0.5):.0f} ms,"
+            f" at most {1000 * took[-1]:.0f} ms"
+        )
+
+
+def at(ordered: list[float], part: float) -> float:
+    """The value that ``part`` of all stay at or below."""
+    return ordered[min(int(part * len(ordered)), len(ordered) - 1)]
+
+
+def _seconds_a_frame(derainer: Derainer) -> float:
+    """The median, of a real network on a moving picture of noise; the camera is not there yet."""
+    width, height = map(int, _CAMERA.split("x"))
+    session = derainer.session(height, width)
+    took: list[float] = []
+    noise = torch.randint(0, 256, (height, width + _MEASURED, 3), dtype=torch.uint8)
+    for number in range(_MEASURED):
+        frame = Frame(noise[:, number : number + width].contiguous(), number, Fraction(1, 25))
+        began = time.perf_counter()
+        session.step(frame)
+        bisect.insort(took, time.perf_counter() - began)
+    return at(took, 0.5)
+
+
+def slow(options: argparse.Namespace) -> int:
+    """A camera twice as fast as the network; returns the exit code."""
+    network = Timed(Derainer(options.model, backend="eager"), Turns())
+    seconds = _seconds_a_frame(network)
+    rate = max(1, round(_TOO_SLOW / seconds))
+    print(
+        f"{network.description}, {_CAMERA}: {1000 * seconds:.0f} ms a frame; the camera sends {rate} frames/s",
+        flush=True,
+    )
+    camera = FakeCamera("--size", _CAMERA, "--fps", rate)
+    sink, stop = Ages(network, 1 / rate), threading.Event()
+    source = open_live(camera.url())
+    results: list[LiveStats] = []
+
+    def work() -> None:
+        results.append(run_live(source, sink, network, view=sink.view, stop=stop, on_loss="pause"))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    shares, seen = [], 0
+    for number in range(max(1, round(options.minutes))):
+        stop.wait(60)
+        until = len(sink.beyond)
+        shares.append(sum(one <= 0 for one in sink.beyond[seen:until]) / max(1, until - seen))
+        print(f"{number + 1:5.1f} min: {sink.minute(seen)}; load {os.getloadavg()[0]:.1f}", flush=True)
+        seen = until
+    stop.set()
+    worker.join()
+    camera.kill()
+    stats = results[0]
+    processed = len(sink.ages)
+    lost = stats.camera_frames - processed - stats.skipped
+    return _verdict(
+        {
+            f"{rate} frames/s of the camera for {processed / stats.seconds:.2f} of the network:"
+            f" {rate * stats.seconds / processed:.1f} times too slow": rate * stats.seconds / processed > 1.5,
+            f"under two frames and a processing time: {100 * min(shares):.1f} % of the worst minute, "
+            f"{100 * sum(one <= 0 for one in sink.beyond) / processed:.2f} % of all": min(shares) >= _OF_ALL,
+            f"{stats.camera_frames} came, {processed} processed, {stats.skipped} skipped": 0 <= lost <= 1,
+            f"never lost: {stats.reconnects} reconnects": stats.reconnects == 0,
+        }
+    )
+
+
+def _verdict(checks: dict[str, bool]) -> int:
+    for what, good in checks.items():
+        print("ok    " if good else "FAILED", what)
+    return 0 if all(checks.values()) else 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--every", type=float, default=5.0, help="seconds of peace between two troubles")
     parser.add_argument("--model", default="fast", help="or none: no network at all")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--slow", action="store_true", help="a camera in peace, twice too fast for the network")
     options = parser.parse_args()
+    return slow(options) if options.slow else trouble(options)
+
+
+def trouble(options: argparse.Namespace) -> int:
+    """A camera that misbehaves; returns the exit code."""
     chance = random.Random(options.seed)
-    camera = FakeCamera("--size", "320x240")
+    camera = FakeCamera("--size", _CAMERA)
     source = open_live(camera.url(), LiveOptions(read_timeout=1.0))
     sink, stop = Checking(), threading.Event()
     derainer = Stub() if options.model == "none" else Derainer(options.model, backend="eager")
@@ -131,7 +279,7 @@ def main() -> int:
             print(
                 f"{elapsed / 60:5.1f} min: {sink.frames} frames, {source.reconnects} reconnects, worst recovery"
                 f" {max(worst.values(), default=0):.2f} s, {_memory() / 2**20:.1f} MiB, {threading.active_count()}"
-                f" threads, {_descriptors()} descriptors",
+                f" threads, {_descriptors()} descriptors, load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
     time.sleep(2.0)
@@ -155,9 +303,7 @@ def main() -> int:
     if stats.age_median is not None and stats.age_worst is not None:
         ages = (1000 * stats.age_median, 1000 * stats.age_worst)
         print("frames {:.0f} ms old when written, 99 in 100 at most {:.0f} ms".format(*ages))
-    for what, good in checks.items():
-        print("ok    " if good else "FAILED", what)
-    return 0 if all(checks.values()) else 1
+    return _verdict(checks)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,6 @@ def run_live(
     duration: float | None = None,
     observer: Observer | None = None,
     depth: int = 1,
-    close_interrupted: Callable[[], object] | None = None,
 ) -> LiveStats:
     """Run ``source`` through ``derainer`` to ``sink`` until it is told to stop, or the camera is lost for good.
 
@@ -191,7 +190,6 @@ def run_live(
         frames, duration: end after so many frames written, or so many seconds since the first.
         observer: is told of every frame, of what was skipped, and how old frames were when they were written.
         depth: frames that may wait for the sink; each adds its time to the age of all that follow.
-        close_interrupted: called instead of ``sink.close`` when ``stop`` ended the run.
 
     Raises:
         StreamderainError: of whichever stage failed. A camera lost for good is no error here: see `LiveStats.lost`.
@@ -214,11 +212,8 @@ def run_live(
         if captured_at is not None:
             ages.add(time.monotonic() - captured_at)
 
-    def finish() -> None:
-        (close_interrupted if interrupted and close_interrupted is not None else sink.close)()
-
     behind: WriteBehind[tuple[Frame, float | None]] = WriteBehind(
-        write, finish, sink.abort, depth, name="streamderain-encode"
+        write, sink.close, sink.abort, depth, name="streamderain-encode"
     )
 
     def hand_on(frame: Frame, captured_at: float | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from streamderain.cli.interrupt import Signals
@@ -108,15 +107,3 @@ def say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sin
         precision=plan.precision,
         encoder=sink.description,
     )
-
-
-def where_kept(target: str) -> tuple[str, str]:
-    """Where an interrupted run's result is when something older is called ``target``, and what became of that."""
-    from streamderain.video.ffmpeg import local_path
-    from streamderain.video.sequence import is_pattern
-
-    path = local_path(target)
-    if is_pattern(path):
-        return target, " (what follows is of the older sequence)"
-    part = os.path.realpath(path) if os.path.islink(path) else path
-    return f"{part}.part", f" ({target} is the older file, untouched)"

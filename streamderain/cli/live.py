@@ -15,7 +15,6 @@ from streamderain.cli.chain import (
     model_and_view,
     open_output,
     say_start,
-    where_kept,
 )
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
@@ -123,22 +122,20 @@ def run_live_video(
                 frames=options.frames,
                 duration=options.duration,
                 observer=observer,
-                close_interrupted=sink.close_as_part if sink.replaces else None,
             )
             reporter.end_progress()
     told.notes()
-    return _say_end(reporter, target, stats, signals.exit_code, kept=stats.interrupted and sink.replaces)
+    return _say_end(reporter, target, stats, signals.exit_code)
 
 
-def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int, *, kept: bool) -> int:
-    """The last lines; returns the exit code. ``kept``: an older file has kept OUTPUT's name."""
+def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int) -> int:
+    """The last lines; returns the exit code."""
     interrupted = stats.interrupted and signal_code != 0
     code = signal_code if interrupted else DEGRADED if stats.concealed else 0
     if stats.lost is not None:
         code = stats.lost.exit_code
-    output, older = where_kept(target) if kept and stats.frames else (target, "")
     line = (
-        f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {output}{older};"
+        f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {target};"
         f" {counted(stats.skipped, 'frame')} skipped, {counted(stats.reconnects, 'reconnect')}"
     )
     if stats.age_median is not None and stats.age_worst is not None:
@@ -160,7 +157,7 @@ def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int
         frame_age_median=stats.age_median,
         frame_age_p99=stats.age_worst,
         interrupted=interrupted,
-        output=output,
+        output=target,
         exit_code=code,
     )
     if stats.concealed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from streamderain.cli.chain import (
     model_and_view,
     open_output,
     say_start,
-    where_kept,
 )
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
@@ -83,7 +83,7 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
     """The last line; returns the exit code. ``kept``: an older file has kept OUTPUT's name."""
     interrupted = stats.interrupted and signal_code != 0
     code = signal_code if interrupted else DEGRADED if concealed else 0
-    output, older = where_kept(target) if interrupted and kept else (target, "")
+    output, older = _older(target) if interrupted and kept else (target, "")
     line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {output}{older}"
     if interrupted:
         line = f"interrupted: {line}" if stats.frames else NOTHING_WRITTEN
@@ -112,3 +112,15 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
         said = "at work: decode {:.1f} s, prepare {:.1f} s, network {:.1f} s, encode {:.1f} s"
         reporter.say("stages", said.format(*busy))
     return code
+
+
+def _older(target: str) -> tuple[str, str]:
+    """Where an interrupted run's result is when something older is called ``target``, and what became of that."""
+    from streamderain.video.ffmpeg import local_path
+    from streamderain.video.sequence import is_pattern
+
+    path = local_path(target)
+    if is_pattern(path):
+        return target, " (what follows is of the older sequence)"
+    part = os.path.realpath(path) if os.path.islink(path) else path
+    return f"{part}.part", f" ({target} is the older file, untouched)"

@@ -9,6 +9,7 @@ from pathlib import Path
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import stills
+from streamderain.video.lock import Lock
 from streamderain.video.outlet import Finishing
 from streamderain.video.remux import SideStreams
 
@@ -67,7 +68,10 @@ def first_number(uri: str) -> int:
 
 
 class SequenceSink(Finishing):
-    """A FrameSink that writes ``pattern % 1``, ``pattern % 2`` and so on, each whole or not at all."""
+    """A FrameSink that writes ``pattern % 1``, ``pattern % 2`` and so on, each whole or not at all.
+
+    Meanwhile a file like ``f%d.png.part`` keeps other runs from the same sequence.
+    """
 
     def __init__(
         self,
@@ -83,13 +87,13 @@ class SequenceSink(Finishing):
         parent = Path(pattern).parent
         if not parent.is_dir():
             raise OutputError(f"{parent} is not a folder", hint="make it first")
-        taken = pictures(pattern)
-        read = {path.resolve() for path in pictures(side.uri)} if side is not None else set()
-        for path in taken:
-            if path.resolve() in read:
-                raise OutputOptionError(f"{path.name} is one of the input's pictures", hint="write to another folder")
-        if taken and not overwrite:
-            raise OutputExistsError(f"{taken[0].name} exists already", hint="choose another name, or pass --overwrite")
+        # %d and %03d mean the same pictures from 100 on.
+        self._lock = Lock(parent / f"{_PATTERN.sub('%d', Path(pattern).name)}.part", name=pattern)
+        try:
+            taken = _free(pattern, side, overwrite=overwrite)
+        except (OutputError, InputError):
+            self._lock.remove()
+            raise
         asked = {"audio": audio, "subtitle": subtitles}
         streams = side.streams if side is not None else ()
         self.notes: tuple[str, ...] = tuple(
@@ -113,7 +117,7 @@ class SequenceSink(Finishing):
         Raises:
             OutputError: nothing was written.
         """
-        self.close_as_part()
+        self._check_any()
         path, last = Path(self._pattern), self.frames_written
         old = []
         while self.replaces and (left := path.parent / (path.name % (last + 1))).is_file():
@@ -124,6 +128,7 @@ class SequenceSink(Finishing):
         if old:
             names = old[0] if len(old) == 1 else f"{old[0]} to {old[-1]}"
             self.notes += (f"removed {names}, of the longer sequence that was overwritten",)
+        self._lock.remove()
 
     def close_as_part(self) -> None:
         """Ends the sequence before its end: what an older one has beyond it stays.
@@ -131,8 +136,31 @@ class SequenceSink(Finishing):
         Raises:
             OutputError: nothing was written.
         """
-        if not self.frames_written:
-            raise OutputError(f"no frame came, nothing was written as {self._pattern}")
+        self._check_any()
+        self._lock.remove()
 
     def abort(self) -> None:
         """Keeps the pictures written so far; each is whole."""
+        self._lock.remove()
+
+    def _check_any(self) -> None:
+        if not self.frames_written:
+            self._lock.remove()
+            raise OutputError(f"no frame came, nothing was written as {self._pattern}")
+
+
+def _free(pattern: str, side: SideStreams | None, *, overwrite: bool) -> list[Path]:
+    """The pictures that ``pattern`` means already.
+
+    Raises:
+        OutputOptionError: one of them is the input's.
+        OutputExistsError: they may not be overwritten.
+    """
+    taken = pictures(pattern)
+    read = {path.resolve() for path in pictures(side.uri)} if side is not None else set()
+    for path in taken:
+        if path.resolve() in read:
+            raise OutputOptionError(f"{path.name} is one of the input's pictures", hint="write to another folder")
+    if taken and not overwrite:
+        raise OutputExistsError(f"{taken[0].name} exists already", hint="choose another name, or pass --overwrite")
+    return taken

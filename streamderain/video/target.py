@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from pathlib import Path
 
 from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
 from streamderain.redaction import redact
 from streamderain.video import ffmpeg, sequence
+from streamderain.video.lock import Lock
 from streamderain.video.remux import SideStreams
-
-if sys.platform != "win32":
-    import fcntl
 
 _UNNAMED = ((stat.S_ISDIR, "folder"), (stat.S_ISBLK, "block device"), (stat.S_ISSOCK, "socket"))
 
@@ -44,7 +41,7 @@ class Target:
         self.replaces = False
         self.notes: tuple[str, ...] = ()
         self._uri, self._side, self._overwrite = uri, side, overwrite
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         self._ours = True
         if uri == "-" or ffmpeg.is_url(uri):
             self.url = "pipe:1" if uri == "-" else uri
@@ -67,31 +64,17 @@ class Target:
             OutputError: another run is writing it, or it cannot be made.
             OutputExistsError: another run has just finished it.
         """
-        while self.part is not None and self.final is not None and self._lock is None:
-            try:
-                lock = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError as error:
-                raise OutputError(f"{self.part} cannot be written: {error.strerror}") from error
-            try:
-                self._take(lock, self.part)
-                mine = os.fstat(lock)
-                # Another run may have given it its final name, or removed it, just before the lock was had.
-                current = self.part.exists() and os.path.samestat(mine, self.part.stat())
-            except BaseException:
-                os.close(lock)
-                raise
-            if not current:
-                os.close(lock)
-                continue
-            self._lock = lock
-            self._ours = mine.st_size == 0
-            if not self._ours:
-                self.notes = (f"{self.part}, left by a run that did not finish, is replaced",)
-            try:
-                self._check(self.part, self.final)
-            except OutputError:
-                self.discard()
-                raise
+        if self.part is None or self.final is None or self._lock is not None:
+            return
+        self._lock = Lock(self.part, name=self.name)
+        self._ours = self._lock.empty
+        if not self._ours:
+            self.notes = (f"{self.part}, left by a run that did not finish, is replaced",)
+        try:
+            self._check(self.part, self.final)
+        except OutputError:
+            self.discard()
+            raise
 
     def begin(self) -> None:
         """Called just before the first byte is written."""
@@ -109,19 +92,15 @@ class Target:
 
     def discard(self) -> None:
         """Removes ``OUT.part`` if this run wrote it."""
-        if self.part is not None and self._lock is not None and self._ours:
-            self.part.unlink(missing_ok=True)
+        if self._lock is not None and self._ours:
+            self._lock.remove()
         self.release()
 
     def release(self) -> None:
         """Lets others write here again; ``OUT.part`` stays."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_lock", None) is not None:
-            self.release()
 
     def _streams(self) -> bool:
         """Whether what is there takes bytes as they come and keeps its name."""
@@ -157,18 +136,6 @@ class Target:
         if not os.access(final.parent, os.W_OK):
             raise OutputError(f"the folder {final.parent} may not be written to", hint="check its permissions")
         self.replaces = final.exists()
-
-    def _take(self, lock: int, part: Path) -> None:
-        if sys.platform == "win32":
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"{self.name} is being written by another run, as {part}", hint="wait for it, or write to another name"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
 
 
 def is_playlist(uri: str) -> bool:

@@ -43,11 +43,11 @@ def endless(start: Start) -> Any:
     """A conversion that is fed as long as it runs, and is surely in the middle of its work."""
     feeders: list[subprocess.Popen[bytes]] = []
 
-    def begin(out: Path, *arguments: object) -> subprocess.Popen[bytes]:
+    def begin(out: Path, *arguments: object, target: object = None) -> subprocess.Popen[bytes]:
         feeder = subprocess.Popen([sys.executable, "-c", FEED], stdout=subprocess.PIPE, start_new_session=True)
         feeders.append(feeder)
         assert feeder.stdout is not None
-        process = start("run", *IDENTITY, "-", out, *arguments, stdin=feeder.stdout)
+        process = start("run", *IDENTITY, "-", target or out, *arguments, stdin=feeder.stdout)
         feeder.stdout.close()
         part = out.with_name(out.name + ".part")
         until(lambda: process.poll() is not None or (part.exists() and part.stat().st_size > 4000))
@@ -91,10 +91,12 @@ def test_first_signal_finishes_the_file(endless: Any, tmp_path: Path, signum: si
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_interrupted_overwrite_keeps_the_older_file(endless: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["{0}/out.mp4", "file://{0}/out.mp4", "{0}/link.mp4"])
+def test_interrupted_overwrite_keeps_the_older_file(endless: Any, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out.mp4"
     out.write_bytes(b"a good result of yesterday")
-    process = endless(out, "--overwrite")
+    (tmp_path / "link.mp4").symlink_to(out)
+    process = endless(out, "--overwrite", target=name.format(tmp_path))
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr

@@ -95,6 +95,7 @@ def test_part_of_a_video(clip: Clip, tmp_path: Path) -> None:
         (("--frames", "7", "--duration", "0.4"), 7),
         (("--start", "0.4"), 20),
         (("--start", "0.4", "--duration", "100"), 20),
+        (("--start", "0.4", "--duration", "0.9"), 20),
         (("--start", "0.4", "--frames", "5"), 5),
     ],
 )

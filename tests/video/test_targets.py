@@ -208,6 +208,28 @@ def test_an_interrupted_sequence_keeps_what_is_beyond_it(tmp_path: Path) -> None
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 
+def test_two_runs_cannot_write_one_sequence(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "in", 2)
+    (tmp_path / "out").mkdir()
+    with open_source(str(tmp_path / "in" / "f%03d.png")) as source:
+        first = open_sink(str(tmp_path / "out" / "f%03d.png"), source.info, side=source.side)
+        for same in ("f%03d.png", "f%d.png"):
+            with pytest.raises(OutputError, match="is being written by another run"):
+                open_sink(str(tmp_path / "out" / same), source.info, side=source.side, overwrite=True)
+        other = open_sink(str(tmp_path / "out" / "g%03d.png"), source.info, side=source.side)
+        for frame in source:
+            first.write(frame)
+            other.write(frame)
+        first.close()
+        other.abort()
+        names = ["f001.png", "f002.png", "g001.png", "g002.png"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+        with pytest.raises(OutputExistsError):
+            open_sink(str(tmp_path / "out" / "f%03d.png"), source.info, side=source.side)
+        open_sink(str(tmp_path / "out" / "f%03d.png"), source.info, side=source.side, overwrite=True).abort()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+
+
 def test_sound_that_a_sequence_cannot_hold_is_noted(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mkv", audio=0.4, subtitles=True)
     _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "o%d.png")

@@ -115,6 +115,8 @@ def test_the_frame_count_is_a_hint_for_the_range_asked_for(tmp_path: Path) -> No
         assert source.info.frame_count == 50
     with open_source(str(tmp_path / "in.mp4"), duration=1.0) as source:
         assert source.info.frame_count == 25
+    with open_source(str(tmp_path / "in.mp4"), start=1.6, duration=1.0) as source:
+        assert source.info.frame_count == len(list(source)) == 10
 
 
 def test_b_frames_at_one_frame_a_second_are_no_jump(tmp_path: Path) -> None:

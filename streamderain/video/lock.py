@@ -1,0 +1,77 @@
+"""One writer at a time: a file that this run has for itself, and that is free again when the run has gone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from streamderain.errors import OutputError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class Lock:
+    """``path``, made if it is not there, for this process alone until `release` or its end, however that comes.
+
+    Attributes:
+        empty: nothing was in it.
+
+    Args:
+        name: of what is written there, for people.
+
+    Raises:
+        OutputError: another run has it, or it cannot be made.
+    """
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        while self._descriptor is None:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+            try:
+                _take(descriptor, path, name)
+                mine = os.fstat(descriptor)
+                # Another run may have given it another name, or removed it, just before the lock was had.
+                current = path.exists() and os.path.samestat(mine, path.stat())
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if current:
+                self._descriptor = descriptor
+            else:
+                os.close(descriptor)
+        self.empty = mine.st_size == 0
+
+    def remove(self) -> None:
+        """Removes the file, and releases it; harmless when it is released already."""
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+        self.release()
+
+    def release(self) -> None:
+        """Lets others have it; the file stays."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.release()
+
+
+def _take(descriptor: int, path: Path, name: str) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"{name} is being written by another run, as {path}", hint="wait for it, or write to another name"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
