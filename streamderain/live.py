@@ -19,7 +19,8 @@ from streamderain.observe import Observer
 from streamderain.overlap import WriteBehind
 from streamderain.pipeline import View
 from streamderain.session import Derainer, Session
-from streamderain.video.live import Captured, LiveSource
+from streamderain.video.joined import Captured
+from streamderain.video.live import LiveSource
 
 OnLoss = Literal["hold", "slate", "pause", "stop"]
 ON_LOSS: tuple[OnLoss, ...] = ("hold", "slate", "pause", "stop")

@@ -6,20 +6,17 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 from streamderain.errors import InputError, StreamLostError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.observe import Observer, StreamState
 from streamderain.overlap import RunAhead
-from streamderain.video import colour, probe
 from streamderain.video.address import Address, Transport, address
-from streamderain.video.clock import TICK, CaptureClock, OutputClock, Pace
 from streamderain.video.connection import Connection, LostError
-from streamderain.video.letterbox import Letterbox
+from streamderain.video.joined import Captured, Joined
 from streamderain.video.reconnect import Backoff
 
 _log = logging.getLogger(__name__)
@@ -28,10 +25,6 @@ _LOOK_EVERY = 0.1  # seconds between two looks at ``stop``
 _QUEUE = 4  # pictures that may wait where none is skipped
 _GRACE = 10.0  # seconds beyond every time limit after which a reader counts as stuck for ever
 _STUCK_AT_MOST = 3  # readers that are left behind in calls that never return
-_FASTEST = 240  # frames/s; what says more counts ticks, not pictures
-_ASSUMED_RATE = Fraction(25)
-_SMOOTH = 0.1  # weight of the newest interval in the running mean
-_AT_MOST = 2.0  # times that mean, of one interval: a hiccup is no rate, and a camera that slows down is followed
 _PATIENCE = 0.5  # seconds that closing waits for the reader
 _TELL_EVERY = 60.0  # seconds between two lines about an outage that goes on
 
@@ -69,20 +62,6 @@ class LiveOptions:
                 raise ValueError(f"{what} must be a time in seconds, got {value}")
 
 
-class Captured(NamedTuple):
-    """One frame of a live source.
-
-    Attributes:
-        frame: of the source's ``info``; its pts grows over everything that may happen to the camera.
-        at: ``time.monotonic()`` when it was taken, as well as that is known.
-        connection: a number that grows with each reconnect: between two of them the past is no past.
-    """
-
-    frame: Frame
-    at: float
-    connection: int
-
-
 class LiveSource:
     """A FrameSource over a camera or stream that may go away and come back. Made by `open_live`.
 
@@ -101,30 +80,37 @@ class LiveSource:
     side = None
 
     def __init__(self, where: Address, options: LiveOptions, observer: Observer | None) -> None:
-        self.info: VideoInfo
-        self.description = ""
         self.state: StreamState = "connecting"
-        self.camera_frames = self.reconnects = 0
+        self.reconnects = 0
         self._concealed = 0
         self._address, self._options, self._observer = where, options, observer
-        self._notes: list[str] = []
         self._closing = threading.Event()
-        self._clock: OutputClock | None = None
+        self._joined = Joined(where.name, paced=where.paced, closing=self._closing, observer=observer)
         self._connections = 0
-        self._box: Letterbox | None = None
         self._lost_at: float | None = None
         self._busy_since: float | None = None
         self._reader, self._stuck = 0, 0
         self._skipped_before = 0
-        self._interval, self._arrived = float(1 / _ASSUMED_RATE), 0.0
         self._ahead = self._start_reader()
 
     # ---- the consumer's side
 
     @property
+    def info(self) -> VideoInfo:
+        return self._joined.info
+
+    @property
+    def description(self) -> str:
+        return self._joined.description
+
+    @property
+    def camera_frames(self) -> int:
+        return self._joined.camera_frames
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Things to say aloud once; more may come while iterating."""
-        return tuple(self._notes)
+        return tuple(self._joined.notes)
 
     @property
     def name(self) -> str:
@@ -144,7 +130,7 @@ class LiveSource:
     @property
     def interval(self) -> float:
         """Seconds between two frames of the camera, lately; by what it says of itself at the beginning."""
-        return self._interval
+        return self._joined.interval
 
     def lost_for(self) -> float:
         """Seconds that the present outage has lasted; 0 while pictures come."""
@@ -153,7 +139,7 @@ class LiveSource:
 
     def elapsed(self) -> int:
         """Now, in ticks of ``info.time_base``: the pts that a picture taken now would have."""
-        return 0 if self._clock is None else self._clock.elapsed(time.monotonic())
+        return self._joined.elapsed()
 
     def take(self, within: float) -> Captured | None:
         """The next frame, or the newest; None if there is none within so many seconds.
@@ -176,7 +162,7 @@ class LiveSource:
         if not self._ahead.ready(within):
             self._watch()
             return False
-        if self._clock is None:
+        if not self._joined.begun:
             next(self._ahead, None)  # raises what went wrong
             raise InputError(f"{self.name} was closed before its first picture")
         return True
@@ -239,10 +225,10 @@ class LiveSource:
             except (LostError, InputError) as error:
                 if self._left(reader):
                     return
-                if self._clock is None and isinstance(error, InputError):
+                if not self._joined.begun and isinstance(error, InputError):
                     raise
                 self._failed(error, began)
-                if self._clock is not None and time.monotonic() - told > _TELL_EVERY:
+                if self._joined.begun and time.monotonic() - told > _TELL_EVERY:
                     told = time.monotonic()
                     _log.warning("%s cannot be reached: %s; trying on", self.name, error)
                 continue
@@ -250,7 +236,7 @@ class LiveSource:
             try:
                 if self._left(reader):
                     return
-                for captured in self._captures(connection):
+                for captured in self._joined.frames(connection, self._is_up):
                     if self._left(reader):
                         return
                     backoff.reset()
@@ -272,65 +258,8 @@ class LiveSource:
         if reader == self._reader:
             self._busy_since = time.monotonic() if on else None
 
-    def _captures(self, connection: Connection) -> Iterator[Captured]:
-        """The frames of one connection."""
-        capture, pace = CaptureClock(), Pace() if self._address.paced else None
-        base = connection.video.time_base
-        reader: colour.RgbReader | None = None
-        like: object = None
-        number = 0
-        for arrival in connection.pictures():
-            picture = arrival.picture
-            if pace is not None and arrival.pts is not None:
-                self._closing.wait(pace.wait(arrival.pts, base))
-                arrival = arrival._replace(at=time.monotonic())
-            kind = (picture.width, picture.height, picture.format.name, picture.colorspace, picture.color_range)
-            if reader is None or kind != like:
-                reader, like = self._reader_for(connection, picture), kind
-            if number == 0:
-                number = self._is_up(connection)
-            assert self._clock is not None
-            assert self._box is not None
-            self.camera_frames += 1
-            since, self._arrived = arrival.at - self._arrived, arrival.at
-            if self.camera_frames > 1:
-                self._interval += _SMOOTH * (min(since, _AT_MOST * self._interval) - self._interval)
-            if self._observer is not None:
-                self._observer.camera_frame()
-            frame = reader.read(picture, 0, TICK, None)
-            frame = Frame(self._box.fit(frame.pixels), self._clock.stamp(arrival.pts, base, arrival.at), TICK)
-            yield Captured(frame, capture.captured(arrival.pts, base, arrival.at, arrival.sent), number)
-            del frame, picture, arrival
-
-    def _reader_for(self, connection: Connection, picture: Any) -> colour.RgbReader:
-        tags = colour.colour_of(picture)
-        colour.check_supported(tags, name=self.name)
-        # Not `probe.orientation`: a picture whose side data was looked at is freed by the collector of cycles alone,
-        # which has no idea how big it is. Reconnecting every few seconds grew by 1 MiB a minute.
-        angle = picture.rotation
-        turned = probe.Orientation(angle % 360 if angle % 90 == 0 else 0, mirrored=False)
-        notes = list(connection.notes)
-        if self._clock is None:
-            info = probe.video_info(picture, connection.video, connection.container, turned=turned)
-            rate = info.frame_rate if info.frame_rate and info.frame_rate <= _FASTEST else None
-            self.info = replace(info, time_base=TICK, frame_count=None, frame_rate=rate, live=True)
-            self.description = probe.describe(connection.container, connection.video, picture, self.info)
-            self._clock = OutputClock(round(1 / (rate or _ASSUMED_RATE) / TICK))
-            self._interval = float(1 / (rate or _ASSUMED_RATE))
-            self._box = Letterbox(info.width, info.height)
-        elif (picture.width, picture.height) not in (size := (self.info.width, self.info.height), size[::-1]):
-            notes.append(f"the picture is {picture.width}x{picture.height} now, fitted into {size[0]}x{size[1]}")
-        if picture.interlaced_frame:
-            notes.append("interlaced: shown as it comes, not deinterlaced")
-        self._notes += [note for note in notes if note not in self._notes]
-        return colour.RgbReader(
-            replace(tags, bit_depth=self.info.colour.bit_depth), rotation=turned.turn, mirrored=turned.mirrored
-        )
-
-    def _is_up(self, connection: Connection) -> int:
+    def _is_up(self) -> int:
         """A first picture has come; returns the connection's number."""
-        assert self._clock is not None
-        self._clock.restart()
         self._connections += 1
         self.state = "up"
         if self._lost_at is not None:
@@ -342,7 +271,7 @@ class LiveSource:
         return self._connections
 
     def _lose(self) -> None:
-        if self._clock is not None:
+        if self._joined.begun:
             self._lost_at = time.monotonic() if self._lost_at is None else self._lost_at
         self.state = "connecting"
         if self._observer is not None:
@@ -350,7 +279,7 @@ class LiveSource:
 
     def _failed(self, error: LostError | InputError, began: float) -> None:
         """Returns to try again; raises where that is not wanted any more."""
-        if self._clock is None and isinstance(error, LostError):
+        if not self._joined.begun and isinstance(error, LostError):
             waited = time.monotonic() - began
             if not error.final and (waited < self._options.wait or self._address.listens):
                 return

@@ -16,7 +16,8 @@ from streamderain.errors import InputError, StreamLostError
 from streamderain.frame import Frame
 from streamderain.observe import Observer
 from streamderain.video import live
-from streamderain.video.live import Captured, LiveOptions, LiveSource, open_live
+from streamderain.video.joined import Captured
+from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import FakeCamera
 from tests.live.fake_camera import now_ms, read_stamp
 
