@@ -15,7 +15,7 @@ from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.networks import load_model, model_path
 from streamderain.preprocess import Past, reflect_pad
-from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, make_plans
+from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, few_threads, make_plans
 
 _DEFAULT_MODEL = "balanced"
 _LEAST = 16  # px; the smallest engine there is
@@ -177,7 +177,7 @@ class Session:
         Raises: as `step`.
         """
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), few_threads():
                 rainy = self._upload(frame)
                 past = None if self._prepared is None else self._engine.look_back(rainy, *self._prepared)
         except torch.OutOfMemoryError as error:
@@ -214,8 +214,8 @@ class Session:
             raise ValueError(f"this session is for {self.width}x{self.height} frames, got {frame.width}x{frame.height}")
         engine, pixels = self._engine, frame.pixels
         top = 255.0 if pixels.dtype == torch.uint8 else 65535.0
-        image = pixels.to(engine.device, non_blocking=True).permute(2, 0, 1)[None]
-        image = (image.float() / top).to(engine.dtype)
+        image = pixels.to(engine.device, non_blocking=True).permute(2, 0, 1)[None].contiguous()
+        image = image.float().div_(top).to(engine.dtype)
         return reflect_pad(image, right=engine.width - self.width, bottom=engine.height - self.height)
 
     def _download(self, clean: Tensor, dtype: torch.dtype) -> Tensor:

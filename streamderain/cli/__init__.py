@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -12,10 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["cli", "main"]
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+
 
 def main() -> None:
     """Entry point of the ``streamderain`` command."""
     _fill_closed_descriptors()
+    _keep_freed_memory()
     from streamderain.cli.interrupt import Signals, leave
 
     with Signals() as signals:  # before click is imported, even: a signal may come at any time
@@ -43,6 +47,20 @@ def _fill_closed_descriptors() -> None:
             os.open(os.devnull, mode)  # takes the lowest number that is free
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what is freed for the next frame.
+
+    The tensors of a frame are megabytes. By default they go back to the kernel when the frame is done, and come anew
+    page by page. What the environment says of it already is left as it is.
+    """
+    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # musl has none
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def __getattr__(name: str) -> Any:

@@ -37,5 +37,5 @@ def look_back(rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> 
     motion = estimate_motion(rainy, previous)
     pictures = warp(torch.cat((previous, before), 1), motion)
     keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
-    previous, before = (rainy + keep * (picture - rainy) for picture in torch.split(pictures, 3, 1))
+    previous, before = (torch.lerp(rainy, picture, keep) for picture in torch.split(pictures, 3, 1))
     return Past(motion, previous, before, keep)

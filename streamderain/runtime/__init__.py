@@ -10,6 +10,7 @@ from streamderain.runtime.engine import Engine
 from streamderain.runtime.parity import Parity, compare
 from streamderain.runtime.plan import Plan, choose_device, make_plans
 from streamderain.runtime.prepare import compile_command, engine_for, ensure, in_words, named
+from streamderain.runtime.threads import few_threads
 
 __all__ = [
     "BACKENDS",
@@ -33,6 +34,7 @@ __all__ = [
     "engine_for",
     "ensure",
     "fastest_first",
+    "few_threads",
     "in_words",
     "make_plans",
     "named",

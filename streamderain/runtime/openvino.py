@@ -27,6 +27,7 @@ from streamderain.preprocess import Past
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.step import Alignment, example_inputs, exported, network_of, zero_state
+from streamderain.runtime.threads import few_threads
 
 if TYPE_CHECKING:
     from openvino import CompiledModel
@@ -71,7 +72,9 @@ class OpenVINOEngine:
         return self._alignment.look_back(rainy, previous, before)
 
     def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
-        return self.infer(rainy, self._alignment.lay(rainy, state, past))
+        with few_threads():
+            laid = self._alignment.lay(rainy, state, past)
+        return self.infer(rainy, laid)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
         """`step` without the alignment: the network alone, on the state as it lies."""
