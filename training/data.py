@@ -19,7 +19,6 @@ from torch import Tensor
 
 from streamderain.preprocess import MESH, Past, look_back
 from training.camera import simulate_camera
-from training.clutter import paint_clutter
 from training.metrics import psnr
 from training.rain import degrade, render_rain, sample_style
 from training.recipe import ClipData
@@ -96,6 +95,8 @@ def clean_clip(
         path = files.stills[draw(0, len(files.stills) - 1)]
         still = read_clip(path, start=0, frames=1)[0]
         if clutter_share and float(torch.rand((), generator=generator)) < clutter_share:
+            from training.clutter import paint_clutter  # OpenCV, which only training installs
+
             still = paint_clutter(still, generator)
         return simulate_camera(still, frames, size, generator)
     path = files.clips[draw(0, len(files.clips) - 1)]
