@@ -86,7 +86,7 @@ class Told:
         for note in (*self._source.notes, *self._sink.notes):
             self._reporter.note(note)
 
-    def frame(self, _: object) -> None:
+    def frame(self, shown: object) -> None:
         """One more is done."""
         self._done += 1
         self.notes()

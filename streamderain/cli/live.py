@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from streamderain.live import LiveStats
     from streamderain.observe import Observer
     from streamderain.session import Derainer
-    from streamderain.video.live import LiveOptions
+    from streamderain.video import VideoSink
+    from streamderain.video.live import LiveOptions, LiveSource
 
 _FILES_ONLY = ("start", "audio", "subs", "frame_rate", "on_error")
+_JUDGED_AFTER = 10.0  # seconds until it is said that the machine is too slow
+_TOO_SLOW = 0.1  # of the camera's frames skipped
 _BY_COST = ("quality", "balanced", "fast")
 _LIVE_ONLY = ("max_age", "adaptive", "on_loss", "reconnect", "reconnect_limit", "read_timeout", "wait", "transport")
 
@@ -104,7 +108,7 @@ def run_live_video(
             if sink is None:
                 return signals.exit_code
             say_start(reporter, uri, target, derainer, sink)
-            told = Told(reporter, observer, source, sink)
+            told = _ToldLive(reporter, observer, source, sink, adaptive=options.adaptive)
             told.notes()
             reporter.start_progress(options.frames)
             until_run.pop_all()
@@ -126,6 +130,33 @@ def run_live_video(
             reporter.end_progress()
     told.notes()
     return _say_end(reporter, target, stats, signals.exit_code)
+
+
+class _ToldLive(Told):
+    """Says besides, once, when the machine turns out to be too slow for the camera."""
+
+    def __init__(
+        self, reporter: Reporter, observer: Observer, source: LiveSource, sink: VideoSink, *, adaptive: bool
+    ) -> None:
+        super().__init__(reporter, observer, source, sink)
+        self._live, self._judge = source, not adaptive  # which tells of its steps by itself
+        self._began: tuple[float, int, int] | None = None  # when, and what had come and been skipped by then
+
+    def frame(self, shown: object) -> None:
+        super().frame(shown)
+        now = time.monotonic()
+        if self._began is None:  # engines warm up with the first frame
+            self._began = now, self._live.camera_frames, self._live.skipped
+        began, came, skipped = self._began
+        if self._judge and now - began > _JUDGED_AFTER:
+            self._judge = False
+            came, skipped = self._live.camera_frames - came, self._live.skipped - skipped
+            if skipped > _TOO_SLOW * came:
+                seconds = now - began
+                self._reporter.note(
+                    f"{(came - skipped) / seconds:.1f} of the camera's {came / seconds:.1f} frames/s are processed, the"
+                    " newest at each time; --adaptive takes what is cheaper, -m fast does from the beginning"
+                )
 
 
 def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int) -> int:

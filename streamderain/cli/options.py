@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -165,21 +165,17 @@ def live_options(command: Decorated) -> Decorated:
                 show_default=True,
                 help="Process all frames, or in real time the newest.  [auto: realtime when live]",
             ),
-            click.option("--max-age", type=Span(), help="Live: skip frames older than this, such as 200ms."),
-            click.option(
-                "--adaptive", is_flag=True, help="Live: take a cheaper model or a smaller picture when too slow."
-            ),
+            click.option("--max-age", type=Span(), help="Skip frames older than this, such as 200ms."),
+            click.option("--adaptive", is_flag=True, help="Take a cheaper model or a smaller picture when too slow."),
             click.option(
                 "--on-loss",
                 type=click.Choice(["hold", "slate", "pause", "stop"]),
                 default="hold",
                 show_default=True,
-                help="Live, while no picture comes: show the last one, a dark one, nothing, or end.",
+                help="While no picture comes: show the last one, a dark one, nothing, or end.",
             ),
-            click.option(
-                "--reconnect/--no-reconnect", default=True, show_default=True, help="Live: come back after a loss."
-            ),
-            click.option("--reconnect-limit", type=Span(), help="Live: how long a loss may last.  [default: for ever]"),
+            click.option("--reconnect/--no-reconnect", default=True, show_default=True, help="Come back after a loss."),
+            click.option("--reconnect-limit", type=Span(), help="How long a loss may last.  [default: for ever]"),
             click.option(
                 "--read-timeout",
                 type=Span(),
@@ -187,7 +183,7 @@ def live_options(command: Decorated) -> Decorated:
                 show_default=True,
                 help="Silence of a camera or server that is a loss.",
             ),
-            click.option("--wait", type=Span(), default=0.0, help="Live: how long to wait for both ends at the start."),
+            click.option("--wait", type=Span(), default=0.0, help="How long to wait for both ends at the start."),
             click.option(
                 "--transport",
                 type=click.Choice(["auto", "tcp", "udp"]),
@@ -211,6 +207,30 @@ def talk_options(command: Decorated) -> Decorated:
     ):
         command = option(command)
     return command
+
+
+class Sectioned(click.Command):
+    """A command whose help shows its options under headings.
+
+    Args:
+        sections: a heading for the options that are called so; the others come first.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Collection[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Options", *self._sections)}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                found = (heading for heading, names in self._sections.items() if param.name in names)
+                rows[next(found, "Options")].append(record)
+        for heading, records in rows.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 @contextmanager

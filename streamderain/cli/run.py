@@ -14,6 +14,7 @@ from streamderain.cli.options import (
     KeyValue,
     Rate,
     Seconds,
+    Sectioned,
     live_options,
     model_options,
     talk_options,
@@ -31,6 +32,14 @@ _VIDEO_ONLY = (
     *("codec", "crf", "preset", "encoder_options", "audio", "subs", "start", "duration", "frames"),
     *("container", "frame_rate", "on_error", "hud", "preview", "metrics", "healthy_within"),
 )
+_SECTIONS = {
+    "What is done": ("model", "device", "precision", "backend", "build", "allow_fallback", "compare", "hud"),
+    "Input": ("start", "duration", "frames", "frame_rate", "on_error"),
+    "Output": ("codec", "crf", "preset", "encoder_options", "audio", "subs", "container", "overwrite"),
+    "Cameras and streams": ("live", "latency", "max_age", "adaptive", "on_loss", "reconnect", "reconnect_limit",
+                            "read_timeout", "wait", "transport"),
+    "Watching": ("preview", "metrics", "healthy_within", "no_progress", "log_format", "verbose", "debug"),
+}  # fmt: skip
 _EXAMPLES = """\b
 Examples:
   streamderain run rainy.mp4 clear.mp4
@@ -123,7 +132,7 @@ class RunOptions:
             )
 
 
-@click.command("run", epilog=_EXAMPLES, context_settings={"max_content_width": 100})
+@click.command("run", cls=Sectioned, sections=_SECTIONS, epilog=_EXAMPLES, context_settings={"max_content_width": 100})
 @click.argument("source", metavar="INPUT", required=False)
 @click.argument("target", metavar="OUTPUT", required=False)
 @click.option(
@@ -147,8 +156,16 @@ class RunOptions:
     metavar="KEY=VALUE",
     help="Any other option of the encoder.",
 )
-@click.option("--audio", type=click.Choice(["copy", "none"]), default="copy", show_default=True, help="Sound.")
-@click.option("--subs", type=click.Choice(["copy", "none"]), default="copy", show_default=True, help="Subtitles.")
+@click.option(
+    "--audio",
+    type=click.Choice(["copy", "none"]),
+    default="copy",
+    show_default=True,
+    help="Sound, of files into files.",
+)
+@click.option(
+    "--subs", type=click.Choice(["copy", "none"]), default="copy", show_default=True, help="Subtitles, likewise."
+)
 @click.option("--start", type=Seconds(), help="Begin here: seconds, or 1:30.")
 @click.option("--duration", type=Seconds(above_zero=True), help="Stop after this long.")
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after this many frames.")
@@ -187,12 +204,13 @@ def run_command(
     """Derain INPUT into OUTPUT.
 
     INPUT is a video file, a camera or stream (rtsp://, /dev/video0 and others), an image sequence (f%05d.png), - for
-    stdin, or pictures: a folder, a glob or a single one, each derained by itself. OUTPUT is a file, a playlist
+    stdin, or pictures: a folder, a glob or a single one, each derained by itself. OUTPUT is a file, an HLS playlist
     (out.m3u8), an image sequence, a folder for pictures, a stream to send (rtsp://, rtmp://, udp://, tcp://), a
     window (display:), - for stdout, or null:. With --config, both stand in the file.
 
-    Frame times, colours, sound, subtitles, chapters and rotation are kept. The video is written as OUT.part and gets
-    its name when it is whole.
+    Frame times, colours, sound, subtitles, chapters and rotation are kept; of cameras and streams, and where a stream
+    is sent, the picture only. A file is written as OUT.part and gets its name when it is whole: at the end, or of a
+    camera at Ctrl-C.
     """
     signals = ctx.obj if isinstance(ctx.obj, Signals) else Signals()
     if config is not None:

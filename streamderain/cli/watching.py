@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
@@ -90,17 +91,32 @@ def watched(observers: Sequence[Observer], options: WatchOptions, reporter: Repo
             from streamderain.metrics import serve_metrics
 
             server = servers.enter_context(serve_metrics(observers, options.metrics, idle=options.healthy_within))
-            reporter.say("metrics", f"metrics at {server.url}metrics", url=f"{server.url}metrics")
+            where = f"{server.url}metrics{_from_elsewhere(options.metrics[0], server.port, 'metrics')}"
+            reporter.say("metrics", f"metrics at {where}", url=f"{server.url}metrics")
         if options.preview is not None:
             from streamderain.preview import serve_preview
 
             server = servers.enter_context(serve_preview(observers, options.preview))
-            reporter.say("preview", f"preview at {server.url}", url=server.url)
+            where = f"{server.url}{_from_elsewhere(options.preview[0], server.port)}"
+            reporter.say("preview", f"preview at {where}", url=server.url)
         try:
             yield
         finally:
             for observer in observers:
                 observer.end()
+
+
+def _from_elsewhere(host: str, port: int, path: str = "") -> str:
+    """Where a phone in the same network finds a server that listens on every address of this machine; else nothing."""
+    if host not in ("0.0.0.0", "::"):
+        return ""
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as one:
+        try:
+            one.connect(("192.0.2.1", 9))  # nothing is sent: the kernel only says from which address it would be
+        except OSError:
+            return ""  # no network but this machine's own
+        address = one.getsockname()[0]
+    return f", from elsewhere at http://{address}:{port}/{path}"
 
 
 def describe(observer: Observer, derainer: Derainer) -> None:

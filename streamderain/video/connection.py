@@ -105,7 +105,7 @@ class Connection:
         self.video.codec_context.flags |= av.codec.context.Flags.low_delay
         others = {str(stream.type) for stream in self.container.streams if stream.index != self.video.index}
         if "audio" in others:
-            self.notes.append("sound is left out: live inputs are taken without it")
+            self.notes.append("sound left out: live inputs are taken without it")
 
     def pictures(self) -> Iterator[Arrival]:
         """Every picture as it comes; ends by raising.

@@ -143,7 +143,7 @@ def open_publisher(
         info: of the frames that will come. ``live`` decides what happens where the target is slow or goes away; see
             `PublishSink`.
         muxer: FFmpeg's name of what is sent: "rtsp", "flv", "mpegts" or another.
-        side: the source's; sound and subtitles are not sent, which is said in the notes.
+        side: the source's; sound and subtitles are not sent, which the notes say where there are any.
         codec, crf, preset, options: as of `open_sink`; libx264 at crf 23, veryfast, without delay, if not given.
         wait: seconds that the first connection is tried for.
         stop: when it gets set, waiting ends.
@@ -180,8 +180,10 @@ def open_publisher(
     paced = not info.live and muxer in _PACED and not url.lower().startswith("tcp:")
     sink = PublishSink(context, link, info, plan, name=name, pace=Pace() if paced else None)
     if side is not None:
-        if any(stream.kind in ("audio", "subtitle") for stream in side.streams):
-            sink.notes += ("sound and subtitles are not sent over the network",)
+        kinds = {stream.kind for stream in side.streams}
+        lost = [word for kind, word in (("audio", "sound"), ("subtitle", "subtitles")) if kind in kinds]
+        if lost:
+            sink.notes += (f"{' and '.join(lost)} left out: only the picture is sent over the network",)
         side.attach(())
     link.open(wait=wait, stop=stop)
     return sink

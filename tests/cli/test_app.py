@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,17 @@ def test_wrong_usage_is_json_where_json_was_asked_for(arguments: list[str], log:
     told = json.loads(line)
     assert told["event"] == "error"
     assert told["exit_code"] == result.exit_code
+
+
+def test_the_help_of_run_has_every_option_once_under_its_heading() -> None:
+    shown = CliRunner().invoke(cli, ["run", "--help"]).output
+    command = cli.get_command(click.Context(cli), "run")
+    assert command is not None
+    for param in command.params:
+        if isinstance(param, click.Option):
+            assert len(re.findall(rf"^  (?:-\w, )?{param.opts[-1]}\b(?!-)", shown, re.MULTILINE)) == 1, param.name
+    headings = re.findall(r"^(\S.*):$", shown, re.MULTILINE)
+    assert headings[:5] == ["Options", "What is done", "Input", "Output", "Cameras and streams"]
 
 
 def test_no_arguments_at_all_show_the_help() -> None:

@@ -54,6 +54,14 @@ def test_where_to_look_is_said(clip: Clip) -> None:
     assert said["metrics"]["url"] == f"http://localhost:{numbers}/metrics"
 
 
+def test_a_phone_is_told_where_to_look_when_it_may(clip: Clip) -> None:
+    web = free_port()
+    line = run(clip(), "null:", "--preview", f"0.0.0.0:{web}").stderr.splitlines()[0]
+    assert line.startswith(f"streamderain: preview at http://127.0.0.1:{web}/")
+    elsewhere = line.partition(", from elsewhere at http://")[2]  # nothing on a machine without a network
+    assert elsewhere == "" or (elsewhere.endswith(f":{web}/") and not elsewhere.startswith(("0.", "127.")))
+
+
 @pytest.mark.parametrize("value", ["eighty", "http://0.0.0.0:80", "0", "65536"])
 def test_what_is_no_address_is_wrong_usage(clip: Clip, value: str) -> None:
     result = run(clip(), "null:", "--preview", value)

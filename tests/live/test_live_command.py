@@ -169,3 +169,13 @@ def test_lengths_of_time_are_read_with_their_units(text: str, seconds: float) ->
     from streamderain.cli.options import Span
 
     assert Span().convert(text, None, None) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_machine_that_is_too_slow_is_told_once(camera: Make, monkeypatch: pytest.MonkeyPatch, adaptive: bool) -> None:
+    monkeypatch.setattr("streamderain.cli.live._JUDGED_AFTER", 1.0)
+    url = camera("--size", "320x240", "--fps", 60).url()
+    arguments = ["run", url, "null:", "-m", "fast", "--device", "cpu", "--backend", "eager", "--duration", "3"]
+    result = CliRunner().invoke(cli, [*arguments, *(["--adaptive"] if adaptive else [])])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("frames/s are processed, the newest at each time; --adaptive") == (0 if adaptive else 1)

@@ -164,3 +164,25 @@ def test_two_cameras_from_one_file_and_one_that_is_not_there(camera: MakeCamera,
     assert (tmp_path / "rear.mp4").exists()
     assert "streamderain: roof: " in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("udp://127.0.0.1:{port}",), "sound and subtitles left out: only the picture is sent over the network"),
+        (("udp://127.0.0.1:{port}", "--subs", "none"), "sound left out: only the picture is sent over the network"),
+        (("udp://127.0.0.1:{port}", "--live"), "sound left out: live inputs are taken without it"),
+        (("null:", "--live"), "sound left out: live inputs are taken without it"),
+        (("udp://127.0.0.1:{port}", "--audio", "none", "--subs", "none"), None),
+        (("{folder}/out.mkv",), None),
+    ],
+)
+def test_sound_that_is_left_out_is_told(tmp_path: Path, arguments: tuple[str, ...], said: str | None) -> None:
+    write_clip(tmp_path / "in.mkv", audio=0.4, subtitles=True)
+    words = [word.format(port=free_port(), folder=tmp_path) for word in arguments]
+    result = CliRunner().invoke(
+        cli, ["run", str(tmp_path / "in.mkv"), *words, "--frames", "3", "-m", "identity", "--device", "cpu"]
+    )
+    assert result.exit_code == 0, result.output
+    notes = [line for line in result.output.splitlines() if "left out" in line]
+    assert notes == ([] if said is None else [f"streamderain: {said}"])
