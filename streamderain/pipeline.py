@@ -33,7 +33,7 @@ class RunStats:
         decode_seconds, derain_seconds, encode_seconds: time each stage was at work, waiting for its neighbours not
             included. The stages overlap, so their sum may exceed ``seconds``; the largest is the bottleneck.
         interrupted: ``stop`` was set before the source had ended.
-        prepare_seconds: what the decoding thread did for the network ahead of it: upload, and on the CPU motion.
+        prepare_seconds: what the decoding thread did for the network ahead of it: upload, and on the CPU its past.
     """
 
     frames: int
