@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import av
 import av.error
@@ -22,9 +24,10 @@ _FAILURES = (av.error.FFmpegError, OSError, ValueError)
 _NO_PICTURE = 3.0  # read time-outs that packets may come without a picture
 _NEARLY = 0.9  # of a read time-out: FFmpeg hands out what it still had, and the failure only at the next read
 _HINTS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
-    (av.error.HTTPUnauthorizedError, "put the user and password into the URL: rtsp://USER:PASSWORD@HOST/PATH"),
+    (av.error.HTTPUnauthorizedError, "put the right user and password before the host: USER:PASSWORD@HOST"),
     (av.error.HTTPForbiddenError, "this user may not see it"),
     (av.error.HTTPNotFoundError, "check the path behind the host's name"),
+    (av.error.ProtocolNotFoundError, "this FFmpeg does not speak it; it knows rtsp, rtmp, http, udp and tcp"),
     (ConnectionRefusedError, "nothing listens at {where}: is it switched on, and is the port right?"),
 )
 
@@ -184,11 +187,18 @@ def refusal(error: BaseException, url: str, *, within: float | None = None) -> t
         return f"no answer within {within:g} s", unanswered(url)
     reason, place = ffmpeg.explain(error, []), where(url)  # FFmpeg's own line says the same in more words
     hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
-    if hint is None and "resolve" in reason.lower():
-        hint = "check the host's name"
-    if hint is None and getattr(error, "errno", None) == errno.EIO:
-        hint = f"check the name of the host: {place}"
+    if getattr(error, "errno", None) == errno.EIO and not _resolves(url):
+        reason, hint = "no host of this name is known", f"check the name: {place}"
     return reason, hint
+
+
+def _resolves(url: str) -> bool:
+    """Whether the name of the host means an address: FFmpeg calls a wrong one an input/output error."""
+    try:
+        host = urlsplit(url).hostname
+        return not host or bool(socket.getaddrinfo(host, None))
+    except (OSError, ValueError):
+        return False
 
 
 def _sent(packet: Any) -> float:

@@ -164,7 +164,7 @@ class Link:
                     waiting = not self._was_connected and time.monotonic() < self._give_up
                     if not waiting and (not self._was_connected or not self._keep_trying):
                         what = "cannot be written" if self._was_connected else "cannot be reached"
-                        self._error = OutputError(f"{self._name} {what}: {reason}")
+                        self._error = OutputError(f"{self._name} {what}: {reason}", hint=_hint(reason))
                         return
                     if self._ending:
                         return
@@ -256,6 +256,12 @@ class Link:
         with self._changed:
             if self._child is not None:
                 self._child.kill()
+
+
+def _hint(reason: str) -> str | None:
+    if reason.startswith("Protocol not found"):
+        return "this FFmpeg does not speak it; it sends by rtsp, rtmp, udp and tcp"
+    return "check the name" if "resolve" in reason else None
 
 
 def _message(kind: bytes, body: bytes) -> bytes:

@@ -130,6 +130,7 @@ def test_a_wrong_password_is_exit_code_4_and_one_line(
     assert plain.end() == 4
     assert len(plain.lines) == 1
     assert "401" in plain.lines[0]
+    assert plain.lines[0].endswith("USER:PASSWORD@HOST")  # our own words are no secret
     assert not list(tmp_path.iterdir())
 
 

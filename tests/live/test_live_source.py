@@ -110,8 +110,10 @@ def test_nothing_listening_unknown_hosts_and_silent_ones_are_told_apart(camera: 
         port = free.getsockname()[1]
     with pytest.raises(InputError, match=r"refused.*nothing listens at"):
         open_live(f"rtsp://127.0.0.1:{port}/cam", QUICK)
-    with pytest.raises(InputError, match="nosuchhost"):
+    with pytest.raises(InputError, match=r"no host of this name is known: check the name: nosuchhost"):
         open_live("rtsp://nosuchhost.invalid/cam", QUICK)
+    with pytest.raises(InputError, match="does not speak it"):
+        open_live("srt://127.0.0.1:9", QUICK)
     made = camera()
     made.tell("mute")
     time.sleep(0.3)
