@@ -88,7 +88,8 @@ def test_a_signal_finishes_the_file_of_a_camera_that_was_away(
 ) -> None:
     made, out = camera("--password", f"admin:{_SECRET}"), tmp_path / "out.mp4"
     url = made.url(user=f"admin:{_SECRET}")
-    run = command(url, out, "--read-timeout", "1s", "-v", "--log-format", "json")
+    out.write_bytes(b"an older recording")
+    run = command(url, out, "--overwrite", "--read-timeout", "1s", "-v", "--log-format", "json")
     run.wait_for('"start"')
     time.sleep(1.5)
     made.kill()
