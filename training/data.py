@@ -37,7 +37,10 @@ class Split:
 
 
 def split(data: ClipData, root: Path) -> dict[str, Split]:
-    """``train``, ``validation`` and ``test``, disjoint by scene: drawn once by ``split_seed`` from the sorted files."""
+    """``train``, ``validation`` and ``test``, disjoint by scene: drawn once by ``split_seed`` from the sorted files.
+
+    A clip that two patterns name is there twice to train on, and so drawn twice as often; held out, it is there once.
+    """
     stills = sorted(p for pattern in data.stills for p in root.glob(pattern))
     clips = sorted(p for pattern in data.clips for p in root.glob(pattern))
     if not stills and not clips:
@@ -49,8 +52,12 @@ def split(data: ClipData, root: Path) -> dict[str, Split]:
     count = int(len(stills) * data.held_out_stills)
     held_out = {*data.validation_clips, *data.test_clips}
     return {
-        "validation": Split(tuple(stills[:count]), tuple(p for p in clips if p.name in data.validation_clips)),
-        "test": Split(tuple(stills[count : 2 * count]), tuple(p for p in clips if p.name in data.test_clips)),
+        "validation": Split(
+            tuple(stills[:count]), tuple(p for p in dict.fromkeys(clips) if p.name in data.validation_clips)
+        ),
+        "test": Split(
+            tuple(stills[count : 2 * count]), tuple(p for p in dict.fromkeys(clips) if p.name in data.test_clips)
+        ),
         "train": Split(tuple(stills[2 * count :]), tuple(p for p in clips if p.name not in held_out)),
     }
 
