@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+
+# Before there is a group: defaults in its functions keep the one that there is when they are defined. A group that is
+# kept outlives `leave`, and its threads may outlive the interpreter: the process aborts at its end.
+import torch.distributed.nn
 from torch import nn
 
 
@@ -35,8 +39,8 @@ class Workers:
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give the gradients the mean over all processes; normalisations keep the statistics of their own process.
 
-        One sum of all gradients, after the backward pass. ``DistributedDataParallel`` would send them during it, but
-        holds the group beyond its end, and then a thread of the group may outlive the interpreter: the process aborts.
+        One sum of all gradients after the backward pass: they are few. ``DistributedDataParallel`` would send them
+        during it, and holds the group for as long as anybody holds the wrapper.
         """
         if self.count == 1:
             return
