@@ -225,7 +225,7 @@ def slow(options: argparse.Namespace) -> int:
     stats = results[0]
     processed = len(sink.ages)
     times = rate * stats.seconds / processed
-    lost = stats.camera_frames - processed - stats.skipped
+    lost = stats.camera_frames - processed - stats.skipped  # one may wait and one be at work at the end
     bound, way = 2 / rate, sink.way()
     print(f"since the camera painted it: {sink.minute(0)}; the way alone {1000 * way:.0f} ms")
     print(f"under {1000 * bound:.0f} ms and the network's time since then: {100 * sink.within(bound):.1f} %")
@@ -235,7 +235,7 @@ def slow(options: argparse.Namespace) -> int:
             f"less the way, under two frames and the network's time: {100 * sink.within(bound + way):.2f} %": (
                 sink.within(bound + way) >= _OF_ALL
             ),
-            f"{stats.camera_frames} came, {processed} processed, {stats.skipped} skipped": 0 <= lost <= 1,
+            f"{stats.camera_frames} came, {processed} processed, {stats.skipped} skipped": 0 <= lost <= 2,
             f"never lost: {stats.reconnects} reconnects": stats.reconnects == 0,
         }
     )
