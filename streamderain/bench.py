@@ -117,7 +117,13 @@ class _Aged:
 
 
 def time_pipeline(
-    derainers: Sequence[Derainer], clip: str, out: str, *, frames: int | None = None, rounds: int = 3
+    derainers: Sequence[Derainer],
+    clip: str,
+    out: str,
+    *,
+    frames: int | None = None,
+    rounds: int = 3,
+    preset: str | None = None,
 ) -> tuple[Timing, ...]:
     """File to sink, the derainers taking turns: A B A B …, so that what else the machine does is shared.
 
@@ -125,6 +131,7 @@ def time_pipeline(
         clip: what `open_source` takes.
         out: what `open_sink` takes; an existing file is replaced. "null:" encodes nothing.
         frames: of the clip, at most.
+        preset: of the encoder; None is its default.
 
     Raises:
         StreamderainError: as `run`, `open_source` and `open_sink`.
@@ -134,7 +141,7 @@ def time_pipeline(
     def one(derainer: Derainer) -> _Round:
         derainer.prepare(info.height, info.width)  # an engine is for one session; loading it is not timed
         source = open_source(clip, frames=frames, audio=False, subtitles=False)
-        clock = Clock(source, open_sink(out, source.info, overwrite=True))
+        clock = Clock(source, open_sink(out, source.info, preset=preset, overwrite=True))
         stats = run(clock.source, clock.sink, derainer)
         return _Round(stats.frames, stats.seconds, _stages(stats), tuple(clock.ages))
 

@@ -33,6 +33,7 @@ Examples:
 @click.option("--input", "clip", metavar="FILE", help="A video of yours in place of the clip that is made up.")
 @click.option("--output", "out", metavar="FILE", help="Where the result goes.  [default: null:]")
 @click.option("--encode", is_flag=True, help="Encode to a file that is thrown away.")
+@click.option("--preset", metavar="NAME", help="Of the encoder, as with `run`.")
 @click.option("--network-only", is_flag=True, help="No decoder, no alignment, no encoder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
@@ -52,6 +53,7 @@ def bench_command(
     clip: str | None,
     out: str | None,
     encode: bool,
+    preset: str | None,
     network_only: bool,
     device: str,
     precision: str,
@@ -67,7 +69,7 @@ def bench_command(
     A frame's age is the time from its being decoded to its being handed to the sink. The stages overlap: what a stage
     was at work is not what it kept others waiting.
     """
-    _refuse(ctx, network_only=network_only, clip=clip, out=out, encode=encode, size=size)
+    _refuse(ctx, network_only=network_only, clip=clip, out=out, encode=encode, size=size, preset=preset)
     reporter = Reporter(verbose=verbose, debug=debug)
     reporter.attach(ctx)
     import torch
@@ -92,7 +94,7 @@ def bench_command(
                 clip = str(write_clip(folder / "clip.mp4", width=width, height=height, frames=frames or 100))
             target = out if out is not None else str(folder / "out.mp4") if encode else "null:"
             with usage_errors():
-                timings = time_pipeline(derainers, clip, target, frames=frames, rounds=rounds)
+                timings = time_pipeline(derainers, clip, target, frames=frames, rounds=rounds, preset=preset)
     result: dict[str, Any] = {
         "model": model,
         "size": None if clip is not None and size is None and not network_only else f"{width}x{height}",
@@ -111,10 +113,12 @@ def bench_command(
 def _refuse(ctx: click.Context, *, network_only: bool, **given: object) -> None:
     """Options that say nothing together."""
     if network_only:
-        for name in ("clip", "out", "encode"):
+        for name in ("clip", "out", "encode", "preset"):
             if given[name]:
                 flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
                 raise click.UsageError(f"{flag} and --network-only exclude each other", ctx=ctx)
+    if given["preset"] and not (given["out"] or given["encode"]):
+        raise click.UsageError("--preset is for an encoder: pass --encode or --output too", ctx=ctx)
     if given["out"] and given["encode"]:
         raise click.UsageError("--output and --encode exclude each other", ctx=ctx)
     if given["clip"] and given["size"]:

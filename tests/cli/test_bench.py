@@ -94,6 +94,7 @@ def test_the_command_tells_in_json(start: Start, clip: Clip) -> None:
         (("--network-only", "--encode"), "--encode and --network-only exclude"),
         (("--input", "a.mp4", "--size", "64x48"), "--size is of a clip that is made up"),
         (("--output", "a.mp4", "--encode"), "--output and --encode exclude"),
+        (("--preset", "ultrafast"), "--preset is for an encoder"),
     ],
 )
 def test_options_that_say_nothing_together_are_refused(start: Start, words: tuple[str, ...], message: str) -> None:
