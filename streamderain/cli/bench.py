@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Size, talk_options, usage_errors
+from streamderain.cli.options import Size, flag_of, talk_options, usage_errors
 from streamderain.cli.report import Reporter
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _refuse(ctx: click.Context, *, network_only: bool, **given: object) -> None:
     if network_only:
         for name in ("clip", "out", "encode", "preset"):
             if given[name]:
-                flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
-                raise click.UsageError(f"{flag} and --network-only exclude each other", ctx=ctx)
+                raise click.UsageError(f"{flag_of(ctx, name)} and --network-only exclude each other", ctx=ctx)
     if given["preset"] and not (given["out"] or given["encode"]):
         raise click.UsageError("--preset is for an encoder: pass --encode or --output too", ctx=ctx)
     if given["out"] and given["encode"]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Size, talk_options, usage_errors
+from streamderain.cli.options import Size, talk_options, usage_errors, was_given
 from streamderain.cli.report import Reporter, counted
 from streamderain.errors import EngineError
 
@@ -81,7 +81,7 @@ def _recipe(ctx: click.Context, what: str, values: dict[str, Any]) -> EngineReci
     with usage_errors():
         recipe = read_recipe(Path(what)) if what.endswith(".toml") else EngineRecipe(model=what)
     for name, value in values.items():
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if was_given(ctx, name):
             recipe = replace(recipe, **{_FIELDS.get(name, name): value})
     return recipe
 

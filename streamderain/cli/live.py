@@ -18,7 +18,7 @@ from streamderain.cli.chain import (
     say_start,
 )
 from streamderain.cli.interrupt import Signals
-from streamderain.cli.options import usage_errors
+from streamderain.cli.options import flag_of, usage_errors, was_given
 from streamderain.cli.report import Reporter, counted, pace
 from streamderain.errors import InputError
 
@@ -52,10 +52,9 @@ def takes_live(ctx: click.Context, uri: str, options: RunOptions) -> bool:
     for name in _FILES_ONLY if live else _LIVE_ONLY:
         if name == "read_timeout" and is_url(uri):
             continue  # a server with a recording may fall silent as well
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
+        if was_given(ctx, name):
             kind, other = ("recorded", "live: --no-live says otherwise") if live else ("live", "not: --live says so")
-            raise click.UsageError(f"{flag} is for {kind} inputs, and INPUT is {other}", ctx=ctx)
+            raise click.UsageError(f"{flag_of(ctx, name)} is for {kind} inputs, and INPUT is {other}", ctx=ctx)
     return live
 
 

@@ -233,6 +233,16 @@ class Sectioned(click.Command):
                     formatter.write_dl(records)
 
 
+def was_given(ctx: click.Context, name: str) -> bool:
+    """Whether the parameter stands on the command line, instead of having its default."""
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def flag_of(ctx: click.Context, name: str) -> str:
+    """How the parameter is written: "--read-timeout" of "read_timeout"."""
+    return next(p.opts[0] for p in ctx.command.params if p.name == name)
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """A ValueError in here is about a value that the user typed."""

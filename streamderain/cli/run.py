@@ -15,10 +15,12 @@ from streamderain.cli.options import (
     Rate,
     Seconds,
     Sectioned,
+    flag_of,
     live_options,
     model_options,
     talk_options,
     usage_errors,
+    was_given,
 )
 from streamderain.cli.report import Reporter
 from streamderain.cli.watching import watch_options, watched
@@ -267,6 +269,5 @@ def _run_one(
 
 def _refuse_video_options(ctx: click.Context) -> None:
     for name in _VIDEO_ONLY:
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
-            raise click.UsageError(f"{flag} is for videos, and INPUT is pictures", ctx=ctx)
+        if was_given(ctx, name):
+            raise click.UsageError(f"{flag_of(ctx, name)} is for videos, and INPUT is pictures", ctx=ctx)

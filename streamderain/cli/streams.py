@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamderain.cli.interrupt import Signals, leave
+from streamderain.cli.options import was_given
 from streamderain.cli.report import Reporter, pace
 from streamderain.cli.watching import watched
 from streamderain.errors import StreamderainError
@@ -64,11 +65,7 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
     tables = told.pop("streams", None)
     if not isinstance(tables, dict) or not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise click.UsageError(f"{path} names no streams; write a table [streams.NAME] for each", ctx=ctx)
-    given = {
-        name: value
-        for name, value in ctx.params.items()
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }
+    given = {name: value for name, value in ctx.params.items() if was_given(ctx, name)}
     for_all = _options(told, ctx, where=str(path))
     streams = []
     for name, table in tables.items():

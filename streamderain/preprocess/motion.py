@@ -181,11 +181,6 @@ def _residual(moved: Tensor, reference: Tensor, motion: Tensor, lattice: _Lattic
     return difference, inside, scale.clamp_min(2e-3)
 
 
-def _weights(difference: Tensor, inside: Tensor, scale: Tensor) -> Tensor:
-    """Geman-McClure weights of Gauss-Newton, [B, h, w]."""
-    return inside / (1 + (difference / scale[:, None, None]).square()).square()
-
-
 def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lattice, *, gain: float = 1.0) -> Tensor:
     """Of several meshes the one with the least Geman-McClure residual, per batch item; a tie goes to the first.
 
@@ -214,6 +209,18 @@ def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
     return slopes, torch.cat((slopes[:, :1] * slopes, slopes[:, 1:].square()), 1)
 
 
+def _sums(
+    moved: Tensor, reference: Tensor, motion: Tensor, lattice: _Lattice, slopes: Tensor, products: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the normal equations add up over the pixels, with Geman-McClure weights: products and slopes times error.
+
+    ``slopes`` and ``products`` are those of the moved frame, as `_slopes` gives them; so are the shapes of the results.
+    """
+    difference, inside, scale = _residual(moved, reference, motion, lattice)
+    weight = (inside / (1 + (difference / scale[:, None, None]).square()).square())[:, None]
+    return products * weight, slopes * (weight * difference[:, None])
+
+
 def _blocks(products: Tensor) -> Tensor:
     """[B, 3, K, K] of xx, xy, yy as one symmetric matrix [B, 2K, 2K]."""
     xx, xy, yy = products.unbind(1)
@@ -235,12 +242,9 @@ def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, lattice: _Latt
     moment = power[:, None] + power
     eye, six = torch.eye(2, 3, device=moved.device), torch.eye(6, device=moved.device)
     for _ in range(steps):
-        difference, inside, scale = _residual(moved, reference, lattice.affine(affine), lattice)
-        weight = _weights(difference, inside, scale)[:, None]
-        normal = _blocks((down @ (products * weight) @ across).flatten(2)[:, :, moment])
-        gradient = (
-            (down @ (slopes * (weight * difference[:, None])) @ across).flatten(2)[:, :, moment[2]].flatten(1)
-        )  # by x, y, 1
+        weighed, slope = _sums(moved, reference, lattice.affine(affine), lattice, slopes, products)
+        normal = _blocks((down @ weighed @ across).flatten(2)[:, :, moment])
+        gradient = (down @ slope @ across).flatten(2)[:, :, moment[2]].flatten(1)  # by x, y, 1
         trace = (normal * six).sum((1, 2), keepdim=True) + 6e-6
         step = _solve(normal + (1e-3 / 6) * trace * six, gradient).view(-1, 2, 3)
         affine = _compose(affine, step * units + eye)
@@ -312,14 +316,11 @@ def _fit_mesh(moved: Tensor, reference: Tensor, rigid: Tensor, start: Tensor, la
     stiffness = _bending(moved)
     bend = start - rigid
     for _ in range(steps):
-        difference, inside, scale = _residual(moved, reference, rigid + bend, lattice)
-        weight = _weights(difference, inside, scale)[:, None]
-        pairs = (down_twice @ (products * weight) @ across_twice).view(-1, 3, rows, rows, columns, columns)
+        weighed, slope = _sums(moved, reference, rigid + bend, lattice, slopes, products)
+        pairs = (down_twice @ weighed @ across_twice).view(-1, 3, rows, rows, columns, columns)
         normal = _blocks(pairs.transpose(3, 4).flatten(4, 5).flatten(2, 3))
         trace = _diagonal(normal).mean(-1, keepdim=True) + 1e-9
-        gradient = (down @ (slopes * (weight * difference[:, None])) @ across).flatten(1) + trace * (
-            bend.flatten(1) @ stiffness
-        )
+        gradient = (down @ slope @ across).flatten(1) + trace * (bend.flatten(1) @ stiffness)
         step = _solve(normal + trace[..., None] * stiffness, gradient)
         bend = bend - step.view_as(bend)
     return rigid + bend
