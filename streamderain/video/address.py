@@ -23,6 +23,8 @@ _PERHAPS = {"http", "https", "hls"}
 _RTSP = {"rtsp", "rtsps"}
 _DEVICE = re.compile(r"/dev/video\d+")
 _LISTEN = re.compile(r"(?<=[?&])listen=1(?:&|$)")
+# What FFmpeg takes out of an RTSP address, as wishes how to read it.
+_FFMPEG_ONLY = re.compile(r"[?&](?:udp|multicast|filter_src|sources=[^&]*)(?:&|$)")
 # The picture is there with the first keyframe, which RTSP cameras send at once: 0.05 s instead of 1.2 s. Not with
 # "fflags=nobuffer" as is often advised: it throws away what was read while probing, which is that very keyframe, and
 # the first picture then comes a whole group of pictures later (measured: 4 s at a keyframe every 100 frames).
@@ -45,6 +47,7 @@ class Address:
         url, format, options: for FFmpeg.
         name: for people, without credentials.
         listens: it is we who wait for a publisher to connect.
+        by_tcp: RTSP with the video interleaved, which we read ourselves where we can.
         paced: a file that plays the part of a camera; its pictures come when their time is there.
         open_timeout: seconds that opening may take.
     """
@@ -54,6 +57,7 @@ class Address:
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict)
     listens: bool = False
+    by_tcp: bool = False
     paced: bool = False
     open_timeout: float = 10.0
 
@@ -118,7 +122,8 @@ def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10
         uri: rtsp[s], rtmp[s], udp, rtp, tcp, http[s] URLs; ``rtsp://HOST:PORT/PATH?listen=1``, and the
             like with rtmp and tcp, wait for a publisher; ``/dev/video0`` or ``0``; ``-``; or a file, which is
             then played by the clock.
-        transport: of RTSP. "auto" asks for TCP first, which loses nothing, and takes UDP where there is no TCP.
+        transport: of RTSP. "auto" asks for TCP first, which loses nothing, and takes UDP where there is no TCP. What
+            comes by UDP is read by FFmpeg, one picture later.
         open_timeout: seconds.
 
     Raises:
@@ -144,7 +149,8 @@ def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10
             options |= {"rtsp_flags": "listen", "listen_timeout": str(round(_LISTEN_FOR))}
             return Address(url, name, "rtsp", options, listens=True, open_timeout=_LISTEN_FOR)
         options |= {"rtsp_flags": "prefer_tcp"} if transport == "auto" else {"rtsp_transport": transport}
-        return Address(uri, name, "rtsp", options, open_timeout=open_timeout)
+        by_tcp = transport != "udp" and _FFMPEG_ONLY.search(uri) is None
+        return Address(uri, name, "rtsp", options, by_tcp=by_tcp, open_timeout=open_timeout)
     probing = _SOON if scheme in ("udp", "rtp", "tcp") else _LATER
     if listens:  # TCP reads the word from the URL itself, RTMP wants it beside
         url, beside = (uri, {}) if scheme == "tcp" else (_LISTEN.sub("", uri).rstrip("?&"), {"listen": "1"})

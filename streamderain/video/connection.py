@@ -1,35 +1,42 @@
-"""One connection to a live source: opened with time limits, read until it is lost, never trusted to say that it is."""
+"""One connection to a live source: what it is to those who read it, why it is lost, and what to do about that."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
-import struct
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import av
 import av.error
-from av.container import InputContainer
 
-from streamderain.errors import InputError
-from streamderain.video import ffmpeg, probe
-from streamderain.video.address import TIMED_OUT, Address, unanswered, where
+from streamderain.frame import VideoInfo
+from streamderain.video import ffmpeg
+from streamderain.video.address import unanswered, where
+from streamderain.video.probe import Orientation
 
-_THREADS = 4
-_FAILURES = (av.error.FFmpegError, OSError, ValueError)
-_NO_PICTURE = 3.0  # read time-outs that packets may come without a picture
-_NEARLY = 0.9  # of a read time-out: FFmpeg hands out what it still had, and the failure only at the next read
+#: What PyAV's calls raise.
+FAILURES = (av.error.FFmpegError, OSError, ValueError)
+#: What to do where a server answers with one of these.
+STATUS_HINTS = {
+    401: "put the right user and password before the host: USER:PASSWORD@HOST",
+    403: "this user may not see it",
+    404: "check the path behind the host's name",
+}
 _HINTS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
-    (av.error.HTTPUnauthorizedError, "put the right user and password before the host: USER:PASSWORD@HOST"),
-    (av.error.HTTPForbiddenError, "this user may not see it"),
-    (av.error.HTTPNotFoundError, "check the path behind the host's name"),
+    (av.error.HTTPUnauthorizedError, STATUS_HINTS[401]),
+    (av.error.HTTPForbiddenError, STATUS_HINTS[403]),
+    (av.error.HTTPNotFoundError, STATUS_HINTS[404]),
     (av.error.ProtocolNotFoundError, "this FFmpeg does not speak it; it knows rtsp, rtmp, http, udp and tcp"),
     (ConnectionRefusedError, "nothing listens at {where}: is it switched on, and is the port right?"),
 )
+_THREADS = 4
+_NO_PICTURE = 3.0  # read time-outs that data may come without a picture
+_NO_PICTURE_AT_LEAST = 10.0  # seconds
+#: A note.
+SOUND_LEFT_OUT = "sound left out: live inputs are taken without it"
 
 
 class LostError(Exception):
@@ -57,58 +64,20 @@ class Arrival(NamedTuple):
     sent: float | None
 
 
-class Connection:
-    """One opened container. Opened, iterated and closed on one thread.
-
-    Args:
-        read_timeout: seconds without a packet after which it is lost.
-        busy: called with True before each call that may block, and with False after it.
+class Connection(Protocol):
+    """An open live source. Opened, iterated and closed on one thread.
 
     Attributes:
-        video: PyAV's stream. container: PyAV's container.
         damaged: packets that could not be decoded, and pictures that the decoder patched up.
         notes: what is to be said aloud of it.
-
-    Raises:
-        LostError: it cannot be opened.
-        InputError: it is open, and holds no video or nothing that can be decoded.
     """
 
-    def __init__(self, address: Address, *, read_timeout: float, busy: Callable[[bool], None]) -> None:
-        self._address = address
-        self._busy = busy
-        self._read_timeout = read_timeout
-        self.damaged = 0
-        self.notes: list[str] = []
-        busy(True)
-        began = time.monotonic()
-        try:
-            self.container: InputContainer = av.open(
-                address.url,
-                "r",
-                format=address.format,
-                options=address.options,
-                timeout=(address.open_timeout, read_timeout),
-                metadata_errors="replace",
-            )
-        except _FAILURES as error:
-            # Cut off by the time limit, some protocols say that what they got so far makes no sense.
-            late = time.monotonic() - began > address.open_timeout * _NEARLY
-            raise self._cannot(error, late=late) from ffmpeg.redacted(error)
-        finally:
-            busy(False)
-        try:
-            self.video: Any = probe.video_stream(self.container, address.name)
-        except InputError:
-            self.close()
-            raise
-        # Threads within a picture delay nothing; threads for several would hold each back for all the others.
-        self.video.codec_context.thread_type = "SLICE"
-        self.video.codec_context.thread_count = _THREADS
-        self.video.codec_context.flags |= av.codec.context.Flags.low_delay
-        others = {str(stream.type) for stream in self.container.streams if stream.index != self.video.index}
-        if "audio" in others:
-            self.notes.append("sound left out: live inputs are taken without it")
+    damaged: int
+    notes: list[str]
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per tick of ``Arrival.pts``."""
 
     def pictures(self) -> Iterator[Arrival]:
         """Every picture as it comes; ends by raising.
@@ -116,65 +85,43 @@ class Connection:
         Raises:
             LostError: the stream ended, failed or fell silent.
         """
-        packets = self.container.demux(self.video)
-        last_picture = time.monotonic()
-        offset: float | None = None  # seconds from the stream's time to the camera's clock
-        before: int | None = None
-        tick = float(self.video.time_base)
-        while True:
-            began = time.monotonic()
-            packet = self._next(packets)
-            at = time.monotonic()
-            if packet.pts is not None and packet.has_sidedata("prft"):
-                offset = _sent(packet) - packet.pts * tick
-            for picture in self._decode(packet):
-                last_picture = at
-                if picture.pts is not None and picture.pts == before:
-                    continue  # FFmpeg took a keyframe for two, for GStreamer repeats its headers at each slice
-                before = picture.pts
-                sent = None if offset is None or picture.pts is None else picture.pts * tick + offset
-                yield Arrival(picture, picture.pts, at, sent)
-                del picture
-            if at - began > self._read_timeout * _NEARLY:
-                raise LostError(f"nothing came for {self._read_timeout:g} s")
-            if at - last_picture > max(_NO_PICTURE * self._read_timeout, 10.0):
-                raise LostError(f"data comes, but no picture for {at - last_picture:.0f} s")
 
-    def _next(self, packets: Iterator[Any]) -> Any:
-        self._busy(True)
-        try:
-            packet = next(packets, None)
-        except TIMED_OUT as error:
-            raise LostError(f"nothing came for {self._read_timeout:g} s") from ffmpeg.redacted(error)
-        except _FAILURES as error:
-            raise LostError(ffmpeg.explain(error)) from ffmpeg.redacted(error)
-        finally:
-            self._busy(False)
-        # A server that is killed, or hangs up, looks like the end of a file; a camera has none.
-        if packet is None or packet.size == 0:
-            raise LostError("the stream ended")
-        return packet
+    def info(self, picture: av.VideoFrame, turned: Orientation) -> VideoInfo:
+        """What is known of the video, from what the source says and one of its pictures."""
 
-    def _decode(self, packet: Any) -> list[av.VideoFrame]:
-        try:
-            pictures: list[av.VideoFrame] = self.video.codec_context.decode(packet)
-        except _FAILURES:
-            self.damaged += 1
-            return []
-        self.damaged += sum(picture.is_corrupt for picture in pictures)
-        return pictures
+    def describe(self, picture: av.VideoFrame, info: VideoInfo) -> str:
+        """One phrase for people."""
 
     def close(self) -> None:
         """Never raises."""
-        with contextlib.suppress(*_FAILURES):
-            self.container.close()
 
-    def _cannot(self, error: BaseException, *, late: bool) -> LostError:
-        late = late or isinstance(error, TIMED_OUT)
-        reason, hint = refusal(error, self._address.url, within=self._address.open_timeout if late else None)
-        if self._address.format == "video4linux2":
-            hint = "v4l2-ctl --list-devices shows which cameras there are"
-        return LostError(reason, hint=hint, final=isinstance(error, av.error.HTTPUnauthorizedError))
+
+def without_delay(decoder: Any) -> None:
+    """Sets a codec context up to give each picture away at once.
+
+    Threads within a picture delay nothing; threads for several would hold each back for all the others.
+    """
+    decoder.thread_type = "SLICE"
+    decoder.thread_count = _THREADS
+    decoder.flags |= av.codec.context.Flags.low_delay
+
+
+def silent(read_timeout: float) -> LostError:
+    """It is lost because nothing has come for so many seconds."""
+    return LostError(f"nothing came for {read_timeout:g} s")
+
+
+def check_pictures(since: float, read_timeout: float) -> None:
+    """Packets may come without a picture, but not for long.
+
+    Args:
+        since: seconds since the last picture.
+
+    Raises:
+        LostError: too long.
+    """
+    if since > max(_NO_PICTURE * read_timeout, _NO_PICTURE_AT_LEAST):
+        raise LostError(f"data comes, but no picture for {since:.0f} s")
 
 
 def refusal(error: BaseException, url: str, *, within: float | None = None) -> tuple[str, str | None]:
@@ -187,7 +134,8 @@ def refusal(error: BaseException, url: str, *, within: float | None = None) -> t
         return f"no answer within {within:g} s", unanswered(url)
     reason, place = ffmpeg.explain(error, []), where(url)  # FFmpeg's own line says the same in more words
     hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
-    if getattr(error, "errno", None) == errno.EIO and not _resolves(url):
+    unknown = isinstance(error, (socket.gaierror, UnicodeError))
+    if unknown or (getattr(error, "errno", None) == errno.EIO and not _resolves(url)):
         reason, hint = "no host of this name is known", f"check the name: {place}"
     return reason, hint
 
@@ -199,9 +147,3 @@ def _resolves(url: str) -> bool:
         return not host or bool(socket.getaddrinfo(host, None))
     except (OSError, ValueError):
         return False
-
-
-def _sent(packet: Any) -> float:
-    """Unix time of the packet by the sender's own reports (AVProducerReferenceTime: µs)."""
-    (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
-    return float(microseconds) / 1e6

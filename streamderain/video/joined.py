@@ -78,7 +78,7 @@ class Joined:
             UnsupportedInputError: HDR, or a colour matrix that cannot be converted.
         """
         capture, pace = CaptureClock(), Pace() if self._paced else None
-        base = connection.video.time_base
+        base = connection.time_base
         reader: colour.RgbReader | None = None
         like: object = None
         number = 0
@@ -118,10 +118,10 @@ class Joined:
         turned = probe.Orientation(angle % 360 if angle % 90 == 0 else 0, mirrored=False)
         notes = list(connection.notes)
         if self._clock is None:
-            info = probe.video_info(picture, connection.video, connection.container, turned=turned)
+            info = connection.info(picture, turned)
             rate = info.frame_rate if info.frame_rate and info.frame_rate <= _FASTEST else None
             self.info = replace(info, time_base=TICK, frame_count=None, frame_rate=rate, live=True)
-            self.description = probe.describe(connection.container, connection.video, picture, self.info)
+            self.description = connection.describe(picture, self.info)
             self.interval = float(1 / (rate or _ASSUMED_RATE))
             self._box = Letterbox(info.width, info.height)
             self._clock = OutputClock(round(1 / (rate or _ASSUMED_RATE) / TICK))

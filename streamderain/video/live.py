@@ -15,7 +15,8 @@ from streamderain.frame import Frame, VideoInfo
 from streamderain.observe import Observer, StreamState
 from streamderain.overlap import RunAhead
 from streamderain.video.address import Address, Transport, address
-from streamderain.video.connection import Connection, LostError
+from streamderain.video.connect import connect
+from streamderain.video.connection import LostError
 from streamderain.video.joined import Captured, Joined
 from streamderain.video.reconnect import Backoff
 
@@ -219,7 +220,7 @@ class LiveSource:
             if self._closing.wait(backoff.next()) or self._left(reader):
                 return
             try:
-                connection = Connection(
+                connection = connect(
                     self._address, read_timeout=self._options.read_timeout, busy=lambda on: self._busy(reader, on)
                 )
             except (LostError, InputError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, NamedTuple, cast
 
@@ -40,11 +41,16 @@ def video_stream(container: InputContainer, name: str) -> Any:
     best = container.streams.best("video")
     chosen = best if best in videos else next(iter(videos), None)
     if chosen is None:
-        kinds = sorted({str(stream.type) for stream in container.streams})
-        raise InputError(f"{name} holds no video (only {', '.join(kinds) or 'nothing'})", hint="is it the right file?")
+        raise no_video(name, [str(stream.type) for stream in container.streams])
     if chosen.codec_context is None:
         raise InputError(f"{name}: this FFmpeg has no decoder for its video", hint="convert it to H.264 first")
     return chosen
+
+
+def no_video(name: str, kinds: Iterable[str]) -> InputError:
+    """The error that there is no video among streams of these kinds."""
+    only = ", ".join(sorted(set(kinds))) or "nothing"
+    return InputError(f"{name} holds no video (only {only})", hint="is it the right file?")
 
 
 def orientation(picture: av.VideoFrame, codec: str) -> tuple[Orientation, str | None]:
@@ -116,11 +122,6 @@ def video_info(
     """Everything a sink needs. ``before``, ``span``: seconds that are left out at the beginning, and that will be read
     at most, for the frame count's sake.
     """
-    sideways = turned.turn in (90, 270)
-    width, height = (picture.height, picture.width) if sideways else (picture.width, picture.height)
-    sar = video.sample_aspect_ratio or Fraction(1)
-    if sar <= 0:
-        sar = Fraction(1)
     rate = video.average_rate or video.guessed_rate or None
     count = video.frames or None
     seconds = _seconds(video, container)
@@ -131,11 +132,36 @@ def video_info(
     if span is not None and rate:
         wanted = max(1, round(span * rate))
         count = wanted if count is None else min(count, wanted)
+    return picture_info(
+        picture,
+        turned=turned,
+        time_base=video.time_base,
+        rate=Fraction(rate) if rate else None,
+        count=count,
+        aspect=video.sample_aspect_ratio,
+    )
+
+
+def picture_info(
+    picture: av.VideoFrame,
+    *,
+    turned: Orientation,
+    time_base: Fraction,
+    rate: Fraction | None,
+    count: int | None,
+    aspect: Fraction | None,
+) -> VideoInfo:
+    """The same of what has no container. ``aspect``: of a stored pixel, as its codec says."""
+    sideways = turned.turn in (90, 270)
+    width, height = (picture.height, picture.width) if sideways else (picture.width, picture.height)
+    sar = aspect or Fraction(1)
+    if sar <= 0:
+        sar = Fraction(1)
     return VideoInfo(
         width=width,
         height=height,
-        time_base=video.time_base,
-        frame_rate=Fraction(rate) if rate else None,
+        time_base=time_base,
+        frame_rate=rate,
         frame_count=count,
         colour=colour.colour_of(picture),
         sample_aspect_ratio=1 / sar if sideways else sar,
@@ -147,12 +173,17 @@ def video_info(
 
 def describe(container: InputContainer, video: Any, picture: av.VideoFrame, info: VideoInfo) -> str:
     """One phrase: container, codec, pixel format, size, rate, colour, orientation."""
-    rate = f"{float(info.frame_rate):.6g} frames/s" if info.frame_rate else "unknown rate"
     kind = ""
     if video.average_rate and video.base_rate:
         kind = " constant" if video.average_rate == video.base_rate else " variable"
+    return phrase(container.format.name.split(",")[0], video.codec_context.name, picture, info, kind=kind)
+
+
+def phrase(container: str, codec: str, picture: av.VideoFrame, info: VideoInfo, *, kind: str = "") -> str:
+    """The same of what has no container, but a name for it. ``kind``: what is to be said of the rate."""
+    rate = f"{float(info.frame_rate):.6g} frames/s" if info.frame_rate else "unknown rate"
     parts = [
-        f"{container.format.name.split(',')[0]}: {video.codec_context.name}",
+        f"{container}: {codec}",
         picture.format.name,
         f"{info.width}x{info.height}",
         rate + kind,

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,8 @@ from streamderain.errors import InputError, StreamLostError
 from streamderain.frame import Frame
 from streamderain.observe import Observer
 from streamderain.video import live
+from streamderain.video.address import Address
+from streamderain.video.connection import Connection
 from streamderain.video.joined import Captured
 from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import FakeCamera
@@ -246,24 +247,23 @@ def test_without_reconnecting_the_first_loss_is_the_end(camera: Make) -> None:
 def test_a_reader_that_no_time_limit_frees_is_left_behind(camera: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = camera()
     release = threading.Event()
-    opening = live.Connection
+    connect = live.connect
+    hangs = False
 
-    class Hanging(opening):  # type: ignore[valid-type, misc]
-        hangs = False
+    def hanging(address: Address, *, read_timeout: float, busy: Callable[[bool], None]) -> Connection:
+        nonlocal hangs
+        if hangs:
+            hangs = False
+            busy(True)
+            release.wait(30)  # a driver that does not come back
+        return connect(address, read_timeout=read_timeout, busy=busy)
 
-        def __init__(self, *arguments: Any, busy: Callable[[bool], None], **options: Any) -> None:
-            if Hanging.hangs:
-                Hanging.hangs = False
-                busy(True)
-                release.wait(30)  # a driver that does not come back
-            super().__init__(*arguments, busy=busy, **options)
-
-    monkeypatch.setattr(live, "Connection", Hanging)
+    monkeypatch.setattr(live, "connect", hanging)
     monkeypatch.setattr(live, "_GRACE", 0.2)
     try:
         with open_live(made.url(), LiveOptions(read_timeout=0.5, open_timeout=0.8)) as source:
             _take(source, 3)
-            Hanging.hangs = True
+            hangs = True
             made.tell("drop")
             _take_of(source, 2)
             release.set()  # it comes back after all, and keeps its hands off
