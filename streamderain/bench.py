@@ -23,6 +23,7 @@ from streamderain.pipeline import RunStats, run
 from streamderain.runtime import Engine
 from streamderain.session import Derainer
 from streamderain.video import open_sink, open_source
+from streamderain.yuv import YuvFrame
 
 _RATE = Fraction(25)
 _HELD = 8  # different frames that the network is timed on
@@ -77,7 +78,7 @@ class _Stamped:
         self._source, self._clock = source, clock
         self.info = source.info
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[Frame | YuvFrame]:
         for frame in self._source:
             self._clock.decoded[frame.pts] = time.perf_counter()
             yield frame

@@ -11,6 +11,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from streamderain.yuv import YuvFrame
+
 _UNSPECIFIED = 2
 _PQ, _HLG = 16, 18
 
@@ -102,14 +104,14 @@ class VideoInfo:
 
 
 class FrameSource(Protocol):
-    """Yields frames in presentation order. A context manager.
+    """Yields frames in presentation order, some in planes where they were asked for. A context manager.
 
     Opened, iterated and closed by one thread at a time: the pipeline hands it to its decode thread whole.
     """
 
     @property
     def info(self) -> VideoInfo: ...
-    def __iter__(self) -> Iterator[Frame]: ...
+    def __iter__(self) -> Iterator[Frame | YuvFrame]: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
@@ -120,7 +122,8 @@ class FrameSink(Protocol):
     """Takes frames in presentation order. A context manager.
 
     Leaving it without an error calls ``close()``, which flushes, finishes the file and may raise;
-    leaving it with one calls ``abort()``, which keeps what was written under a temporary name.
+    leaving it with one calls ``abort()``, which keeps what was written under a temporary name. One that has an
+    attribute ``delivery`` (a `yuv.Delivery`) takes frames in such planes as well.
     """
 
     def write(self, frame: Frame, /) -> None: ...

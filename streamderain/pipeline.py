@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Frame, FrameSink, FrameSource, VideoInfo
 from streamderain.overlap import WriteBehind, run_ahead
+from streamderain.preprocess.colour import rgb_frame
 from streamderain.session import Derainer, Prepared, Session
+from streamderain.yuv import Delivery, YuvFrame
 
 _LOOK_EVERY = 0.1  # seconds between two looks at ``stop`` while no frame comes
 _PATIENCE = 0.5  # seconds that a source which was told to end may take, before the file is finished without it
@@ -67,20 +69,21 @@ class _Stage:
 class _Steps:
     """One session, made at the first frame because only then the size is sure."""
 
-    def __init__(self, derainer: Derainer) -> None:
+    def __init__(self, derainer: Derainer, delivery: Delivery | None = None) -> None:
         self._derainer = derainer
+        self._delivery = delivery
         self._session: Session | None = None
         self._size = (0, 0)
 
-    def prepare(self, frame: Frame) -> Prepared:
+    def prepare(self, frame: Frame | YuvFrame) -> Prepared:
         """The part that may run on another thread, ahead of ``step``. All frames go through it, or none."""
         return self._session_for(frame).prepare(frame)
 
-    def step(self, frame: Frame | Prepared) -> Frame:
+    def step(self, frame: Frame | YuvFrame | Prepared) -> Frame | YuvFrame:
         session = self._session_for(frame.frame if isinstance(frame, Prepared) else frame)
-        return session.step(frame)
+        return session.step(frame) if self._delivery is None else session.step(frame, delivery=self._delivery)
 
-    def _session_for(self, frame: Frame) -> Session:
+    def _session_for(self, frame: Frame | YuvFrame) -> Session:
         size = (frame.height, frame.width)
         if self._session is None:
             self._session, self._size = self._derainer.session(*size), size
@@ -108,7 +111,7 @@ def derain(frames: Iterable[Frame], derainer: Derainer | None = None) -> Iterato
     """
     steps = _Steps(Derainer() if derainer is None else derainer)
     for frame in frames:
-        yield steps.step(frame)
+        yield rgb_frame(steps.step(frame))
 
 
 def run(
@@ -118,13 +121,14 @@ def run(
     *,
     depth: int = 4,
     view: View | None = None,
-    on_frame: Callable[[Frame], object] | None = None,
+    on_frame: Callable[[Frame | YuvFrame], object] | None = None,
     stop: threading.Event | None = None,
     close_interrupted: Callable[[], object] | None = None,
 ) -> RunStats:
     """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
 
-    What of the network's work needs no earlier result (`Session.prepare`) is done on the decoding thread.
+    What of the network's work needs no earlier result (`Session.prepare`) is done on the decoding thread. Frames are
+    handed to a sink that takes planes (its ``delivery``) in these; a view is shown R'G'B', and makes it.
 
     Both are finished here, each on its own thread: the source is closed; the sink is closed when all went well and
     aborted when anything raised. A source that neither yields nor ends is not waited for when the run is stopped or
@@ -144,7 +148,8 @@ def run(
     """
     decoding, preparing, deraining, encoding = _Stage(), _Stage(), _Stage(), _Stage()
     stopped = stop if stop is not None else threading.Event()
-    steps = _Steps(derainer)
+    steps = _Steps(derainer, getattr(sink, "delivery", None) if view is None else None)
+    write: Callable[[Any], None] = sink.write  # its planes are given only to who asked for them
     frames = 0
     interrupted = False
 
@@ -152,8 +157,8 @@ def run(
         encoding.timed(close_interrupted if interrupted and close_interrupted is not None else sink.close)
 
     start = time.perf_counter()
-    behind: WriteBehind[Frame] = WriteBehind(
-        lambda frame: encoding.timed(lambda: sink.write(frame)), finish, sink.abort, depth, name="streamderain-encode"
+    behind: WriteBehind[Frame | YuvFrame] = WriteBehind(
+        lambda frame: encoding.timed(lambda: write(frame)), finish, sink.abort, depth, name="streamderain-encode"
     )
 
     def read() -> Iterator[Prepared]:
@@ -179,7 +184,7 @@ def run(
                 break
             begin = time.perf_counter()
             clean = steps.step(rainy)
-            shown = clean if view is None else view(rainy.frame, clean)
+            shown = clean if view is None else view(rgb_frame(rainy.frame), rgb_frame(clean))
             del rainy  # not kept while the next one is waited for
             deraining.seconds += time.perf_counter() - begin
             behind.write(shown)
@@ -201,7 +206,7 @@ def run(
     )
 
 
-def _decode(source: FrameSource, stage: _Stage) -> Generator[Frame, None, None]:
+def _decode(source: FrameSource, stage: _Stage) -> Generator[Frame | YuvFrame, None, None]:
     """The source's frames, its own time measured; closes it on the thread that iterated it."""
     with source:
         iterator = iter(source)

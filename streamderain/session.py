@@ -6,7 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from streamderain.frame import Frame
 from streamderain.networks import load_model, model_path
 from streamderain.preprocess import Past, reflect_pad
 from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, few_threads, make_plans
+from streamderain.runtime.transfer import download, upload
+from streamderain.yuv import Delivery, YuvFrame
 
 _DEFAULT_MODEL = "balanced"
 _LEAST = 16  # px; the smallest engine there is
@@ -147,7 +149,7 @@ def padded_size(job: Job, height: int, width: int) -> tuple[int, int]:
 class Prepared:
     """A frame on the device, and its past if a session could find it ahead of its step."""
 
-    frame: Frame
+    frame: Frame | YuvFrame
     rainy: Tensor
     past: Past | None
 
@@ -156,7 +158,8 @@ class Session:
     """Derains the frames of one stream, in order. Not for two threads at once, `prepare` apart.
 
     Frames go in and out as ``Frame``: uint8 or uint16 [H, W, 3] on the CPU; size and dtype are kept, as are pts,
-    time base and duration. A frame of another size is a ValueError.
+    time base and duration. A frame of another size is a ValueError. In planes, ``YuvFrame``, they are converted on the
+    device, and go out so where a ``Delivery`` says how.
     """
 
     def __init__(self, engine: Engine, height: int, width: int) -> None:
@@ -169,7 +172,7 @@ class Session:
         """Forget the past: after a reconnect, a seek or a gap. Cuts are found by the network itself."""
         self._state, self._prepared = self._engine.zero_state(), None
 
-    def prepare(self, frame: Frame) -> Prepared:
+    def prepare(self, frame: Frame | YuvFrame) -> Prepared:
         """What of a frame's work needs no result of the frames before: one other thread may do it ahead of `step`.
 
         Every frame is prepared in order and then stepped, with no `reset` between, or none is.
@@ -185,8 +188,16 @@ class Session:
         self._prepared = rainy, rainy if past is None else past.previous
         return Prepared(frame, rainy, past)
 
-    def step(self, frame: Frame | Prepared) -> Frame:
+    @overload
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: None = None) -> Frame: ...
+    @overload
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: Delivery | None) -> Frame | YuvFrame: ...
+
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: Delivery | None = None) -> Frame | YuvFrame:
         """The clean frame for the next rainy one.
+
+        Args:
+            delivery: the planes that it is wanted in; None is R'G'B'.
 
         Raises:
             ValueError: if the frame's size is not this session's.
@@ -197,10 +208,10 @@ class Session:
                 ready = frame if isinstance(frame, Prepared) else Prepared(frame, self._upload(frame), None)
                 frame = ready.frame
                 clean, self._state = self._engine.step(ready.rainy, self._state, ready.past)
-            pixels = self._download(clean, frame.pixels.dtype)  # an ordinary tensor, which callers may write into
+            # Ordinary tensors, which callers may write into.
+            return download(clean[..., : self.height, : self.width], frame, delivery)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory() from error
-        return Frame(pixels=pixels, pts=frame.pts, time_base=frame.time_base, duration=frame.duration)
 
     def _out_of_memory(self) -> DeviceError:
         return DeviceError(
@@ -208,18 +219,10 @@ class Session:
             hint="use --model fast, --precision fp16, or --device cpu",
         )
 
-    def _upload(self, frame: Frame) -> Tensor:
-        """[H, W, 3] integers -> [1, 3, H', W'] 0..1, padded to the engine's size by reflection."""
+    def _upload(self, frame: Frame | YuvFrame) -> Tensor:
+        """The frame as [1, 3, H', W'], 0..1, padded to the engine's size by reflection."""
         if (frame.height, frame.width) != (self.height, self.width):
             raise ValueError(f"this session is for {self.width}x{self.height} frames, got {frame.width}x{frame.height}")
-        engine, pixels = self._engine, frame.pixels
-        top = 255.0 if pixels.dtype == torch.uint8 else 65535.0
-        image = pixels.to(engine.device, non_blocking=True).permute(2, 0, 1)[None].contiguous()
-        image = image.float().div_(top).to(engine.dtype)
+        engine = self._engine
+        image = upload(frame, engine.device).to(engine.dtype)
         return reflect_pad(image, right=engine.width - self.width, bottom=engine.height - self.height)
-
-    def _download(self, clean: Tensor, dtype: torch.dtype) -> Tensor:
-        """[1, 3, H', W'] 0..1 -> [H, W, 3] integers on the CPU, rounded to nearest."""
-        top = 255.0 if dtype == torch.uint8 else 65535.0
-        image = clean[0, :, : self.height, : self.width].permute(1, 2, 0).float()
-        return image.mul(top).round_().clamp_(0.0, top).to(dtype).cpu().contiguous()

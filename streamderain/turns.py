@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from types import TracebackType
+from typing import Any
 
 from streamderain.frame import Frame
 from streamderain.runtime import Plan
 from streamderain.session import Derainer, Prepared, Session
+from streamderain.yuv import Delivery, YuvFrame
 
 
 class Turns:
@@ -82,10 +84,10 @@ class _TurnSession(Session):
         with self._turns:
             self._inner.reset()
 
-    def prepare(self, frame: Frame) -> Prepared:
+    def prepare(self, frame: Frame | YuvFrame) -> Prepared:
         with self._turns:
             return self._inner.prepare(frame)
 
-    def step(self, frame: Frame | Prepared) -> Frame:
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: Delivery | None = None) -> Any:
         with self._turns:
-            return self._inner.step(frame)
+            return self._inner.step(frame, delivery=delivery)

@@ -8,15 +8,18 @@ Measured against the equations of H.273: decoding is within 0.25/255 at 8 bits a
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 import torch
+from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Colour, Frame, VideoInfo
+from streamderain.yuv import YuvFrame
 
 UNSPECIFIED, LIMITED, FULL = 2, 1, 2
 _IDENTITY, _BT709, _BT601 = 0, 1, 5
@@ -33,16 +36,22 @@ _BETWEEN = {f"{kind}{chroma}p": f"yuv{chroma}p12le" for kind in ("yuv", "yuvj") 
 }
 
 
+def layout_of(picture: av.VideoFrame) -> av.VideoFormat:
+    """The pixel format of its planes, also where they lie in a GPU's memory."""
+    return picture.sw_format or picture.format
+
+
 def colour_of(picture: av.VideoFrame) -> Colour:
     """The tags of a decoded picture. ``yuvj…`` formats are full range, R'G'B' and palettes have no matrix."""
-    full = picture.format.name.startswith("yuvj")
-    rgb = picture.format.is_rgb or picture.format.has_palette
+    layout = layout_of(picture)
+    full = layout.name.startswith("yuvj")
+    rgb = layout.is_rgb or layout.has_palette
     return Colour(
         primaries=int(picture.color_primaries),
         transfer=int(picture.color_trc),
         matrix=_IDENTITY if rgb else int(picture.colorspace),
         range=FULL if full else int(picture.color_range),
-        bit_depth=max(8, max(part.bits for part in picture.format.components)),
+        bit_depth=max(8, max(part.bits for part in layout.components)),
     )
 
 
@@ -51,7 +60,7 @@ def chroma_of(picture: av.VideoFrame) -> str:
 
     Packed R'G'B' comes from GIF and PNG, where 4:2:0 is what every player can show.
     """
-    layout = picture.format
+    layout = layout_of(picture)
     if layout.is_rgb or layout.has_palette or len(layout.components) < 3:
         return "444" if layout.is_planar and layout.is_rgb else "420"
     wide = layout.chroma_width(64) * 2 > 64
@@ -91,8 +100,42 @@ def written_colour(colour: Colour) -> Colour:
     return Colour(colour.primaries, colour.transfer, _BT709, LIMITED, colour.bit_depth)
 
 
-def _matrix(code: int) -> int:
+def matrix_or_guess(code: int) -> int:
+    """The matrix to convert with: ``code``, or BT.601 where there is none that can be."""
     return code if code in _MATRICES else _BT601
+
+
+def meaning(picture: av.VideoFrame, colour: Colour) -> tuple[int, int]:
+    """Matrix and range that a picture is to be read with: its own tags, else those of ``colour``, else a guess."""
+    own, layout = colour_of(picture), layout_of(picture)
+    matrix = own.matrix if own.matrix in _MATRICES else colour.matrix
+    span = own.range or colour.range or (FULL if layout.name.startswith("gray") else LIMITED)
+    return matrix_or_guess(matrix), FULL if layout.is_rgb else span
+
+
+def written_range(pix_fmt: str, colour: Colour) -> int:
+    """The range to write Y'CbCr in."""
+    return FULL if pix_fmt.startswith("yuvj") else colour.range or LIMITED
+
+
+def written_left(pix_fmt: str) -> bool:
+    """Whether chroma samples lie on the left one of their luma samples, which decoders take for granted but of JPEG."""
+    return not pix_fmt.startswith("yuvj")
+
+
+def finish(picture: av.VideoFrame, frame: Frame | YuvFrame, *, colour: Colour | None) -> av.VideoFrame:
+    """``picture`` with the frame's time, and with the tags of ``colour``: none where it is R'G'B'."""
+    if colour is not None:
+        # swscale tags what it converted with; the file says what the source said, even if that is nothing.
+        picture.colorspace = colour.matrix
+        picture.color_range = FULL if layout_of(picture).name.startswith("yuvj") else colour.range
+        picture.color_primaries = colour.primaries
+        picture.color_trc = colour.transfer
+    picture.pts = frame.pts
+    picture.time_base = frame.time_base
+    picture.duration = frame.duration or 0
+    picture.pict_type = 0  # or the encoder would repeat the source's I-frames: +16 % bytes
+    return picture
 
 
 class RgbReader:
@@ -113,15 +156,13 @@ class RgbReader:
 
     def read(self, picture: av.VideoFrame, pts: int, time_base: Fraction, duration: int | None) -> Frame:
         """The picture as a Frame with [H, W, 3] pixels of its own memory."""
-        own = colour_of(picture)
-        matrix = own.matrix if own.matrix in _MATRICES else self._colour.matrix
-        span = own.range or self._colour.range or (FULL if picture.format.name.startswith("gray") else LIMITED)
+        matrix, span = meaning(picture, self._colour)
         rgb = self._scaler.reformat(
             picture,
             format=self._format,
             interpolation=_QUALITY,
-            src_colorspace=_matrix(matrix),
-            src_color_range=FULL if picture.format.is_rgb else span,
+            src_colorspace=matrix,
+            src_color_range=span,
             dst_color_range=FULL,
         )
         pixels: NDArray[np.uint8] | NDArray[np.uint16] = rgb.to_ndarray()  # type: ignore[assignment]
@@ -146,43 +187,66 @@ class YuvWriter:
         self._rgb = self._format.is_rgb or self._format.has_palette
         self._colour = info.colour if self._rgb else written_colour(info.colour)
         self._scaler, self._rounder = VideoReformatter(), VideoReformatter()
+        self._canvas: av.VideoFrame | None = None
 
     def picture(self, frame: Frame) -> av.VideoFrame:
         """``frame`` as a picture in stored orientation, with pts, duration and the tags of ``info.colour``."""
         turned = np.rot90(frame.pixels.cpu().numpy(), -(self._info.rotation // 90))
-        deep = turned.dtype == np.uint16
-        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb48le" if deep else "rgb24")
         if self._rgb:
-            picture = self._scaler.reformat(rgb, format=self._format.name, interpolation=_QUALITY)
-        else:
-            span = FULL if self._format.name.startswith("yuvj") else self._colour.range or LIMITED
-            matrix = _matrix(self._colour.matrix)
-            between = _BETWEEN.get(self._format.name) if span == FULL else None
-            picture = self._scaler.reformat(
-                rgb,
-                format=between or self._format.name,
+            # Not on the canvas: where nothing is to be converted, the encoder gets this very picture and may keep it.
+            deep = turned.dtype == np.uint16
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb48le" if deep else "rgb24")
+            picture = self._scaler.reformat(picture, format=self._format.name, interpolation=_QUALITY)
+            return finish(picture, frame, colour=None)
+        rgb = self._canvas_for(turned)
+        span = written_range(self._format.name, self._colour)
+        matrix = matrix_or_guess(self._colour.matrix)
+        between = _BETWEEN.get(self._format.name) if span == FULL else None
+        picture = self._scaler.reformat(
+            rgb,
+            format=between or self._format.name,
+            interpolation=_QUALITY,
+            src_color_range=FULL,
+            dst_colorspace=matrix,
+            dst_color_range=span,
+        )
+        if between is not None:
+            picture = self._rounder.reformat(
+                picture,
+                format=self._format.name,
                 interpolation=_QUALITY,
+                src_colorspace=matrix,
                 src_color_range=FULL,
                 dst_colorspace=matrix,
-                dst_color_range=span,
+                dst_color_range=FULL,
             )
-            if between is not None:
-                picture = self._rounder.reformat(
-                    picture,
-                    format=self._format.name,
-                    interpolation=_QUALITY,
-                    src_colorspace=matrix,
-                    src_color_range=FULL,
-                    dst_colorspace=matrix,
-                    dst_color_range=FULL,
-                )
-            # swscale tags what it converted with; the file says what the source said, even if that is nothing.
-            picture.colorspace = self._colour.matrix
-            picture.color_range = FULL if self._format.name.startswith("yuvj") else self._colour.range
-            picture.color_primaries = self._colour.primaries
-            picture.color_trc = self._colour.transfer
-        picture.pts = frame.pts
-        picture.time_base = frame.time_base
-        picture.duration = frame.duration or 0
-        picture.pict_type = 0  # or the encoder would repeat the source's I-frames: +16 % bytes
-        return picture
+        return finish(picture, frame, colour=self._colour)
+
+    def _canvas_for(self, pixels: NDArray[Any]) -> av.VideoFrame:
+        """The pixels as a picture that swscale reads and nobody keeps; the memory of the last one is used again."""
+        name = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
+        height, width = pixels.shape[:2]
+        canvas = self._canvas
+        if canvas is None or (canvas.format.name, canvas.width, canvas.height) != (name, width, height):
+            canvas = self._canvas = _canvas(width, height, name, left=written_left(self._format.name))
+        plane = canvas.planes[0]
+        rows = np.frombuffer(memoryview(plane), pixels.dtype).reshape(height, -1)
+        rows[:, : 3 * width] = pixels.reshape(height, -1)
+        return canvas
+
+
+def _canvas(width: int, height: int, name: str, *, left: bool) -> av.VideoFrame:
+    """An empty picture that says where the chroma of what it is converted to shall lie; swscale follows that.
+
+    PyAV cannot say so itself. Unsaid, swscale puts chroma between its luma samples, and every decoder of H.264 and
+    HEVC reads it half a luma sample further left.
+    """
+    graph = Graph()
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat(name), time_base=Fraction(1), name="in")
+    place = graph.add("setparams", f"chroma_location={'left' if left else 'center'}")
+    graph.link_nodes(source, place, graph.add("buffersink"))
+    graph.configure()
+    blank = av.VideoFrame(width, height, name)
+    blank.pts = 0
+    graph.vpush(blank)
+    return graph.vpull()

@@ -1,0 +1,81 @@
+"""Frames to the device and back: in the planes that decoder and encoder have, through page-locked memory, or in R'G'B'.
+
+Planes of 4:2:0 are half the bytes of R'G'B', and their conversion is the device's work instead of swscale's on the CPU.
+The copies from page-locked memory are asynchronous. Nobody has to keep such a buffer until its copy is done: PyTorch's
+allocator hands a freed one out again only when the stream has passed it, so a few of them go round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from streamderain.frame import Frame
+from streamderain.preprocess.colour import rgb_pixels, rgb_to_yuv, yuv_to_rgb
+from streamderain.yuv import Delivery, YuvFrame
+
+
+def upload(frame: Frame | YuvFrame, device: torch.device) -> Tensor:
+    """The frame as R'G'B' [1, 3, H, W], float32, 0..1, on ``device``."""
+    if isinstance(frame, YuvFrame):
+        return yuv_to_rgb(_on(device, frame.planes), frame.format)
+    pixels = frame.pixels
+    top = 255.0 if pixels.dtype == torch.uint8 else 65535.0
+    image = pixels.to(device, non_blocking=True).permute(2, 0, 1)[None].contiguous()
+    return image.float().div_(top)
+
+
+def download(clean: Tensor, frame: Frame | YuvFrame, delivery: Delivery | None = None) -> Frame | YuvFrame:
+    """R'G'B' [1, 3, H, W], 0..1, as a frame with the time of ``frame``, rounded to nearest.
+
+    Args:
+        delivery: the planes that are wanted, and where; None is R'G'B' on the CPU, as deep as ``frame``.
+
+    It is there when this returns: nothing of it is still on its way.
+    """
+    if delivery is None:
+        dtype = frame.pixels.dtype if isinstance(frame, Frame) else frame.format.layout.dtype
+        return Frame(rgb_pixels(clean, dtype).cpu(), frame.pts, frame.time_base, frame.duration)
+    planes = rgb_to_yuv(clean, delivery.format)
+    if clean.device.type == "cuda":
+        if delivery.device.type == "cpu":
+            planes = _through_pinned(planes)
+        torch.cuda.current_stream(clean.device).synchronize()
+    return YuvFrame(planes, delivery.format, frame.pts, frame.time_base, frame.duration)
+
+
+def _on(device: torch.device, planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The planes on ``device``; from the CPU to a GPU in one asynchronous copy."""
+    if planes[0].device == device or (planes[0].device.type, device.type) == ("cpu", "cpu"):
+        return planes
+    if device.type != "cuda" or planes[0].device.type != "cpu":
+        return tuple(plane.to(device) for plane in planes)
+    pinned = torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True)
+    for part, plane in zip(_split(pinned, planes), planes, strict=True):
+        part.copy_(plane)
+    return _split(pinned.to(device, non_blocking=True), planes)
+
+
+def _through_pinned(planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """From a GPU: where the planes will be on the CPU when the stream has done its work."""
+    pinned = torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True)
+    parts = _split(pinned, planes)
+    for part, plane in zip(parts, planes, strict=True):
+        part.copy_(plane, non_blocking=True)
+    return parts
+
+
+def _bytes(planes: Sequence[Tensor]) -> int:
+    return sum(plane.numel() * plane.element_size() for plane in planes)
+
+
+def _split(memory: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Bytes in a row as planes of the shapes and dtype of ``like``, one after the other, nothing copied."""
+    parts, begin = [], 0
+    for plane in like:
+        end = begin + plane.numel() * plane.element_size()
+        parts.append(memory[begin:end].view(plane.dtype).view(plane.shape))
+        begin = end
+    return tuple(parts)
