@@ -86,9 +86,11 @@ def run_live_video(
     """Opens, runs and reports; returns the exit code."""
     from streamderain.live import run_live
     from streamderain.video.live import open_live
+    from streamderain.video.target import check_output
 
     with usage_errors():
         wanted = live_source_options(options)
+    check_output(target, None, overwrite=options.overwrite)
     if wanted.wait or "listen=1" in uri:
         reporter.note(f"waiting for {uri}")
     try:

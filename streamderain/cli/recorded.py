@@ -31,6 +31,7 @@ def run_recorded_video(
     """Opens, runs and reports; returns the exit code."""
     from streamderain.pipeline import run
     from streamderain.video import open_source
+    from streamderain.video.target import check_output
 
     with usage_errors():
         source = open_source(
@@ -46,6 +47,7 @@ def run_recorded_video(
         )
     with ExitStack() as until_run:
         until_run.enter_context(source)
+        check_output(target, source.side, overwrite=options.overwrite)
         derainer, view, info = model_and_view(options, "file", source.info, observer)
         if options.hud or options.preview or options.metrics:
             view = observed(view, observer)

@@ -2,7 +2,8 @@
 
 A streak covers a pixel for one frame and only ever brightens it, so the minimum over frames that lie on each other is
 nearly free of rain. That minimum is an input and never the answer: where alignment fails or things move, the network
-falls back on the frame itself. No normalisation, no global pooling, static shapes: ONNX, TensorRT and OpenVINO fuse it.
+falls back on the frame itself. It knows the place by another input, the dips: where both past frames are brighter than
+this one, which rain does not explain. No normalisation, no global pooling, static shapes: ONNX, TensorRT and OpenVINO fuse it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class StreamingNet(nn.Module):
         c0, c1, c2 = channels
         self.hidden_channels = c1
         self.memory = memory
-        self.stem = nn.Conv2d(12, c0, 4, stride=2, padding=1)
+        self.stem = nn.Conv2d(13, c0, 4, stride=2, padding=1)
         self.encoder0 = _blocks(c0, encoder_blocks[0])
         self.down1 = nn.Conv2d(c0, c1, 2, stride=2)
         self.gate = nn.Conv2d(2 * c1, 2 * c1, 3, padding=1)
@@ -128,7 +129,8 @@ class StreamingNet(nn.Module):
         output = rainy + keep * (output - rainy)
         minimum2 = torch.minimum(rainy, previous)
         minimum3 = torch.minimum(minimum2, before)
-        half = self.encoder0(F.relu(self.stem(torch.cat((rainy, minimum2, minimum3, output), 1))))
+        dips = F.relu(torch.minimum(previous, before) - rainy).mean(1, keepdim=True)
+        half = self.encoder0(F.relu(self.stem(torch.cat((rainy, minimum2, minimum3, output, dips), 1))))
         quarter = self.down1(half)
         hidden = (keep * self.memory) * hidden
         gate, candidate = self.gate(torch.cat((quarter, hidden), 1)).chunk(2, 1)

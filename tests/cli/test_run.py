@@ -211,6 +211,22 @@ def test_existing_output_is_2_and_untouched(clip: Clip, tmp_path: Path) -> None:
     assert len(frame_times(out)) == 12
 
 
+def test_bad_output_name_is_told_before_the_network_is_prepared(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamderain.session import Derainer
+
+    def prepare(self: Derainer, height: int, width: int) -> None:
+        raise AssertionError("minutes of building, for nothing")
+
+    monkeypatch.setattr(Derainer, "prepare", prepare)
+    rainy = clip()
+    assert_refused(run(rainy, tmp_path), 2, "is a folder")
+    assert_refused(run(rainy, tmp_path / "nowhere" / "out.mp4"), 1, "nowhere")
+    (tmp_path / "out.mp4").write_text("precious")
+    assert_refused(run(rainy, tmp_path / "out.mp4"), 2, "--overwrite")
+
+
 def test_unknown_model_device_and_precision(clip: Clip, tmp_path: Path) -> None:
     rainy, out = clip(), tmp_path / "out.mp4"
     assert_refused(run(rainy, out, model="nonsense"), 5, "nonsense")
