@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.filter import Graph
 
 from streamderain.errors import InputError
-from streamderain.video import ffmpeg
+from streamderain.video import ffmpeg, nvdec
 from streamderain.video.remux import SideStreams
 
 # Codecs in which every packet is one picture, so that a picture that never came out can be told.
@@ -140,11 +140,11 @@ class Decoder:
                 self.patched += 1
             self.decoded += 1
             if frame.interlaced_frame and self._bwdif is None:
-                self._bwdif = self._deinterlacer(frame)
+                self._bwdif = self._deinterlacer(nvdec.on_cpu(frame))
             if self._bwdif is None:
                 yield frame
             else:
-                self._bwdif.vpush(frame)
+                self._bwdif.vpush(nvdec.on_cpu(frame))
                 yield from self._pulled()
 
     def _wanted(self, frame: av.VideoFrame) -> bool:

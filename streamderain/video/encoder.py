@@ -9,14 +9,16 @@ from typing import Any
 
 import av
 import av.codec.codec
+from av.codec.hwaccel import HWAccel
 from av.container import OutputContainer
 
 from streamderain.errors import OutputOptionError
 from streamderain.frame import VideoInfo
 from streamderain.video.colour import FULL, written_colour
+from streamderain.video.nvenc import ON_THE_CPU
 
 # What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
-_EVEN_SIZES_ONLY = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc", "av1_nvenc"}
+_EVEN_SIZES_ONLY = {"libx264", "libx265", *ON_THE_CPU}
 _FULL_RANGE_ONLY = {"mjpeg"}
 _LOSSLESS = {"ffv1", "png", "rawvideo", "wrapped_avframe", "gif", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng"}
 _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
@@ -172,6 +174,8 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
         notes.append(f"{codec} takes 8 bits only: the source's {info.colour.bit_depth} are rounded")
     prefix = "yuvj" if codec in _FULL_RANGE_ONLY else "yuv"
     wanted += [f"{prefix}{c}p" for c in order]
+    if codec in ON_THE_CPU and chroma == "420":
+        wanted.insert(len(wanted) - len(order), "nv12")  # as the GPU has its pictures
     wanted += ["nv12", "rgb48be", "rgb24", "bgr24", "bgra", "bgr0", "rgb8"] if not deep else ["rgb48be", "rgb24"]
     chosen = next((name for name in wanted if not formats or name in formats), formats[0] if formats else wanted[0])
     if info.colour.bit_depth > 10 and chosen.endswith("10le"):
@@ -181,15 +185,20 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
     return chosen, notes
 
 
-def add_stream(container: OutputContainer, plan: EncoderPlan, info: VideoInfo, *, name: str) -> Any:
+def add_stream(
+    container: OutputContainer, plan: EncoderPlan, info: VideoInfo, *, name: str, hwaccel: HWAccel | None = None
+) -> Any:
     """A new video stream, configured for ``plan`` but for its colour.
+
+    Args:
+        hwaccel: takes pictures in a GPU's memory too.
 
     Raises:
         OutputOptionError: the container cannot hold this codec; the hint names one that it can.
     """
     rate = info.frame_rate.limit_denominator(1001) if info.frame_rate else None
     try:
-        stream: Any = container.add_stream(plan.codec, rate=rate, time_base=info.time_base)
+        stream: Any = container.add_stream(plan.codec, rate=rate, time_base=info.time_base, hwaccel=hwaccel)
     except ValueError as error:
         own = container.default_video_codec
         hint = f"use --codec {_SUGGESTED.get(own, own)}, or write to an .mkv" if own != "none" else "write to an .mp4"

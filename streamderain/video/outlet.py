@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from streamderain.frame import Frame, VideoInfo
+from streamderain.yuv import YuvFrame
 
 
 class Finishing:
@@ -34,7 +35,7 @@ class Finishing:
             self.abort()
 
 
-def check_size(frame: Frame, info: VideoInfo, *, of: str = "output") -> None:
+def check_size(frame: Frame | YuvFrame, info: VideoInfo, *, of: str = "output") -> None:
     """Raises ValueError for a frame that has not the size that ``info`` promised."""
     if (frame.width, frame.height) != (info.width, info.height):
         raise ValueError(f"frame is {frame.width}x{frame.height}, the {of} {info.width}x{info.height}")

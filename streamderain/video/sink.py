@@ -12,19 +12,22 @@ from typing import Any, Literal, Protocol
 
 import av
 import av.error
+import torch
 from av.container import OutputContainer
 
-from streamderain.errors import OutputError, OutputOptionError
+from streamderain.errors import DeviceError, OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.redaction import redact
-from streamderain.video import encoder, ffmpeg, sequence
+from streamderain.video import encoder, ffmpeg, nvenc, sequence
 from streamderain.video.colour import YuvWriter
 from streamderain.video.display import open_display
 from streamderain.video.muxer import MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
 from streamderain.video.outlet import Finishing, check_size
+from streamderain.video.planes import PlaneWriter, delivery
 from streamderain.video.publish import open_publisher
 from streamderain.video.remux import Remuxer, SideStreams
 from streamderain.video.target import Target, is_playlist
+from streamderain.yuv import Delivery, YuvFrame
 
 _TURNABLE = MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
 _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
@@ -77,12 +80,16 @@ class ContainerSink(Finishing):
     """A FrameSink over one container. Made by ``open_sink``; opened on one thread, then used by one other.
 
     A file is written as ``OUT.part`` and renamed by ``close()``; ``abort()`` finishes it and leaves it as ``OUT.part``.
+
+    Attributes:
+        delivery: the planes that it would rather have than R'G'B'; None where it would not.
     """
 
     def __init__(
         self, container: OutputContainer, stream: Any, remuxer: Remuxer, info: VideoInfo, plan: encoder.EncoderPlan,
-        target: Target,
+        target: Target, planes: Delivery | None,
     ) -> None:  # fmt: skip
+        self.delivery = planes
         self.frames_written = 0
         self.replaces = target.replaces
         self.notes = (*target.notes, *plan.notes, *remuxer.notes)
@@ -95,6 +102,7 @@ class ContainerSink(Finishing):
         self._stream = stream
         self._remuxer = remuxer
         self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt)
+        self._planes = PlaneWriter(info)
         self._info = info
         self._counted = plan.codec in _COUNTED
         self._target = target
@@ -102,16 +110,22 @@ class ContainerSink(Finishing):
         self._packets = 0
         self._open = True
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame | YuvFrame) -> None:
         """Encodes one frame, and copies what the side streams have brought since the last.
+
+        One in planes must be in those of ``delivery``, and its planes are the encoder's from here on.
 
         Raises:
             OutputError: the disk is full, the reader went away, the encoder failed.
-            ValueError: ``frame`` has not the size that ``info`` promised.
+            ValueError: ``frame`` has not the size that ``info`` promised, or comes in other planes.
         """
         check_size(frame, self._info)
+        if isinstance(frame, YuvFrame) and (self.delivery is None or frame.format != self.delivery.format):
+            raise ValueError(f"{self._name} takes {self.delivery and self.delivery.format}, got {frame.format}")
+        frame = self._timed(frame)
         try:
-            self._mux(self._stream.encode(self._writer.picture(self._timed(frame))))
+            writer: Any = self._planes if isinstance(frame, YuvFrame) else self._writer
+            self._mux(self._stream.encode(writer.picture(frame)))
             self.frames_written += 1
             self._remuxer.pump()
         except _FAILURES as error:
@@ -176,12 +190,12 @@ class ContainerSink(Finishing):
         else:
             self._target.discard()
 
-    def _timed(self, frame: Frame) -> Frame:
+    def _timed(self, frame: Frame | YuvFrame) -> Frame | YuvFrame:
         if self._rounded_to is None:
             return frame
         pts = round(frame.pts * frame.time_base / self._rounded_to)
         self._latest = pts if self._latest is None else max(pts, self._latest + 1)
-        return Frame(frame.pixels, self._latest, self._rounded_to, 1)
+        return replace(frame, pts=self._latest, time_base=self._rounded_to, duration=1)
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -212,6 +226,7 @@ def open_sink(
     overwrite: bool = False,
     wait: float = 0.0,
     stop: threading.Event | None = None,
+    device: torch.device | None = None,
 ) -> VideoSink:
     """Opens ``uri`` and writes its header, so that whatever it cannot hold is found before any work.
 
@@ -225,8 +240,11 @@ def open_sink(
         format: FFmpeg's name of the container, for "-" (nut if not given) and for names without a suffix.
         overwrite: whether an existing file may be replaced; it is, when the new one is complete.
         wait: seconds that a network target is tried for before it counts as out of reach; ``stop`` ends that.
+        device: the CUDA GPU that the frames come from: they are taken in planes where the codec has them so
+            (``ContainerSink.delivery``), by NVENC from the GPU's memory.
 
     Raises:
+        DeviceError: an encoder of NVIDIA GPUs was asked for, and there is none.
         OutputExistsError: the file exists.
         OutputOptionError: what was asked for cannot be had; nothing is ever quietly left out.
         OutputError: anything else that would make the job fail later.
@@ -265,6 +283,7 @@ def open_sink(
     if is_playlist(uri):  # a segment begins with a key frame
         options = {"g": str(max(1, round(SEGMENT * (info.frame_rate or _ASSUMED_RATE)))), **options}
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
+    gpu = _nvenc_on(plan, device)
     container_options = muxer_options(muxer, side, piped=part is None)
     if is_playlist(uri):
         container_options = playlist_options(Path(uri), live=info.live)
@@ -274,7 +293,9 @@ def open_sink(
         opening = False
         try:
             container = av.open(target.url, "w", format=muxer, container_options=container_options)
-            stream = encoder.add_stream(container, plan, info, name=name)
+            stream = encoder.add_stream(
+                container, plan, info, name=name, hwaccel=None if gpu is None else nvenc.acceleration(gpu)
+            )
             _tag(stream, plan, info, side)
             remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
             remuxer.describe()
@@ -296,7 +317,22 @@ def open_sink(
                 f"{name} cannot be written with {plan.codec} in {muxer}: {ffmpeg.explain(error, lines)}",
                 hint="see --codec, --crf, --preset and -e",
             ) from error
-    return ContainerSink(container, stream, remuxer, info, plan, target)
+    planes = delivery(info, plan.pix_fmt, device=gpu) if device is not None else None
+    return ContainerSink(container, stream, remuxer, info, plan, target, planes)
+
+
+def _nvenc_on(plan: encoder.EncoderPlan, device: torch.device | None) -> torch.device | None:
+    """The GPU whose memory the encoder reads; None for one that reads the CPU's.
+
+    Raises:
+        DeviceError: the plan is for an encoder of NVIDIA GPUs, and it does not open.
+    """
+    if plan.codec not in nvenc.ON_THE_CPU:
+        return None
+    reason = nvenc.missing(plan.codec, device or torch.device("cuda", 0))
+    if reason is not None:
+        raise DeviceError(f"{plan.codec} cannot be had: {reason}", hint=f"use --codec {nvenc.ON_THE_CPU[plan.codec]}")
+    return device if plan.pix_fmt in ("nv12", "p010le") else None
 
 
 def _refuse(asked: Mapping[str, object], why: str) -> None:

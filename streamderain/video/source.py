@@ -1,4 +1,4 @@
-"""Video in: opens a file, a pipe, a URL or an image sequence and yields upright R'G'B' frames with exact times."""
+"""Video in: opens a file, a pipe, a URL or an image sequence, on the GPU or the CPU, and finds its first picture."""
 
 from __future__ import annotations
 
@@ -9,100 +9,25 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from itertools import chain
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import av
 import av.error
+import torch
 from av.container import InputContainer
 
-from streamderain.errors import InputError, UnsupportedInputError
-from streamderain.frame import Frame, VideoInfo
+from streamderain.errors import DeviceError, InputError
 from streamderain.redaction import redact
-from streamderain.video import colour, ffmpeg, probe, sequence
+from streamderain.video import colour, ffmpeg, nvdec, probe, sequence
 from streamderain.video.address import TIMED_OUT, patience
 from streamderain.video.connection import refusal
 from streamderain.video.decode import Decoder, Picture
+from streamderain.video.nvdec import DECODINGS, Decoding, RefusedError
+from streamderain.video.planes import format_of
+from streamderain.video.recording import VideoSource
 from streamderain.video.remux import SideStreams, side_streams
 
 _THREADS = 4
-
-
-class VideoSource:
-    """A FrameSource over one container. Iterated once; its container is closed when iteration ends.
-
-    Made by ``open_source``. Opened on one thread, it may be iterated and closed on another, never on two at once.
-
-    Attributes:
-        info: what a sink must know, taken from the first decoded picture.
-        side: audio, subtitles, cover art, chapters and metadata, for a sink to copy.
-        description: one phrase for people: container, codec, pixel format, size, rate, colour.
-    """
-
-    def __init__(
-        self, container: InputContainer, decoder: Decoder, pictures: Iterator[Picture], *, info: VideoInfo,
-        side: SideStreams, turned: probe.Orientation, size: tuple[int, int], notes: list[str], name: str,
-        description: str, offset: int,
-    ) -> None:  # fmt: skip
-        self.info = info
-        self.side = side
-        self.description = description
-        self._container = container
-        self._decoder = decoder
-        self._pictures = pictures
-        self._size = size
-        self._reader = colour.RgbReader(info.colour, rotation=turned.turn, mirrored=turned.mirrored)
-        self._notes = notes
-        self._name = name
-        self._offset = offset
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Things to say aloud once; more may come while iterating (a late interlaced frame, a jump in time)."""
-        return (*self._notes, *self._decoder.notes)
-
-    @property
-    def concealed(self) -> int:
-        """Damaged frames so far: those that the last good one was repeated for, and those the decoder patched up."""
-        return self._decoder.concealed
-
-    @property
-    def patched(self) -> int:
-        """How many of the ``concealed`` were shown as the decoder patched them up."""
-        return self._decoder.patched
-
-    def __iter__(self) -> Iterator[Frame]:
-        self.side.settle()
-        try:
-            for picture in self._pictures:
-                yield self._frame(picture)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Closes the container; harmless when it is closed already."""
-        self._container.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
-
-    def _frame(self, picture: Picture) -> Frame:
-        frame = picture.frame
-        if (frame.width, frame.height) != self._size:
-            raise UnsupportedInputError(
-                f"{self._name} changes size from {self._size[0]}x{self._size[1]} to {frame.width}x{frame.height}"
-                f" at {float(picture.pts * self.info.time_base):.2f} s",
-                hint="cut it there with --start and --duration and derain the parts one by one",
-            )
-        own = colour.colour_of(frame)
-        if own.is_hdr:
-            colour.check_supported(own, name=f"{self._name} from {float(picture.pts * self.info.time_base):.2f} s on")
-        return self._reader.read(frame, picture.pts - self._offset, self.info.time_base, picture.duration)
 
 
 def open_source(
@@ -116,6 +41,8 @@ def open_source(
     audio: bool = True,
     subtitles: bool = True,
     read_timeout: float = 5.0,
+    decoder: Decoding = "cpu",
+    device: torch.device | None = None,
 ) -> VideoSource:
     """Opens ``uri`` and decodes its first picture.
 
@@ -128,8 +55,13 @@ def open_source(
         frame_rate: frames/s of an image sequence, 25 if not given.
         audio, subtitles: whether those streams are read at all.
         read_timeout: seconds that a server may say nothing. Files and pipes may take as long as they like.
+        decoder: "cpu"; "nvdec", an NVIDIA GPU's own decoder; or "auto", which takes that one if ``device`` is given
+            and it does the video, and tells in `notes` why if it does not. Its pictures stay in the GPU's memory
+            until they are asked for.
+        device: the CUDA GPU that the frames are for; the first if "nvdec" is asked for without.
 
     Raises:
+        DeviceError: "nvdec" was asked for and cannot be had.
         InputError: no such file, a folder, no video in it, nothing decodable, a server that does not answer.
         UnsupportedInputError: HDR, or a colour matrix that cannot be converted.
         ValueError: an argument out of range.
@@ -143,17 +75,58 @@ def open_source(
         raise ValueError(f"frame_rate must be positive, got {frame_rate}")
     if not 0 < read_timeout < math.inf:
         raise ValueError(f"read_timeout must be above 0 s, got {read_timeout}")
+    if decoder not in DECODINGS:
+        raise ValueError(f"decoder must be {', '.join(DECODINGS)}, got {decoder!r}")
     uri = ffmpeg.local_path(uri)
     name = redact("standard input" if uri == "-" else uri)
-    container = _open_container(uri, name, frame_rate, read_timeout)
+
+    def opened(gpu: torch.device | None) -> VideoSource:
+        container = _open_container(uri, name, frame_rate, read_timeout, gpu)
+        try:
+            return _start(
+                container, uri, name, start, duration, frames, on_error, gpu, audio=audio, subtitles=subtitles
+            )
+        except BaseException:
+            container.close()
+            raise
+
+    if decoder == "cpu" or (decoder == "auto" and (device is None or sequence.is_pattern(uri))):
+        return opened(None)
+    gpu = device or torch.device("cuda", 0)
     try:
-        return _start(container, uri, name, start, duration, frames, on_error, audio=audio, subtitles=subtitles)
-    except BaseException:
-        container.close()
-        raise
+        _expect(gpu)
+        if decoder == "auto":
+            _only_if_all_the_same(uri, on_error)
+        return opened(gpu)
+    except (RefusedError, InputError) as error:
+        if decoder == "nvdec":
+            if isinstance(error, InputError):
+                raise
+            raise DeviceError(
+                f"NVDEC cannot be had for {name}: {error}", hint="use --decoder auto or --decoder cpu"
+            ) from error
+        source = opened(None)  # what is wrong with the input itself is told by this
+        source.say(f"decoding on the CPU, not by NVDEC: {error}")
+        return source
 
 
-def _open_container(uri: str, name: str, frame_rate: Fraction | None, read_timeout: float) -> InputContainer:
+def _expect(gpu: torch.device) -> None:
+    """Raises RefusedError where FFmpeg cannot use the GPU at all."""
+    if (reason := nvdec.missing(gpu)) is not None:
+        raise RefusedError(reason)
+
+
+def _only_if_all_the_same(uri: str, on_error: Literal["fail", "conceal"]) -> None:
+    """Raises RefusedError where trying NVDEC, or having it, would make a difference to more than speed."""
+    if uri == "-" or (not ffmpeg.is_url(uri) and os.path.exists(uri) and not os.path.isfile(uri)):
+        raise RefusedError("a pipe or device cannot be opened a second time if the GPU does not do it")
+    if on_error == "conceal":
+        raise RefusedError("it does not tell which pictures are damaged, and --on-error conceal counts them")
+
+
+def _open_container(
+    uri: str, name: str, frame_rate: Fraction | None, read_timeout: float, gpu: torch.device | None
+) -> InputContainer:
     options: dict[str, str] = {}
     container_format = None
     url = uri
@@ -182,7 +155,7 @@ def _open_container(uri: str, name: str, frame_rate: Fraction | None, read_timeo
         try:
             return av.open(
                 url, "r", format=container_format, container_options=options | limits, timeout=timeout,
-                metadata_errors="replace",
+                metadata_errors="replace", hwaccel=None if gpu is None else nvdec.acceleration(gpu),
             )  # fmt: skip
         except (av.error.FFmpegError, OSError, ValueError) as error:
             reason, hint = ffmpeg.explain(error, lines), None
@@ -198,11 +171,14 @@ def _open_container(uri: str, name: str, frame_rate: Fraction | None, read_timeo
 
 def _start(
     container: InputContainer, uri: str, name: str, start: float | None, duration: float | None, frames: int | None,
-    on_error: Literal["fail", "conceal"], *, audio: bool, subtitles: bool,
+    on_error: Literal["fail", "conceal"], gpu: torch.device | None, *, audio: bool, subtitles: bool,
 ) -> VideoSource:  # fmt: skip
     video = probe.video_stream(container, name)
-    video.codec_context.thread_type = "AUTO"
-    video.codec_context.thread_count = min(_THREADS, os.cpu_count() or 1)
+    if gpu is None:
+        video.codec_context.thread_type = "AUTO"
+        video.codec_context.thread_count = min(_THREADS, os.cpu_count() or 1)
+    elif not video.codec_context.is_hwaccel:
+        raise RefusedError(f"FFmpeg does not know how it would decode {video.codec_context.name}")
     side, notes = side_streams(uri, container, video, audio=audio, subtitles=subtitles)
     rate = video.average_rate or video.guessed_rate
     tick: Fraction = video.time_base
@@ -228,6 +204,10 @@ def _start(
     colour.check_supported(colour.colour_of(first.frame), name=name)
     turned, note = probe.orientation(first.frame, video.codec_context.name)
     notes += [*([note] if note else []), *probe.notes_on(first.frame)]
+    upright = turned == probe.Orientation(0, mirrored=False)
+    if gpu is not None:
+        nvdec.check_first(first.frame, codec=video.codec_context.name, turned=not upright)
+        notes.append(f"decoding on {gpu}, by NVDEC")
     spans = [_exact(duration)] if duration is not None else []
     if frames is not None and rate:
         spans.append(frames / Fraction(rate))
@@ -251,6 +231,7 @@ def _start(
         name=name,
         description=probe.describe(container, video, first.frame, info),
         offset=first.pts if start is not None else 0,
+        planar=format_of(first.frame, info.colour) if upright else None,
     )
 
 

@@ -1,0 +1,73 @@
+"""Decoding on an NVIDIA GPU: whether NVDEC is there, what of a video it does, and pictures back from its memory."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import av
+import av.error
+import torch
+from av.codec.hwaccel import HWAccel
+
+from streamderain.video import ffmpeg
+from streamderain.yuv import LAYOUTS
+
+Decoding = Literal["auto", "cpu", "nvdec"]
+DECODINGS: tuple[Decoding, ...] = ("auto", "cpu", "nvdec")
+
+_FAILURES = (av.error.FFmpegError, OSError, RuntimeError, ValueError, NotImplementedError)
+
+
+class RefusedError(Exception):
+    """NVDEC does not do this video, and its text says why. Never leaves ``video``: the CPU does it, or it is told."""
+
+
+def acceleration(device: torch.device) -> HWAccel:
+    """For `av.open`: pictures stay in ``device``'s memory, in the CUDA context that PyTorch is in.
+
+    What the GPU turns out not to do comes from FFmpeg's own decoder, in the CPU's memory.
+    """
+    return HWAccel("cuda", device=device.index or 0, allow_software_fallback=True, is_hw_owned=True)
+
+
+@cache
+def missing(device: torch.device) -> str | None:
+    """None if FFmpeg can use ``device``, else one line why not."""
+    with ffmpeg.listening() as lines:
+        try:
+            av.CodecContext.create("h264", "r", hwaccel=acceleration(device))
+        except _FAILURES as error:
+            return ffmpeg.explain(error, lines)
+    return None
+
+
+def is_on_gpu(picture: av.VideoFrame) -> bool:
+    return picture.format.name == "cuda"
+
+
+def check_first(picture: av.VideoFrame, *, codec: str, turned: bool) -> None:
+    """Whether pictures like this first one can stay on the GPU.
+
+    Raises:
+        RefusedError: they cannot.
+    """
+    if picture.interlaced_frame:
+        raise RefusedError("it is interlaced, and is deinterlaced on the CPU")
+    if not is_on_gpu(picture):
+        raise RefusedError(f"this GPU does not decode {picture.format.name} {codec}")
+    assert picture.sw_format is not None
+    if picture.sw_format.name not in LAYOUTS or not LAYOUTS[picture.sw_format.name].interleaved:
+        raise RefusedError(f"its pictures come as {picture.sw_format.name}, not as NV12 or P010")
+    if picture.width % 2 or picture.height % 2:
+        raise RefusedError(f"{picture.width}x{picture.height} is odd")
+    if turned:
+        raise RefusedError("it is rotated, and is turned upright on the CPU")
+
+
+def on_cpu(picture: av.VideoFrame) -> av.VideoFrame:
+    """The picture in the CPU's memory, with its time and tags; itself if it is there already."""
+    if not is_on_gpu(picture):
+        return picture
+    assert picture.sw_format is not None
+    return picture.reformat(format=picture.sw_format.name)

@@ -1,0 +1,145 @@
+"""A container that is open: upright R'G'B' frames of its pictures, or their planes, with exact times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from av.container import InputContainer
+
+from streamderain.errors import UnsupportedInputError
+from streamderain.frame import Frame, FrameSource, VideoInfo
+from streamderain.video import colour, probe
+from streamderain.video.decode import Decoder, Picture
+from streamderain.video.planes import planes_of
+from streamderain.video.remux import SideStreams
+from streamderain.yuv import YuvFormat, YuvFrame
+
+
+class VideoSource:
+    """A FrameSource over one container. Iterated once; its container is closed when iteration ends.
+
+    Made by ``open_source``. Opened on one thread, it may be iterated and closed on another, never on two at once.
+
+    Attributes:
+        info: what a sink must know, taken from the first decoded picture.
+        side: audio, subtitles, cover art, chapters and metadata, for a sink to copy.
+        description: one phrase for people: container, codec, pixel format, size, rate, colour.
+    """
+
+    def __init__(
+        self, container: InputContainer, decoder: Decoder, pictures: Iterator[Picture], *, info: VideoInfo,
+        side: SideStreams, turned: probe.Orientation, size: tuple[int, int], notes: list[str], name: str,
+        description: str, offset: int, planar: YuvFormat | None,
+    ) -> None:  # fmt: skip
+        self.info = info
+        self.side = side
+        self.description = description
+        self._container = container
+        self._decoder = decoder
+        self._pictures = pictures
+        self._size = size
+        self._reader = colour.RgbReader(info.colour, rotation=turned.turn, mirrored=turned.mirrored)
+        self._notes = notes
+        self._name = name
+        self._offset = offset
+        self._planar = planar
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Things to say aloud once; more may come while iterating (a late interlaced frame, a jump in time)."""
+        return (*self._notes, *self._decoder.notes)
+
+    def say(self, note: str) -> None:
+        """Adds to the notes."""
+        self._notes.append(note)
+
+    @property
+    def concealed(self) -> int:
+        """Damaged frames so far: those that the last good one was repeated for, and those the decoder patched up."""
+        return self._decoder.concealed
+
+    @property
+    def patched(self) -> int:
+        """How many of the ``concealed`` were shown as the decoder patched them up."""
+        return self._decoder.patched
+
+    def __iter__(self) -> Iterator[Frame]:
+        for picture in self._checked():
+            yield self._frame(picture)
+
+    def in_planes(self) -> FrameSource:
+        """The same frames for a GPU, which converts them itself: as `YuvFrame`s, in the memory they were decoded in.
+
+        Iterate it instead. Where it cannot be (rotated, odd 4:2:0, palettes, more than 10 bits), they stay `Frame`s.
+        A frame's planes are for reading only: on the CPU they are the decoder's own.
+        """
+        return self if self._planar is None else _InPlanes(self)
+
+    def close(self) -> None:
+        """Closes the container; harmless when it is closed already."""
+        self._container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def _checked(self) -> Iterator[Picture]:
+        """Its pictures, as far as they are what the first one was; closes the container at the end."""
+        self.side.settle()
+        try:
+            for picture in self._pictures:
+                self._check(picture)
+                yield picture
+        finally:
+            self.close()
+
+    def _check(self, picture: Picture) -> None:
+        frame = picture.frame
+        if (frame.width, frame.height) != self._size:
+            raise UnsupportedInputError(
+                f"{self._name} changes size from {self._size[0]}x{self._size[1]} to {frame.width}x{frame.height}"
+                f" at {float(picture.pts * self.info.time_base):.2f} s",
+                hint="cut it there with --start and --duration and derain the parts one by one",
+            )
+        own = colour.colour_of(frame)
+        if own.is_hdr:
+            colour.check_supported(own, name=f"{self._name} from {float(picture.pts * self.info.time_base):.2f} s on")
+
+    def _frame(self, picture: Picture) -> Frame:
+        return self._reader.read(picture.frame, picture.pts - self._offset, self.info.time_base, picture.duration)
+
+    def _planes(self, picture: Picture) -> Frame | YuvFrame:
+        frame, first = picture.frame, self._planar
+        if first is None or colour.layout_of(frame).name != first.pix_fmt:
+            return self._frame(picture)
+        matrix, span = colour.meaning(frame, self.info.colour)
+        format = YuvFormat(first.pix_fmt, matrix, full=span == colour.FULL, left=first.left)
+        pts = picture.pts - self._offset
+        return YuvFrame(planes_of(frame), format, pts, self.info.time_base, picture.duration)
+
+
+class _InPlanes:
+    """A `VideoSource` whose frames come in planes."""
+
+    def __init__(self, source: VideoSource) -> None:
+        self._source = source
+        self.info = source.info
+
+    def __iter__(self) -> Iterator[Frame | YuvFrame]:
+        source = self._source
+        for picture in source._checked():
+            yield source._planes(picture)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._source.close()
