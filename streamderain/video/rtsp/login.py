@@ -90,8 +90,8 @@ class Login:
 def _challenges(header: str) -> list[tuple[str, dict[str, str]]]:
     """Scheme in small letters and parameters, of each challenge in one header."""
     found = list(_SCHEME.finditer(header))
-    ends = [match.start() for match in found[1:]] + [len(header)]
-    return [(match[1].lower(), _parameters(header[match.end() : end])) for match, end in zip(found, ends, strict=True)]
+    ends = [*(match.start() for match in found[1:]), len(header)]
+    return [(match[1].lower(), _parameters(header[match.end() : end])) for match, end in zip(found, ends, strict=False)]
 
 
 def _parameters(text: str) -> dict[str, str]:

@@ -88,7 +88,8 @@ class Assembler:
     """Collects the packets of one RTP stream into access units.
 
     A unit ends at the packet with the marker bit, and at the latest where the next time stamp begins. Cameras that set
-    the bit at parameter sets are borne with; one that sets it at every slice is not believed any more.
+    the bit at parameter sets are borne with; one that sets it at every slice is not believed any more, and the picture
+    that showed it comes once more, whole.
 
     Args:
         kind: the payload type; packets of another are left alone.
@@ -102,7 +103,7 @@ class Assembler:
         self._source: int | None = None
         self._next: int | None = None  # sequence number
         self._timestamp: int | None = None
-        self._ended: int | None = None  # time stamp of the last unit that a marker ended
+        self._ended: AccessUnit | None = None  # the last one that a marker ended
         self._data = bytearray()
         self._has_slice = self._inside = self._damaged = False
 
@@ -123,8 +124,8 @@ class Assembler:
         for piece in self._pieces(packet.payload):
             self._add(piece)
         if packet.marker and self._has_slice and self._believed:
-            self._ended = packet.timestamp
-            yield self._whole()
+            self._ended = self._whole()
+            yield self._ended
 
     def _gap(self, packet: rtp.Packet) -> bool:
         gap = self._next is not None and packet.sequence != self._next
@@ -139,9 +140,11 @@ class Assembler:
             self._has_slice, self._inside, self._damaged = False, False, True
         if piece.begins:
             first = self._slice(piece.data)
-            if first is False and not self._has_slice and self._ended == self._timestamp and self._believed:
+            ended = self._ended
+            if first is False and not self._has_slice and ended is not None and ended.timestamp == self._timestamp:
                 _log.info("the camera marks every slice as a picture's last: pictures end where the next one begins")
-                self._believed = False
+                self._believed, self._ended = False, None
+                self._data[:0] = ended.data
             self._has_slice |= first is not None
             self._data += _START
         elif not self._inside:  # its beginning is lost
