@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter
 from streamderain.cli.watching import describe, tell_output, with_hud
-from streamderain.errors import OutputError
+from streamderain.errors import DeviceError, OutputError
 
 if TYPE_CHECKING:
+    import torch
+
     from streamderain.cli.run import RunOptions
     from streamderain.frame import VideoInfo
     from streamderain.observe import Observer
@@ -27,6 +30,17 @@ class _Noting(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]: ...
+
+
+def gpu_of(options: RunOptions) -> torch.device | None:
+    """The GPU that the network will run on; None for the CPU, and for one that is not there, which the model tells."""
+    from streamderain.runtime import choose_device
+
+    try:
+        device = choose_device(options.device)
+    except (DeviceError, ValueError):
+        return None
+    return device if device.type == "cuda" else None
 
 
 def model_and_view(
@@ -56,9 +70,11 @@ def open_output(
 
     Raises:
         OutputError: it cannot be opened.
+        DeviceError: an encoder of GPUs was asked for and is not there, and nothing else will do.
         click.UsageError: for words that mean nothing.
     """
     from streamderain.video import open_sink
+    from streamderain.video.nvenc import ON_THE_CPU
 
     # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
     asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
@@ -67,6 +83,15 @@ def open_output(
     try:
         with usage_errors():
             return open_sink(target, info, options=dict(options.encoder_options), overwrite=options.overwrite, **more)
+    except DeviceError as error:
+        instead = ON_THE_CPU.get(options.codec or "")
+        if not options.allow_fallback or instead is None:
+            raise
+        # Presets and other options are each encoder's own.
+        reporter.note(f"{str(error).partition(': use ')[0]}; encoding with {instead} and its own preset instead")
+        cpu = replace(options, codec=instead, preset=None, encoder_options=())
+        more = {key: value for key, value in more.items() if key not in asked}
+        return open_output(target, info, cpu, reporter, signals, **more)
     except OutputError:
         if not signals.seen():
             raise

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from streamderain.video import VideoSink
     from streamderain.video.live import LiveOptions, LiveSource
 
-_FILES_ONLY = ("start", "audio", "subs", "frame_rate", "on_error")
+_FILES_ONLY = ("start", "audio", "subs", "frame_rate", "on_error", "decoder")
 _JUDGED_AFTER = 10.0  # seconds until it is said that the machine is too slow
 _TOO_SLOW = 0.1  # of the camera's frames skipped
 _BY_COST = ("quality", "balanced", "fast")

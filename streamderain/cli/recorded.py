@@ -10,6 +10,7 @@ from streamderain.cli.chain import (
     DEGRADED,
     NOTHING_WRITTEN,
     Told,
+    gpu_of,
     model_and_view,
     open_output,
     say_start,
@@ -18,11 +19,16 @@ from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter, counted, pace
 from streamderain.cli.watching import observed
+from streamderain.errors import DeviceError
 
 if TYPE_CHECKING:
+    import torch
+
     from streamderain.cli.run import RunOptions
     from streamderain.observe import Observer
     from streamderain.pipeline import RunStats
+    from streamderain.video import VideoSource
+    from streamderain.video.nvdec import Decoding
 
 
 def run_recorded_video(
@@ -30,31 +36,22 @@ def run_recorded_video(
 ) -> int:
     """Opens, runs and reports; returns the exit code."""
     from streamderain.pipeline import run
-    from streamderain.video import open_source
     from streamderain.video.target import check_output
 
-    with usage_errors():
-        source = open_source(
-            uri,
-            start=options.start,
-            duration=options.duration,
-            frames=options.frames,
-            on_error=options.on_error,
-            frame_rate=options.frame_rate,
-            audio=options.audio == "copy",
-            subtitles=options.subs == "copy",
-            read_timeout=options.read_timeout,
-        )
+    gpu = gpu_of(options)
+    source = _open(uri, options, reporter, gpu)
     with ExitStack() as until_run:
         until_run.enter_context(source)
         check_output(target, source.side, overwrite=options.overwrite)
         derainer, view, info = model_and_view(options, "file", source.info, observer)
         if options.hud or options.preview or options.metrics:
             view = observed(view, observer)
+        # What is to be shown is wanted in R'G'B' on the CPU anyway.
+        planes = view is None and gpu is not None and derainer.plan.device == gpu
         with signals.orderly("finishing the file; interrupt again to stop at once"):
             sink = open_output(
                 target, info, options, reporter, signals,
-                side=source.side, audio=options.audio, subtitles=options.subs,
+                side=source.side, audio=options.audio, subtitles=options.subs, device=gpu if planes else None,
             )  # fmt: skip
             if sink is None:
                 return signals.exit_code
@@ -66,7 +63,7 @@ def run_recorded_video(
             until_run.pop_all()  # the run closes the source from here on: its reader may be stuck in it
             signals.running()
             stats = run(
-                source,
+                source.in_planes() if planes else source,
                 sink,
                 derainer,
                 view=view,
@@ -79,6 +76,35 @@ def run_recorded_video(
     told.notes()
     kept = stats.interrupted and sink.replaces
     return _say_end(reporter, target, stats, source.concealed, signals.exit_code, kept=kept)
+
+
+def _open(uri: str, options: RunOptions, reporter: Reporter, gpu: torch.device | None) -> VideoSource:
+    """The input, decoded where ``--decoder`` says; ``gpu`` is where its frames are wanted."""
+    from streamderain.video import open_source
+
+    def opened(decoder: Decoding) -> VideoSource:
+        return open_source(
+            uri,
+            start=options.start,
+            duration=options.duration,
+            frames=options.frames,
+            on_error=options.on_error,
+            frame_rate=options.frame_rate,
+            audio=options.audio == "copy",
+            subtitles=options.subs == "copy",
+            read_timeout=options.read_timeout,
+            decoder=decoder,
+            device=gpu,
+        )
+
+    with usage_errors():
+        try:
+            return opened(options.decoder)
+        except DeviceError as error:
+            if not options.allow_fallback:
+                raise
+            reporter.note(f"{str(error).partition(': use ')[0]}; decoding on the CPU instead")
+            return opened("cpu")
 
 
 def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, signal_code: int, *, kept: bool) -> int:

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 _VIDEO_ONLY = (
     *("codec", "crf", "preset", "encoder_options", "audio", "subs", "start", "duration", "frames"),
-    *("container", "frame_rate", "on_error", "hud", "preview", "metrics", "healthy_within"),
+    *("container", "frame_rate", "on_error", "decoder", "hud", "preview", "metrics", "healthy_within"),
 )
 _SECTIONS = {
     "What is done": ("model", "device", "precision", "backend", "build", "allow_fallback", "compare", "hud"),
-    "Input": ("start", "duration", "frames", "frame_rate", "on_error"),
+    "Input": ("start", "duration", "frames", "frame_rate", "on_error", "decoder"),
     "Output": ("codec", "crf", "preset", "encoder_options", "audio", "subs", "container", "overwrite"),
     "Cameras and streams": ("live", "latency", "max_age", "adaptive", "on_loss", "reconnect", "reconnect_limit",
                             "read_timeout", "wait", "transport"),
@@ -92,6 +92,7 @@ class RunOptions:
     frame_rate: Fraction | None
     overwrite: bool
     on_error: Literal["fail", "conceal"]
+    decoder: Literal["auto", "cpu", "nvdec"]
     live: bool | None
     latency: Literal["auto", "all", "realtime"]
     max_age: float | None
@@ -187,6 +188,13 @@ class RunOptions:
     default="fail",
     show_default=True,
     help="At a frame that cannot be decoded: stop, or repeat the last good one (exit code 3).",
+)
+@click.option(
+    "--decoder",
+    type=click.Choice(["auto", "cpu", "nvdec"]),
+    default="auto",
+    show_default=True,
+    help="Of recorded videos: auto takes an NVIDIA GPU's own where the network runs there and it does the video.",
 )
 @live_options
 @watch_options
