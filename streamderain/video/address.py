@@ -160,7 +160,10 @@ def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10
 
 def where(uri: str) -> str:
     """The host and port of a URL, for messages; the URI itself where it has none."""
-    parts = urlsplit(uri) if ffmpeg.is_url(uri) else None
+    try:
+        parts = urlsplit(uri) if ffmpeg.is_url(uri) else None
+    except ValueError:  # half a bracket of IPv6
+        parts = None
     if parts is None or not parts.hostname:
         return redact(uri)
     return parts.netloc.rpartition("@")[2]

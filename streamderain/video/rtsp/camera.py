@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -28,6 +29,14 @@ from streamderain.video.rtsp import rtp
 from streamderain.video.rtsp.client import Client, NoVideoError, RefusedError
 from streamderain.video.rtsp.units import AccessUnit, Assembler
 from streamderain.video.rtsp.wire import ExcessError
+
+# Of RTSP alone; the others are HTTP's.
+_PHRASES = {
+    453: "Not Enough Bandwidth",
+    454: "Session Not Found",
+    455: "Method Not Valid in This State",
+    461: "Unsupported Transport",
+}
 
 
 class Camera:
@@ -148,12 +157,15 @@ class Camera:
 
 def _cannot(error: BaseException, address: Address) -> LostError:
     if isinstance(error, RefusedError):
-        reason = f"Server returned {error.status} {responses.get(error.status, '')}".rstrip()
+        phrase = _PHRASES.get(error.status) or responses.get(error.status, "")
+        reason = f"Server returned {error.status} {phrase}".rstrip()
         return LostError(reason, hint=STATUS_HINTS.get(error.status), final=error.status == 401)
     if isinstance(error, ExcessError):
         return LostError(str(error))
     if isinstance(error, EOFError):
-        return LostError("it hung up")
+        return LostError("it hung up before it had answered")
+    if isinstance(error, ssl.SSLError):
+        return LostError("no TLS can be spoken with it", hint="is it rtsp:// instead of rtsps://, or another port?")
     late = isinstance(error, TimeoutError)
     reason, hint = refusal(error, address.url, within=address.open_timeout if late else None)
     return LostError(reason, hint=hint)

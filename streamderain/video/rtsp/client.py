@@ -63,8 +63,9 @@ class Client:
         self._number = 0
         self._session = ""
         self._login: Login | None = None
-        self._timeout = _TIMEOUT
-        self._alive = "GET_PARAMETER"
+        self._timeout: float = _TIMEOUT
+        self._alive = "OPTIONS"  # which every server answers; what it offers of better ones is in the answer
+        self._may_get = True
         self._asked: int | None = None  # number of the last request that keeps it alive
         self._asked_at = time.monotonic()
         try:
@@ -188,7 +189,9 @@ class Client:
                 if got.status == 401 and self._login is not None and self._login.challenge(got.challenges):
                     self._keep_alive(deadline)
                 elif got.status >= 400:
-                    self._alive = "OPTIONS"  # which every server answers
+                    self._alive, self._may_get = "OPTIONS", False
+                elif self._may_get and "get_parameter" in got.headers.get("public", "").lower():
+                    self._alive = "GET_PARAMETER"  # some count no other as a sign of life
         return got
 
     def _keep_alive(self, deadline: float) -> None:
