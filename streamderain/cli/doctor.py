@@ -46,7 +46,7 @@ def doctor_command(as_json: bool) -> None:
         Finding("streamderain", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     ]
     looks = (
-        *(("PyTorch", _torch), ("models", _models), ("PyAV", _av)),
+        *(("PyTorch", _torch), ("models", _models), ("PyAV", _av), ("GPU codecs", _gpu_codecs)),
         *(("backends", _backends), ("optional parts", _optional), ("cache folder", _cache)),
     )
     for name, look in looks:
@@ -138,6 +138,27 @@ def _av() -> list[Finding]:
             detail += f"; with an NVIDIA GPU also {', '.join(gpu)}"
         findings.append(Finding(kind, "ok", detail + (f"; absent: {', '.join(absent)}" if absent else "")))
     return findings
+
+
+def _gpu_codecs() -> list[Finding]:
+    """Whether the first GPU's own decoder and encoders really open; that FFmpeg knows them says little."""
+    import torch
+
+    from streamderain.video import nvdec, nvenc
+
+    device = torch.device("cuda", 0)
+    reason = nvdec.missing(device)
+    if reason is None:
+        findings = [Finding("NVDEC", "ok", f"opens on {device}; --decoder auto takes it where the network runs there")]
+    else:
+        findings = [Finding("NVDEC", "missing", f"{reason}; videos are decoded on the CPU")]
+    reasons = {codec: nvenc.missing(codec, device) for codec in nvenc.ON_THE_CPU}
+    there = [codec for codec, why in reasons.items() if why is None]
+    absent = "; ".join(dict.fromkeys(why for why in reasons.values() if why is not None))
+    if there:
+        less = f"; not {', '.join(codec for codec in reasons if codec not in there)}: {absent}" if absent else ""
+        return [*findings, Finding("NVENC", "ok", f"--codec takes {', '.join(there)} on {device}{less}")]
+    return [*findings, Finding("NVENC", "missing", f"{absent}; videos are encoded on the CPU")]
 
 
 def _backends() -> list[Finding]:

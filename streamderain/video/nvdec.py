@@ -38,7 +38,7 @@ def missing(device: torch.device) -> str | None:
         try:
             av.CodecContext.create("h264", "r", hwaccel=acceleration(device))
         except _FAILURES as error:
-            return ffmpeg.explain(error, lines)
+            return ffmpeg.last_error(lines) or ffmpeg.explain(error)
     return None
 
 

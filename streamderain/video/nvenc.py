@@ -37,7 +37,7 @@ def missing(codec: str, device: torch.device) -> str | None:
             context.time_base = Fraction(1, 25)
             context.open()
         except _FAILURES as error:
-            return ffmpeg.explain(error, lines)
+            return ffmpeg.last_error(lines) or ffmpeg.explain(error)
     return None
 
 
