@@ -30,5 +30,5 @@ def connect(address: Address, *, read_timeout: float, busy: Callable[[bool], Non
             why = str(error)
     connection = Demuxed(address, read_timeout=read_timeout, busy=busy)
     if why is not None:
-        connection.notes.append(f"read by FFmpeg, one picture later: {why}")
+        connection.notes.append(f"read by FFmpeg: {why}")
     return connection

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -164,8 +163,6 @@ def _cannot(error: BaseException, address: Address) -> LostError:
         return LostError(str(error))
     if isinstance(error, EOFError):
         return LostError("it hung up before it had answered")
-    if isinstance(error, ssl.SSLError):
-        return LostError("no TLS can be spoken with it", hint="is it rtsp:// instead of rtsps://, or another port?")
     late = isinstance(error, TimeoutError)
     reason, hint = refusal(error, address.url, within=address.open_timeout if late else None)
     return LostError(reason, hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import time
 from collections import deque
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -99,7 +100,10 @@ class Client:
         asked = url
         for _ in range(_REDIRECTS + 1):
             scheme, host, port, self._login, plain = _parts(asked, url)
-            self._wire = Wire(host, port, secure=scheme == "rtsps", deadline=deadline)
+            try:
+                self._wire = Wire(host, port, secure=scheme == "rtsps", deadline=deadline)
+            except ssl.SSLError as error:
+                raise UnknownToUsError("it speaks another TLS") from error
             answer = self._request("DESCRIBE", plain, deadline, {"Accept": "application/sdp"}, redirects=True)
             if answer.status is None or not 300 <= answer.status < 400:
                 base = answer.headers.get("content-base") or answer.headers.get("content-location") or ""
@@ -129,7 +133,9 @@ class Client:
             raise UnknownToUsError("it does not send by TCP")
         if channels is not None:
             first = int(channels[1])
-            self._channels = first, int(channels[2]) if channels[2] else first + 1
+            self._channels = first & 255, (int(channels[2]) if channels[2] else first + 1) & 255
+            assert self._wire is not None
+            self._wire.channels = self._channels
         if not self._session:
             raise UnknownToUsError("it gives its session no name")
 
@@ -231,6 +237,8 @@ def _parts(url: str, first: str) -> tuple[str, str, int, Login | None, str]:
         has = None
     if not host or scheme not in _PORTS:
         raise UnknownToUsError("its address makes no sense")
-    login = Login(unquote(has.username), unquote(has.password or "")) if has is not None and has.username else None
+    login = None
+    if has is not None and has.username is not None:
+        login = Login(unquote(has.username), unquote(has.password or ""))
     plain = urlunsplit((scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
     return scheme, host, port or _PORTS[scheme], login, plain

@@ -8,7 +8,7 @@ from typing import NamedTuple
 _NTP_EPOCH = 2208988800  # seconds from 1900 to 1970
 _WRAP = 1 << 32
 _SENDER_REPORT, _GOODBYE = 200, 203
-_JUMP = 1.0  # seconds between two packets' time stamps, either way, after which a sender report is out of date
+_JUMP = 3.0  # seconds between two packets' time stamps, either way, after which a sender report is out of date
 
 
 class Packet(NamedTuple):

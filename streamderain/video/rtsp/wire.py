@@ -15,7 +15,6 @@ _BODY = 256 << 10
 _STRAY = 1 << 20  # bytes that mean nothing, in one go
 _AT_ONCE = 1 << 16
 _GOODBYE = 0.2  # seconds that the last request may take to leave
-_BEGINNINGS = (b"$\0", b"$\1", b"RTSP/1.")
 
 
 class ExcessError(Exception):
@@ -51,6 +50,9 @@ class Wire:
 
     A camera's certificate is its own, and checked by nobody; FFmpeg does the same unless told otherwise.
 
+    Attributes:
+        channels: of interleaved packets that are to be found again behind bytes that mean nothing.
+
     Args:
         deadline: ``time.monotonic()`` by which it must stand.
 
@@ -59,12 +61,13 @@ class Wire:
     """
 
     def __init__(self, host: str, port: int, *, secure: bool, deadline: float) -> None:
+        self.channels: tuple[int, ...] = (0, 1)
         self._socket = _connect(host, port, deadline)
         self._buffer = bytearray()
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if secure:
-                context = ssl.create_default_context()
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                 self._socket.settimeout(_left(deadline))
                 self._socket = context.wrap_socket(self._socket, server_hostname=host)
@@ -88,6 +91,9 @@ class Wire:
             ExcessError: it is too long, or not RTSP.
         """
         self._need(4, deadline)
+        while self._buffer[:1] in (b"\r", b"\n"):  # some cameras put line ends between packets
+            del self._buffer[:1]
+            self._need(4, deadline)
         if self._buffer[:1] != b"$" and not self._buffer[:1].isupper():
             self._resynchronise(deadline)
         if self._buffer[:1] == b"$":
@@ -147,11 +153,12 @@ class Wire:
         return line
 
     def _resynchronise(self, deadline: float) -> None:
-        """Some cameras put line ends, or what they should not, between packets."""
+        """Drops what is neither, up to what looks like a packet or an answer."""
+        beginnings = (b"RTSP/1.", *(b"$" + bytes([channel]) for channel in self.channels))
         dropped = 0
         while True:
-            found = [at for at in map(self._buffer.find, _BEGINNINGS) if at >= 0]
-            stray = min(found) if found else max(0, len(self._buffer) - len(_BEGINNINGS[-1]) + 1)
+            found = [at for at in map(self._buffer.find, beginnings) if at >= 0]
+            stray = min(found) if found else max(0, len(self._buffer) - len(beginnings[0]) + 1)
             dropped += stray
             del self._buffer[:stray]
             if found:
