@@ -13,6 +13,7 @@ import torch
 
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Frame, FrameSink, FrameSource, VideoInfo
+from streamderain.leadin import with_lead_in
 from streamderain.overlap import WriteBehind, run_ahead
 from streamderain.preprocess.colour import rgb_frame
 from streamderain.session import Derainer, Prepared, Session
@@ -127,8 +128,9 @@ def run(
 ) -> RunStats:
     """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
 
-    What of the network's work needs no earlier result (`Session.prepare`) is done on the decoding thread. Frames are
-    handed to a sink that takes planes (its ``delivery``) in these; a view is shown R'G'B', and makes it.
+    What of the network's work needs no earlier result (`Session.prepare`) is done on the decoding thread. Each scene is
+    led into by what follows (`with_lead_in`), unless the source is live: no first frame is then worse than the rest.
+    Frames are handed to a sink that takes planes (its ``delivery``) in these; a view is shown R'G'B', and makes it.
 
     Both are finished here, each on its own thread: the source is closed; the sink is closed when all went well and
     aborted when anything raised. A source that neither yields nor ends is not waited for when the run is stopped or
@@ -161,17 +163,17 @@ def run(
         lambda frame: encoding.timed(lambda: write(frame)), finish, sink.abort, depth, name="streamderain-encode"
     )
 
-    def read() -> Iterator[Prepared]:
+    def read() -> Iterator[tuple[Prepared, bool]]:
         with closing(_decode(source, decoding)) as frames_in:  # on this thread, whatever raises
-            for frame in frames_in:
+            ordered = _in_order(frames_in) if source.info.live or not derainer.remembers else with_lead_in(frames_in)
+            for frame, wanted in ordered:
                 begin = time.perf_counter()
                 ready = steps.prepare(frame)
                 preparing.seconds += time.perf_counter() - begin
                 del frame
-                yield ready
+                yield ready, wanted
                 del ready
 
-    rainy: Prepared | None
     with behind, run_ahead(read(), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
         while True:
             while not stopped.is_set() and not ahead.ready(_LOOK_EVERY):
@@ -179,14 +181,17 @@ def run(
             if stopped.is_set():
                 interrupted = True
                 break
-            rainy = next(ahead, None)
-            if rainy is None:
+            coming = next(ahead, None)
+            if coming is None:
                 break
             begin = time.perf_counter()
+            rainy, wanted = coming
             clean = steps.step(rainy)
-            shown = clean if view is None else view(rgb_frame(rainy.frame), rgb_frame(clean))
-            del rainy  # not kept while the next one is waited for
+            shown = clean if view is None or not wanted else view(rgb_frame(rainy.frame), rgb_frame(clean))
+            del coming, rainy  # not kept while the next one is waited for
             deraining.seconds += time.perf_counter() - begin
+            if not wanted:
+                continue
             behind.write(shown)
             frames += 1
             if on_frame is not None:
@@ -204,6 +209,12 @@ def run(
         interrupted=interrupted,
         prepare_seconds=preparing.seconds,
     )
+
+
+def _in_order(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | YuvFrame, bool]]:
+    for frame in frames:
+        yield frame, True
+        del frame  # not kept while the next one is decoded
 
 
 def _decode(source: FrameSource, stage: _Stage) -> Generator[Frame | YuvFrame, None, None]:

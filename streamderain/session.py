@@ -15,7 +15,7 @@ from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.networks import load_model, model_path
 from streamderain.preprocess import Past, reflect_pad
-from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, few_threads, make_plans
+from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, few_threads, has_state, make_plans
 from streamderain.runtime.transfer import download, upload
 from streamderain.yuv import Delivery, YuvFrame
 
@@ -77,6 +77,11 @@ class Derainer:
     def description(self) -> str:
         """What runs on what, in one phrase: "fast on cpu, openvino, fp32"."""
         return f"{Path(self.model).stem} on {self.plan}"
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a frame's result depends on the frames before it."""
+        return has_state(self._job)
 
     def prepare(self, height: int, width: int) -> None:
         """Have the engine for frames of this size ready: the next `session` of the size does not wait for it.

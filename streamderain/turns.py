@@ -60,6 +60,10 @@ class SharedDerainer(Derainer):
         return self._inner.plan
 
     @property
+    def remembers(self) -> bool:
+        return self._inner.remembers
+
+    @property
     def description(self) -> str:
         return self._inner.description
 

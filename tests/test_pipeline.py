@@ -87,6 +87,8 @@ class Sink:
 class Darker:
     """Stands in for a Derainer: pixels halved, so that a frame passed by is seen."""
 
+    remembers = False
+
     def __init__(self, *, fail_at: int | None = None, pause: float = 0.0) -> None:
         self.sizes: list[tuple[int, int]] = []
         self.steps = 0

@@ -10,6 +10,7 @@ from streamderain.runtime.engine import Engine
 from streamderain.runtime.parity import Parity, compare
 from streamderain.runtime.plan import Plan, choose_device, make_plans
 from streamderain.runtime.prepare import compile_command, engine_for, ensure, in_words, named
+from streamderain.runtime.step import has_state
 from streamderain.runtime.threads import few_threads
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ensure",
     "fastest_first",
     "few_threads",
+    "has_state",
     "in_words",
     "make_plans",
     "named",

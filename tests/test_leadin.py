@@ -1,0 +1,136 @@
+"""Lead-ins: before the first frame of a scene the network sees what follows, and nobody sees that it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor
+
+from streamderain.errors import InputError
+from streamderain.frame import Frame, VideoInfo
+from streamderain.leadin import with_lead_in
+from streamderain.pipeline import run
+from streamderain.session import Derainer
+from streamderain.yuv import YuvFormat, YuvFrame
+
+BASE = Fraction(1, 25)
+HEIGHT, WIDTH = 96, 128
+
+
+def scene(seed: int) -> Tensor:
+    """A smooth picture [H, W, 3] unlike those of other seeds."""
+    noise = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(seed))
+    large = torch.nn.functional.interpolate(noise, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)
+    return (large[0].permute(1, 2, 0) * 200).to(torch.uint8)
+
+
+def clip(*seeds: int) -> list[Frame]:
+    return [Frame(scene(seed), pts, BASE) for pts, seed in enumerate(seeds)]
+
+
+def order(frames: list[Frame]) -> list[tuple[int, bool]]:
+    return [(frame.pts, wanted) for frame, wanted in with_lead_in(frames)]
+
+
+def test_the_two_frames_after_the_first_come_before_it_backwards() -> None:
+    assert order(clip(1, 1, 1, 1)) == [(2, False), (1, False), (0, True), (1, True), (2, True), (3, True)]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [(0, True)]), (2, [(1, False), (0, True), (1, True)])])
+def test_short_clips(count: int, expected: list[tuple[int, bool]]) -> None:
+    assert order(clip(*[1] * count)) == expected
+
+
+def test_each_scene_is_led_into_by_its_own_frames_only() -> None:
+    given = clip(*[1] * 9, *[2] * 9, 2, 3)
+    got = order(given)
+    assert [pts for pts, wanted in got if wanted] == list(range(20))
+    assert [pts for pts, wanted in got if not wanted] == [2, 1, 11, 10]  # the last scene has one frame only
+    assert got.index((11, False)) == got.index((9, True)) - 2
+
+
+def test_what_looks_like_a_cut_all_the_time_is_not_led_into_each_time() -> None:
+    lead = [pts for pts, wanted in order(clip(*range(24))) if not wanted]
+    assert lead == []  # no two frames of a scene
+    pairs = order(clip(*[index // 2 for index in range(24)]))
+    assert len([pts for pts, wanted in pairs if not wanted]) == 3
+
+
+def test_planes_are_looked_at_as_pixels_are() -> None:
+    meant = YuvFormat("yuv420p10le", matrix=1)
+
+    def planes(seed: int, pts: int) -> YuvFrame:
+        luma = scene(seed)[..., 0].to(torch.int32).mul(4).to(torch.uint16)
+        chroma = torch.full((HEIGHT // 2, WIDTH // 2), 512, dtype=torch.int32).to(torch.uint16)
+        return YuvFrame((luma, chroma, chroma), meant, pts, BASE)
+
+    frames = [planes(1 if pts < 9 else 2, pts) for pts in range(18)]
+    assert [frame.pts for frame, wanted in with_lead_in(frames) if not wanted] == [2, 1, 11, 10]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 5])
+def test_failure_comes_after_every_frame_before_it(at: int) -> None:
+    def frames() -> Iterator[Frame]:
+        yield from clip(*[1] * at)
+        raise InputError("damaged")
+
+    ordered, got = with_lead_in(frames()), list[int]()
+
+    def take_all() -> None:
+        got.extend(frame.pts for frame, wanted in ordered if wanted)
+
+    with pytest.raises(InputError, match="damaged"):
+        take_all()
+    assert got == list(range(at))
+
+
+class _Rainy:
+    """A scene that stands still, with other streaks in each frame."""
+
+    def __init__(self, *, live: bool) -> None:
+        self.info = VideoInfo(width=WIDTH, height=HEIGHT, time_base=BASE, live=live)
+        self.clean = scene(1)
+
+    def __iter__(self) -> Iterator[Frame]:
+        generator = torch.Generator().manual_seed(0)
+        for pts in range(4):
+            pixels = self.clean.clone()
+            for column in torch.randint(WIDTH, (12,), generator=generator).tolist():
+                pixels[:, column] = 255
+            yield Frame(pixels, pts, BASE)
+
+    def __enter__(self) -> _Rainy:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class _Kept:
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def write(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_first_frame_of_a_file_is_as_clean_as_the_others_and_a_camera_is_not_waited_for(live: bool) -> None:
+    source, sink = _Rainy(live=live), _Kept()
+    stats = run(source, sink, Derainer("classic", device="cpu"))
+    assert [frame.pts for frame in sink.frames] == list(range(4)), "each once"
+    assert stats.frames == 4
+    worst = [float((f.pixels.int() - source.clean.int()).abs().amax(0).float().mean()) for f in sink.frames]
+    assert (worst[0] > 5) is live
+    assert max(worst[2:]) < 2
