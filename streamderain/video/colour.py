@@ -118,11 +118,6 @@ def written_range(pix_fmt: str, colour: Colour) -> int:
     return FULL if pix_fmt.startswith("yuvj") else colour.range or LIMITED
 
 
-def written_left(pix_fmt: str) -> bool:
-    """Whether chroma samples lie on the left one of their luma samples, which decoders take for granted but of JPEG."""
-    return not pix_fmt.startswith("yuvj")
-
-
 def finish(picture: av.VideoFrame, frame: Frame | YuvFrame, *, colour: Colour | None) -> av.VideoFrame:
     """``picture`` with the frame's time, and with the tags of ``colour``: none where it is R'G'B'."""
     if colour is not None:
@@ -179,9 +174,12 @@ class YuvWriter:
     Args:
         info: colour is what to convert with and to tag; rotation is undone.
         pix_fmt: FFmpeg's name of the encoder's pixel format.
+        left: put chroma samples on the left one of their luma samples, where decoders of H.264 and the like read them;
+            else between them, as swscale reads what says nothing.
     """
 
-    def __init__(self, info: VideoInfo, *, pix_fmt: str) -> None:
+    def __init__(self, info: VideoInfo, *, pix_fmt: str, left: bool = False) -> None:
+        self._left = left
         self._info = info
         self._format = av.VideoFormat(pix_fmt)
         self._rgb = self._format.is_rgb or self._format.has_palette
@@ -228,7 +226,7 @@ class YuvWriter:
         height, width = pixels.shape[:2]
         canvas = self._canvas
         if canvas is None or (canvas.format.name, canvas.width, canvas.height) != (name, width, height):
-            canvas = self._canvas = _canvas(width, height, name, left=written_left(self._format.name))
+            canvas = self._canvas = _canvas(width, height, name, left=self._left)
         plane = canvas.planes[0]
         rows = np.frombuffer(memoryview(plane), pixels.dtype).reshape(height, -1)
         rows[:, : 3 * width] = pixels.reshape(height, -1)

@@ -20,6 +20,8 @@ from streamderain.video.nvenc import ON_THE_CPU
 # What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
 _EVEN_SIZES_ONLY = {"libx264", "libx265", *ON_THE_CPU}
 _FULL_RANGE_ONLY = {"mjpeg"}
+# Their decoders take it for granted that chroma lies on the left one of two luma samples; the others say nothing.
+_CHROMA_LEFT = {"libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg4"}
 _LOSSLESS = {"ffv1", "png", "rawvideo", "wrapped_avframe", "gif", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng"}
 _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
 _BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51)}  # FFmpeg itself lets them pass and x264 clamps
@@ -52,6 +54,11 @@ class EncoderPlan:
     def title(self) -> str:
         """Codec and quality, for people."""
         return _NAMES.get(self.codec) or f"{self.codec} {self.quality}"
+
+    @property
+    def chroma_left(self) -> bool:
+        """Whether decoders will read chroma samples on the left one of their luma samples, instead of between them."""
+        return self.codec in _CHROMA_LEFT
 
 
 def plan_encoder(

@@ -24,7 +24,6 @@ from streamderain.video.colour import (
     matrix_or_guess,
     meaning,
     written_colour,
-    written_left,
     written_range,
 )
 from streamderain.video.nvenc import CudaImport
@@ -99,10 +98,13 @@ def planes_of(picture: av.VideoFrame) -> tuple[Tensor, ...]:
     return planes
 
 
-def delivery(info: VideoInfo, pix_fmt: str, *, device: torch.device | None = None) -> Delivery | None:
+def delivery(
+    info: VideoInfo, pix_fmt: str, *, left: bool = False, device: torch.device | None = None
+) -> Delivery | None:
     """How a sink for ``info`` that encodes ``pix_fmt`` takes planes; None where it takes R'G'B' only.
 
     Args:
+        left: where its decoders look for chroma; see `YuvWriter`.
         device: of an encoder that reads a GPU's memory; None is the CPU's.
     """
     layout = LAYOUTS.get(pix_fmt)
@@ -110,7 +112,7 @@ def delivery(info: VideoInfo, pix_fmt: str, *, device: torch.device | None = Non
         return None
     colour = written_colour(info.colour)
     full = written_range(pix_fmt, colour) == FULL
-    format = YuvFormat(pix_fmt, matrix_or_guess(colour.matrix), full=full, left=written_left(pix_fmt))
+    format = YuvFormat(pix_fmt, matrix_or_guess(colour.matrix), full=full, left=left)
     return Delivery(format, torch.device("cpu") if device is None else device)
 
 

@@ -53,7 +53,7 @@ class PublishSink(Finishing):
         self._link = link
         self._info = info
         self._name = name
-        self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt)
+        self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt, left=plan.chroma_left)
         self._latest: int | None = None
         self._pace = pace
         self._open = True
@@ -222,7 +222,7 @@ def _clip(plan: encoder.EncoderPlan, info: VideoInfo) -> bytes:
         stream: Any = container.add_stream(plan.codec)
         _configure(stream.codec_context, plan, info)
         black = torch.zeros((info.height, info.width, 3), dtype=torch.uint8)
-        picture = YuvWriter(info, pix_fmt=plan.pix_fmt).picture(Frame(black, 0, _TICK))
+        picture = YuvWriter(info, pix_fmt=plan.pix_fmt, left=plan.chroma_left).picture(Frame(black, 0, _TICK))
         container.mux([*stream.encode(picture), *stream.encode(None)])
     return memory.getvalue()
 

@@ -101,7 +101,7 @@ class ContainerSink(Finishing):
         self._container = container
         self._stream = stream
         self._remuxer = remuxer
-        self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt)
+        self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt, left=plan.chroma_left)
         self._planes = PlaneWriter(info)
         self._info = info
         self._counted = plan.codec in _COUNTED
@@ -317,7 +317,7 @@ def open_sink(
                 f"{name} cannot be written with {plan.codec} in {muxer}: {ffmpeg.explain(error, lines)}",
                 hint="see --codec, --crf, --preset and -e",
             ) from error
-    planes = delivery(info, plan.pix_fmt, device=gpu) if device is not None else None
+    planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if device is not None else None
     return ContainerSink(container, stream, remuxer, info, plan, target, planes)
 
 
