@@ -187,11 +187,23 @@ def test_a_password_of_any_signs_is_percent_encoded(camera: Make) -> None:
     assert isinstance(connection, Camera)
 
 
+def _asks(request: Request) -> bytes | None:
+    """Wants a password for everything."""
+    if "authorization" in request.headers:
+        return None
+    return reply(request, "401 Unauthorized", 'WWW-Authenticate: Basic realm="cam"')
+
+
 def test_redirects_are_followed_and_passwords_stay_with_their_host(scripted: Script, clip: list[bytes]) -> None:
-    goal = scripted(sdp("h264"), clip)
-    there = goal.url(path="/new").replace("127.0.0.1", "localhost")
+    goal = scripted(sdp("h264"), clip, answer=_asks)
+    there = goal.url(path="/new")
     first = scripted(answer=lambda request: reply(request, "302 Found", f"Location: {there}"))
     assert len(_pictures(_connect(first.url(user="admin:secret")), 3)) == 3
+    assert goal.requests[0].url == there
+    goal.requests.clear()
+    there = there.replace("127.0.0.1", "localhost")
+    with pytest.raises(LostError, match="401"):
+        _connect(first.url(user="admin:secret"))
     assert goal.requests[0].url == there
     assert not any("authorization" in request.headers for request in goal.requests)
 
