@@ -1,0 +1,238 @@
+"""NVDEC and NVENC: had where they are there, and where they are not, told in one line and done without."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from streamderain.cli.app import cli
+from streamderain.errors import DeviceError, InputError
+from streamderain.frame import VideoInfo
+from streamderain.pipeline import run
+from streamderain.session import Derainer
+from streamderain.video import ContainerSink, nvdec, nvenc, open_sink, open_source
+from streamderain.yuv import YuvFrame
+
+from .clips import COUNT, SIZE, write_clip
+
+GPU = torch.device("cuda", 0)
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    write_clip(tmp_path / "in.mp4", tags={"colorspace": 1, "color_range": 1})
+    return tmp_path / "in.mp4"
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that FFmpeg can use and that does no video: what is opened for it is opened without."""
+    monkeypatch.setattr(nvdec, "missing", lambda device: None)
+    monkeypatch.setattr(nvdec, "acceleration", lambda device: None)
+
+
+# ---- where there is none
+
+
+@without_gpu
+def test_nvdec_by_name_is_had_or_is_an_error(clip: Path) -> None:
+    with pytest.raises(DeviceError, match=r"NVDEC cannot be had for .*CUDA.*: use --decoder auto or --decoder cpu"):
+        open_source(str(clip), decoder="nvdec")
+
+
+@without_gpu
+def test_auto_decodes_on_the_cpu_and_says_why(clip: Path) -> None:
+    with open_source(str(clip), decoder="auto", device=GPU) as source:
+        assert len([note for note in source.notes if note.startswith("decoding on the CPU, not by NVDEC: ")]) == 1
+        assert len(list(source)) == COUNT
+
+
+def test_auto_for_the_cpu_says_nothing(clip: Path) -> None:
+    with open_source(str(clip), decoder="auto") as source:
+        assert source.notes == ()
+
+
+def test_another_word_is_a_wrong_argument(clip: Path) -> None:
+    with pytest.raises(ValueError, match="'cuvid'"):
+        open_source(str(clip), decoder="cuvid")  # type: ignore[arg-type]
+
+
+@without_gpu
+@pytest.mark.parametrize("codec", nvenc.ON_THE_CPU)
+def test_an_encoder_that_is_not_there_is_one_line_and_no_file(tmp_path: Path, codec: str) -> None:
+    out = tmp_path / "out.mp4"
+    with pytest.raises(DeviceError, match=rf"{codec} cannot be had: .*CUDA.*: use --codec {nvenc.ON_THE_CPU[codec]}"):
+        open_sink(str(out), VideoInfo(*SIZE, time_base=Fraction(1, 25)), codec=codec)
+    assert os.listdir(tmp_path) == []
+
+
+# ---- a GPU that does not do the video
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_video_that_the_gpu_does_not_do_is_decoded_on_the_cpu_from_its_beginning(clip: Path) -> None:
+    with open_source(str(clip), decoder="auto", device=GPU) as source:
+        (note,) = source.notes
+        assert note.startswith("decoding on the CPU, not by NVDEC: ")
+        assert "h264" in note
+        assert [frame.pts * frame.time_base * 25 for frame in source] == list(range(COUNT))
+    with pytest.raises(DeviceError, match=r"NVDEC cannot be had.*h264"):
+        open_source(str(clip), decoder="nvdec")
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_pipe_and_damage_that_counts_stay_on_the_cpu(clip: Path, tmp_path: Path) -> None:
+    with open_source(str(clip), decoder="auto", device=GPU, on_error="conceal") as source:
+        assert "--on-error conceal" in source.notes[0]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    write_clip(tmp_path / "in.nut")
+    writer = threading.Thread(target=lambda: pipe.write_bytes((tmp_path / "in.nut").read_bytes()))
+    writer.start()
+    with open_source(str(pipe), decoder="auto", device=GPU) as source:
+        assert "cannot be opened a second time" in source.notes[0]
+        assert len(list(source)) == COUNT
+    writer.join()
+
+
+@pytest.mark.usefixtures("pretended")
+def test_what_is_wrong_with_the_input_is_told_as_ever(tmp_path: Path) -> None:
+    for decoder in ("auto", "nvdec"):
+        with pytest.raises(InputError, match="does not exist"):
+            open_source(str(tmp_path / "none.mp4"), decoder=decoder, device=GPU)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "turned", "said"),
+    [
+        ({}, False, None),
+        ({}, True, "rotated"),
+        ({"interlaced_frame": True}, False, "interlaced"),
+        ({"format": SimpleNamespace(name="yuv422p")}, False, "does not decode yuv422p hevc"),
+        ({"sw_format": SimpleNamespace(name="yuv444p")}, False, "come as yuv444p"),
+        ({"width": 1279}, False, "1279x720 is odd"),
+    ],
+)
+def test_a_first_picture_tells_whether_the_rest_can_stay_on_the_gpu(
+    wrong: dict[str, Any], turned: bool, said: str | None
+) -> None:
+    names = {"format": SimpleNamespace(name="cuda"), "sw_format": SimpleNamespace(name="nv12")}
+    picture: Any = SimpleNamespace(**{"interlaced_frame": False, "width": 1280, "height": 720, **names, **wrong})
+    if said is None:
+        nvdec.check_first(picture, codec="hevc", turned=turned)
+        return
+    with pytest.raises(nvdec.RefusedError, match=said):
+        nvdec.check_first(picture, codec="hevc", turned=turned)
+
+
+# ---- the command
+
+
+@without_gpu
+def test_the_command_ends_with_5_or_does_without(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    words = ["run", str(clip), str(out), "-m", "identity", "--device", "cpu", "--no-progress"]
+    for option in (["--decoder", "nvdec"], ["--codec", "hevc_nvenc"]):
+        refused = CliRunner().invoke(cli, [*words, *option])
+        assert refused.exit_code == 5
+        assert refused.stderr.count("\n") == 1
+        assert "cannot be had" in refused.stderr
+        assert not out.exists()
+    allowed = CliRunner().invoke(
+        cli, [*words, "--decoder", "nvdec", "--codec", "h264_nvenc", "--preset", "p5", "--allow-fallback"]
+    )
+    assert allowed.exit_code == 0
+    assert "decoding on the CPU instead" in allowed.stderr
+    assert "encoding with libx264 and its own preset instead" in allowed.stderr
+    with av.open(str(out)) as media:
+        assert media.streams.video[0].codec_context.name == "h264"
+        assert sum(1 for _ in media.decode(video=0)) == COUNT
+
+
+def test_doctor_tells_whether_they_open() -> None:
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    for name in ("NVDEC", "NVENC"):
+        if not torch.cuda.is_available():
+            assert found[name]["state"] == "missing"
+            assert "CPU" in found[name]["detail"]
+        assert found[name]["state"] in ("ok", "missing")
+
+
+# ---- where there is one
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
+def test_nvdec_decodes_what_the_cpu_decodes(tmp_path: Path, pix_fmt: str) -> None:
+    clip = tmp_path / "in.mp4"
+    codec = "libx264" if pix_fmt == "yuv420p" else "libx265"
+    options = {} if codec == "libx264" else {"x265-params": "log-level=none"}
+    write_clip(clip, size=(256, 192), codec=codec, pix_fmt=pix_fmt, options=options, tags={"colorspace": 1})
+    with open_source(str(clip)) as source:
+        expected = [frame.pixels.int() for frame in source]
+    with open_source(str(clip), decoder="nvdec", device=GPU) as source:
+        assert any("by NVDEC" in note for note in source.notes)
+        plain = [frame.pixels.int() for frame in source]
+    assert len(plain) == len(expected) == COUNT
+    for a, b in zip(plain, expected, strict=True):  # decoding is exact by the standards; so is what follows
+        assert (a - b).abs().float().mean() < (0.1 if pix_fmt == "yuv420p" else 64)
+    with open_source(str(clip)) as source:
+        on_cpu = list(source.in_planes())
+    with open_source(str(clip), decoder="nvdec", device=GPU) as source:
+        on_gpu = list(source.in_planes())
+    for there, here in zip(on_gpu, on_cpu, strict=True):
+        assert isinstance(there, YuvFrame)
+        assert isinstance(here, YuvFrame)
+        assert there.device.type == "cuda"
+        shift = there.format.layout.shift
+        assert np.array_equal(there.planes[0].cpu().numpy() >> shift, here.planes[0].numpy())
+        for index in (0, 1):
+            chroma = there.planes[1].cpu().numpy()[..., index] >> shift
+            assert np.array_equal(chroma, here.planes[1 + index].numpy())
+
+
+@pytest.mark.needs_cuda
+def test_frames_stay_on_the_gpu_from_decoder_to_encoder(tmp_path: Path) -> None:
+    if nvdec.missing(GPU) is not None:
+        pytest.skip("FFmpeg cannot use this GPU")
+    codec = "libx264" if nvenc.missing("h264_nvenc", GPU) is not None else "h264_nvenc"
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_clip(clip, size=(256, 192), tags={"colorspace": 1, "color_range": 1})
+    source = open_source(str(clip), decoder="auto", device=GPU)
+    sink = open_sink(str(out), source.info, side=source.side, codec=codec, crf=4, device=GPU)
+    assert isinstance(sink, ContainerSink)
+    assert sink.delivery is not None
+    assert sink.delivery.device.type == ("cpu" if codec == "libx264" else "cuda")
+    seen: list[Any] = []
+    run(source.in_planes(), sink, Derainer("identity", device="cuda"), on_frame=seen.append)
+    assert all(isinstance(frame, YuvFrame) for frame in seen)
+    with av.open(str(clip)) as before, av.open(str(out)) as after:
+        pairs = list(zip(before.decode(video=0), after.decode(video=0), strict=True))
+    assert len(pairs) == COUNT
+    for one, other in pairs:
+        assert one.pts * one.time_base == other.pts * other.time_base  # type: ignore[operator]
+        error = one.to_ndarray(format="yuv420p").astype(int) - other.to_ndarray(format="yuv420p")
+        assert np.abs(error).mean() < 1.5
+
+
+@pytest.mark.needs_cuda
+def test_what_the_gpu_cannot_keep_is_decoded_on_the_cpu(tmp_path: Path) -> None:
+    write_clip(tmp_path / "turned.mp4", size=(256, 192), rotation=90)
+    write_clip(tmp_path / "lossless.mkv", size=(256, 192), codec="ffv1", options={})
+    for name in ("turned.mp4", "lossless.mkv"):
+        with open_source(str(tmp_path / name), decoder="auto", device=GPU) as source:
+            assert source.notes[-1].startswith("decoding on the CPU, not by NVDEC: ")
+            assert len(list(source)) == COUNT
