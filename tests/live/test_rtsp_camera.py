@@ -309,6 +309,7 @@ def test_goodbye_and_hanging_up_are_ends_and_silence_is_told_in_seconds(scripted
         (b"RTSP/1.0 gone\r\n\r\n", "no RTSP server"),
         (b"\0" * 3_000_000, "makes no sense"),
         (interleaved(b"") * 10_000, "does not answer"),
+        (interleaved(bytes(60_000)) * 300, "does not answer"),
     ],
 )
 def test_what_a_hostile_server_sends_is_one_line_in_time(scripted: Script, answer: bytes, words: str) -> None:

@@ -17,7 +17,7 @@ _PORTS = {"rtsp": 554, "rtsps": 322}
 _REDIRECTS = 5
 _TIMEOUT = 60  # seconds that a session lasts without a word, unless the camera says otherwise
 _TIMEOUTS = 5, 3600
-_EARLY = 4096  # packets that may come before the answer that they are sent
+_EARLY = 4096, 16 << 20  # packets, and bytes of them, that may come before the answer that they are sent
 _ATTEMPTS = 3  # of one request: without the password, with it, with another nonce
 
 
@@ -143,13 +143,15 @@ class Client:
         self, method: str, uri: str, deadline: float, more: dict[str, str], *, redirects: bool = False
     ) -> Message:
         """Sends it and waits for the answer; what else comes meanwhile is dealt with."""
+        early = 0
         for _ in range(_ATTEMPTS):
             number = self._send(method, uri, deadline, more)
             answer = self._receive(deadline)
             while not (isinstance(answer, Message) and answer.status is not None and _is(answer, number)):
                 if isinstance(answer, Data):
                     self._early.append(answer)
-                    if len(self._early) > _EARLY:
+                    early += len(answer.payload)
+                    if len(self._early) > _EARLY[0] or early > _EARLY[1]:
                         raise ExcessError("it sends packets and does not answer")
                 answer = self._receive(deadline)
             assert answer.status is not None

@@ -91,7 +91,7 @@ class Wire:
             ExcessError: it is too long, or not RTSP.
         """
         self._need(4, deadline)
-        while self._buffer[:1] in (b"\r", b"\n"):  # some cameras put line ends between packets
+        while self._buffer.startswith((b"\r", b"\n")):  # some cameras put line ends between packets
             del self._buffer[:1]
             self._need(4, deadline)
         if self._buffer[:1] != b"$" and not self._buffer[:1].isupper():
