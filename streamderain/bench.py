@@ -96,8 +96,9 @@ class _Stamped:
 class _Aged:
     def __init__(self, sink: FrameSink, clock: Clock) -> None:
         self._sink, self._clock = sink, clock
+        self.delivery = getattr(sink, "delivery", None)
 
-    def write(self, frame: Frame, /) -> None:
+    def write(self, frame: Any, /) -> None:
         self._clock.ages.append(time.perf_counter() - self._clock.decoded.pop(frame.pts))
         self._sink.write(frame)
 
@@ -141,8 +142,10 @@ def time_pipeline(
 
     def one(derainer: Derainer) -> _Round:
         derainer.prepare(info.height, info.width)  # an engine is for one session; loading it is not timed
-        source = open_source(clip, frames=frames, audio=False, subtitles=False)
-        clock = Clock(source, open_sink(out, source.info, preset=preset, overwrite=True))
+        gpu = derainer.plan.device if derainer.plan.device.type == "cuda" else None
+        source = open_source(clip, frames=frames, audio=False, subtitles=False, decoder="auto", device=gpu)
+        sink = open_sink(out, source.info, preset=preset, overwrite=True, device=gpu)
+        clock = Clock(source if gpu is None else source.in_planes(), sink)
         stats = run(clock.source, clock.sink, derainer)
         return _Round(stats.frames, stats.seconds, _stages(stats), tuple(clock.ages))
 

@@ -56,17 +56,18 @@ class VideoSink(FrameSink, Protocol):
 
 
 class NullSink(Finishing):
-    """A FrameSink that counts and writes nothing."""
+    """A FrameSink that counts and writes nothing. ``delivery``: as `ContainerSink`'s."""
 
-    def __init__(self, side: SideStreams | None = None) -> None:
+    def __init__(self, side: SideStreams | None = None, *, planes: Delivery | None = None) -> None:
         self.frames_written = 0
+        self.delivery = planes
         self.description = "nothing is written"
         self.notes: tuple[str, ...] = ()
         self.replaces = False
         if side is not None:
             side.attach(())
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame | YuvFrame) -> None:
         self.frames_written += 1
 
     def close(self) -> None: ...
@@ -257,7 +258,9 @@ def open_sink(
     asked = {"--codec": codec, "--crf": crf, "--preset": preset, "-e": options or None, "--format": format}
     if uri == "null:":
         _refuse(asked, "nothing is written to null:")
-        return NullSink(side)
+        # As x264 would have its frames, so that they come all the way.
+        pix_fmt = "yuv420p10le" if info.colour.bit_depth > 8 else "yuv420p"
+        return NullSink(side, planes=None if device is None else delivery(info, pix_fmt, left=True))
     if uri.split(":")[0] == "display":
         _refuse(asked, "nothing is encoded for a window")
         if side is not None:

@@ -216,3 +216,12 @@ def test_colour_stays_where_it_is(tmp_path: Path, planes: bool, codec: str) -> N
     weights = [plane[2][8] - 128 for plane in (samples(tmp_path / "in.mkv")[0], samples(source)[0])]
     before, after = ((columns * w).sum() / w.sum() for w in weights)
     assert abs(after - before) < 0.1
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_nothing_is_written_in_planes_too(deep: bool) -> None:
+    info = VideoInfo(*SIZE, Fraction(1, 25), colour=Colour(bit_depth=10 if deep else 8))
+    sink = open_sink("null:", info, device=CPU)
+    delivery = sink.delivery  # type: ignore[attr-defined]
+    assert delivery.format.pix_fmt == ("yuv420p10le" if deep else "yuv420p")
+    assert open_sink("null:", info).delivery is None  # type: ignore[attr-defined]
