@@ -60,7 +60,7 @@ class Derainer:
         if build not in BUILDS:
             raise ValueError(f"build must be {', '.join(BUILDS)}, got {build!r}")
         self.model = str(model)
-        self._build = build
+        self.build = build
         self._job = job_for(model)
         self.spec = self._job.spec
         self._plans = make_plans(
@@ -90,33 +90,40 @@ class Derainer:
             EngineError: if it may not or cannot be built.
             DeviceError: if the device is out of memory.
         """
-        self._prepared = self._engine(*self._padded(height, width))
+        self._prepared = self._engine(*self.padded(height, width))
 
     def session(self, height: int, width: int) -> Session:
         """A fresh session for frames of ``height`` x ``width`` px, both at least 1. Raises as `prepare` does."""
-        padded = self._padded(height, width)
+        padded = self.padded(height, width)
         engine, self._prepared = self._prepared, None  # an engine serves one stream
         if engine is None or (engine.height, engine.width) != padded:
             engine = self._engine(*padded)
         return Session(engine, height, width)
 
-    def engine(self, height: int, width: int) -> Engine:
-        """What runs the network for frames of this size, by itself: to time it, to compare it. Raises as `prepare`."""
-        return self._engine(*self._padded(height, width))
+    def engine(self, height: int, width: int, *, batch: int = 1) -> Engine:
+        """What runs the network for frames of this size, by itself: to time it, to compare it, to share it.
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        Args:
+            batch: frames in a step; see `Job`. Of these there is none but of the present backend.
+
+        Raises: as `prepare`.
+        """
+        return self._engine(*self.padded(height, width), batch=batch)
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width of the engine for frames of this size. Raises: ValueError."""
         if height < 1 or width < 1:
             raise ValueError(f"frames must be at least 1x1, got {width}x{height}")
         return padded_size(self._job, height, width)
 
-    def _engine(self, height: int, width: int) -> Engine:
+    def _engine(self, height: int, width: int, *, batch: int = 1) -> Engine:
         while True:
             plan = self.plan
-            job = plan.job(replace(self._job, height=height, width=width))
+            job = plan.job(replace(self._job, height=height, width=width, batch=batch))
             try:
-                return engine_for(backend_of(plan.backend), job, build=self._build == "auto")
+                return engine_for(backend_of(plan.backend), job, build=self.build == "auto")
             except EngineError as error:
-                if len(self._plans) == 1 or self._build == "never":
+                if batch > 1 or len(self._plans) == 1 or self.build == "never":
                     raise
                 self._plans = self._plans[1:]
                 _log.warning("%s; running on %s meanwhile", error, self.plan)

@@ -1,16 +1,24 @@
-"""Several streams, one model: each has its own session, and their frames go through the network one after the other."""
+"""Several streams, one model: each has its own session, and frames go through the network by turns or in batches."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from types import TracebackType
 from typing import Any
 
+from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.runtime import Plan
+from streamderain.runtime.batches import Gathering
 from streamderain.session import Derainer, Prepared, Session
 from streamderain.yuv import Delivery, YuvFrame
+
+DEADLINE = 0.005  # seconds
+_MOST = 8  # frames in a batch; memory grows with them
+
+_log = logging.getLogger(__name__)
 
 
 class Turns:
@@ -44,15 +52,28 @@ class Turns:
 
 
 class SharedDerainer(Derainer):
-    """A `Derainer` for several threads: one model, whose sessions take turns.
+    """A `Derainer` for several threads: one model, whose sessions take turns, or gather in batches.
 
     A frame that has its turn gets the whole machine. Side by side, two would each take twice as long, and their threads
-    would wait for each other besides; see docs/decisions/0009-outputs.md for batches.
+    would wait for each other besides. In batches (see docs/decisions/0013-batches.md), sessions of one size share an
+    engine.
+
+    Args:
+        turns: shared by all models on the machine.
+        streams: how many there will be at most; batches are of so many, up to 8.
+        deadline: seconds that a frame waits for those of other streams; 0: none waits, they take turns. None is 0 on
+            the CPU, where batches gain nothing, and `DEADLINE` on CUDA.
     """
 
-    def __init__(self, derainer: Derainer, turns: Turns) -> None:
+    def __init__(self, derainer: Derainer, turns: Turns, *, streams: int = 1, deadline: float | None = 0.0) -> None:
+        if deadline is None:
+            deadline = DEADLINE if derainer.plan.device.type == "cuda" else 0.0
+        if not 0.0 <= deadline < float("inf"):
+            raise ValueError(f"deadline must be 0 s or more, got {deadline}")
         self._inner = derainer
         self._turns = turns
+        self._batch, self._deadline = min(streams, _MOST), deadline
+        self._gatherings: dict[tuple[int, int], Gathering] = {}
         self.model, self.spec = derainer.model, derainer.spec
 
     @property
@@ -65,15 +86,41 @@ class SharedDerainer(Derainer):
 
     @property
     def description(self) -> str:
-        return self._inner.description
+        """As the model's own, and whether there are batches: "fast on cpu, openvino, fp32, in batches of up to 4"."""
+        batch = max((gathering.most for gathering in self._gatherings.values()), default=1)
+        return f"{self._inner.description}, in batches of up to {batch}" if batch > 1 else self._inner.description
 
     def prepare(self, height: int, width: int) -> None:
         with self._turns:
-            self._inner.prepare(height, width)
+            if self._gathers:
+                self._gathering(height, width)
+            else:
+                self._inner.prepare(height, width)
 
     def session(self, height: int, width: int) -> Session:
         with self._turns:
+            if self._gathers:
+                return Session(self._gathering(height, width).stream(), height, width)
             return _TurnSession(self._inner.session(height, width), self._turns)
+
+    @property
+    def _gathers(self) -> bool:
+        return self._batch > 1 and self._deadline > 0
+
+    def _gathering(self, height: int, width: int) -> Gathering:
+        """Of the streams of this size. Raises as `Derainer.prepare`."""
+        size = self._inner.padded(height, width)
+        if size not in self._gatherings:
+            single = self._inner.engine(height, width)
+            batch = None
+            try:
+                batch = self._inner.engine(height, width, batch=self._batch)
+            except (DeviceError, EngineError) as error:
+                if self._inner.build == "never":
+                    raise
+                _log.warning("%s; the streams take turns meanwhile", error)
+            self._gatherings[size] = Gathering(single, batch, turns=self._turns, deadline=self._deadline)
+        return self._gatherings[size]
 
 
 class _TurnSession(Session):

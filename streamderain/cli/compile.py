@@ -30,6 +30,13 @@ Examples:
 @click.option(
     "--size", type=Size(), multiple=True, metavar="WxH", help="Of the video; repeatable.  [default: 1280x720]"
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Frames in a step, each of a stream of its own: as many as `run --config` has of one model and size.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
 @click.option("--backend", default="auto", show_default=True, help="auto, inductor, openvino, tensorrt, tensorrt-rtx.")
@@ -61,7 +68,7 @@ def compile_command(ctx: click.Context, /, what: str, as_json: bool, verbose: bo
     jobs = []
     for width, height in recipe.sizes:
         rows, columns = padded_size(template, height, width)
-        jobs += [replace(template, height=rows, width=columns, target=target) for target in targets]
+        jobs += [replace(template, height=rows, width=columns, batch=recipe.batch, target=target) for target in targets]
     reporter.say("start", f"{counted(len(jobs), 'engine')} of {template.model} on {plans[0]}", engines=len(jobs))
     for job in jobs:
         plans, line = _compile(job, plans, reporter)

@@ -15,6 +15,7 @@ from streamderain.cli.options import (
     Rate,
     Seconds,
     Sectioned,
+    Span,
     flag_of,
     live_options,
     model_options,
@@ -40,6 +41,7 @@ _SECTIONS = {
     "Output": ("codec", "crf", "preset", "encoder_options", "audio", "subs", "container", "overwrite"),
     "Cameras and streams": ("live", "latency", "max_age", "adaptive", "on_loss", "reconnect", "reconnect_limit",
                             "read_timeout", "wait", "transport"),
+    "Several streams": ("config", "batch_deadline"),
     "Watching": ("preview", "metrics", "healthy_within", "no_progress", "log_format", "verbose", "debug"),
 }  # fmt: skip
 _EXAMPLES = """\b
@@ -111,6 +113,7 @@ class RunOptions:
     log_format: Literal["text", "json"]
     verbose: bool
     debug: bool
+    batch_deadline: float | None
 
     def derainer(self, of: Literal["file", "live", "pictures"] = "file") -> Derainer:
         """A derainer for one kind of input.
@@ -197,6 +200,13 @@ class RunOptions:
     help="Of recorded videos: auto takes an NVIDIA GPU's own where the network runs there and it does the video.",
 )
 @live_options
+@click.option(
+    "--batch-deadline",
+    type=Span(),
+    metavar="TIME",
+    help="How long a frame waits for those of other streams with the same model and size, to go through the network"
+    " with them; 0: one after the other.  [default: 5ms on CUDA; 0 on the CPU, where it gains nothing]",
+)
 @watch_options
 @click.option("--no-progress", is_flag=True, help="No progress bar and no lines of progress.")
 @click.option(
@@ -223,6 +233,8 @@ def run_command(
     camera at Ctrl-C.
     """
     signals = ctx.obj if isinstance(ctx.obj, Signals) else Signals()
+    if config is None and was_given(ctx, "batch_deadline"):
+        raise click.UsageError("--batch-deadline is for several streams, of --config", ctx=ctx)
     if config is not None:
         if source is not None:
             raise click.UsageError("with --config, INPUT and OUTPUT stand in the file", ctx=ctx)

@@ -1,11 +1,11 @@
-"""``streamderain run --config cameras.toml``: several streams in one process, each on its own, sharing the models."""
+"""``streamderain run --config cameras.toml``: several streams in one process, sharing models and engines."""
 
 from __future__ import annotations
 
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamderain.cli.interrupt import Signals, leave
-from streamderain.cli.options import was_given
+from streamderain.cli.options import usage_errors, was_given
 from streamderain.cli.report import Reporter, pace
 from streamderain.cli.watching import watched
 from streamderain.errors import StreamderainError
@@ -31,7 +31,7 @@ _LOST = 6
 _LOOK_EVERY = 0.2  # seconds between two looks at who is still running
 _OPENING = 2.0  # seconds that a stream which has not begun may take to see that it is over
 _TELL_EVERY = {"text": 30.0, "json": 5.0}  # seconds between two lines of progress
-_FOR_ALL = {"preview", "metrics", "healthy_within", "no_progress", "log_format", "verbose", "debug"}
+_FOR_ALL = {"batch_deadline", "preview", "metrics", "healthy_within", "no_progress", "log_format", "verbose", "debug"}
 _STREAM_ONLY = {"input", "output"}
 
 #: What runs one stream: its context, input, output, options, reporter, signals and observer; returns the exit code.
@@ -140,7 +140,7 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
         debug=common.debug,
     )
     reporter.attach(ctx)
-    models = _Models()
+    models = _Models(streams, common.batch_deadline)
     observers = [Observer(stream.name, about={"input": redact(stream.source)}) for stream in streams]
     with reporter, watched(observers, common, reporter):
         running = [
@@ -185,12 +185,17 @@ def _tell(reporter: Reporter, observers: list[Observer]) -> None:
 
 
 class _Models:
-    """Every model that is asked for, loaded once and shared by all streams that ask for the same."""
+    """Every model that is asked for, loaded once and shared by all streams that ask for the same.
 
-    def __init__(self) -> None:
+    Args:
+        deadline: of batches; see `SharedDerainer`.
+    """
+
+    def __init__(self, streams: Sequence[Stream], deadline: float | None) -> None:
         from streamderain.turns import Turns
 
         self._turns = Turns()
+        self._streams, self._deadline = streams, deadline
         self._loaded: dict[tuple[object, ...], Derainer] = {}
         self._guard = threading.Lock()
 
@@ -210,12 +215,18 @@ class _Models:
     def derainer(self, load: Callable[[], Derainer], options: RunOptions, *asked: object) -> Derainer:
         from streamderain.turns import SharedDerainer
 
-        names = ("model", "device", "precision", "backend", "build", "allow_fallback")
-        key = (*(getattr(options, name) for name in names), *asked)
-        with self._guard:
+        names = ("device", "precision", "backend", "build", "allow_fallback")
+        wanted = [getattr(options, name) for name in names]
+        key = (options.model, *wanted, *asked)
+        # Streams that may ask for it: the adaptive ones come down to cheaper models than their own.
+        alike = [stream.values for stream in self._streams if [stream.values[name] for name in names] == wanted]
+        count = sum(values["model"] == options.model or values["adaptive"] for values in alike)
+        if "pictures" in asked:
+            count = 1  # each is of a size of its own
+        with self._guard, usage_errors():
             if key not in self._loaded:
-                self._loaded[key] = load()
-            return SharedDerainer(self._loaded[key], self._turns)
+                self._loaded[key] = SharedDerainer(load(), self._turns, streams=count, deadline=self._deadline)
+            return self._loaded[key]
 
 
 class _Running:

@@ -32,6 +32,7 @@ class Job:
         height, width: px, multiples of the network's stride.
         device: that the engine runs on; the CPU too where it is only built here, for a GPU elsewhere.
         precision: one of ``PRECISIONS``.
+        batch: frames that go through it in one step, each of a stream of its own.
         target: compute capability of the GPU elsewhere that is built for, such as "8.6"; None for ``device`` itself.
     """
 
@@ -43,6 +44,7 @@ class Job:
     width: int
     device: torch.device
     precision: str
+    batch: int = 1
     target: str | None = None
 
     @property

@@ -24,15 +24,17 @@ class GraphedEngine:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.height, self.width = engine.height, engine.width
+        self.batch, self.height, self.width = engine.batch, engine.height, engine.width
         self.device, self.dtype = engine.device, engine.dtype
         self._engine = engine
         with torch.no_grad(), torch.cuda.device(engine.device):
-            self._rainy = torch.zeros(1, 3, engine.height, engine.width, device=engine.device, dtype=engine.dtype)
+            shape = engine.batch, 3, engine.height, engine.width
+            self._rainy = torch.zeros(shape, device=engine.device, dtype=engine.dtype)
             self._state: State = tuple(torch.zeros_like(part) for part in engine.zero_state())
             self._warm_up()
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # Other streams' threads may allocate meanwhile, which by default would spoil the recording.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._clean, state = engine.step(self._rainy, self._state)
                 # What goes into one buffer may come from another: all is read before anything is written.
                 for buffer, part in zip(self._state, [part.clone() for part in state], strict=True):

@@ -17,15 +17,17 @@ from streamderain.runtime.step import Alignment, network_of
 class EagerEngine:
     """A network run by PyTorch, operation by operation. ``module`` is on ``device`` and in ``dtype`` already."""
 
-    def __init__(self, module: nn.Module, height: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, module: nn.Module, height: int, width: int, device: torch.device, dtype: torch.dtype, *, batch: int = 1
+    ) -> None:
         self._module = module
         self._alignment = Alignment(module)
-        self.height, self.width = height, width
+        self.batch, self.height, self.width = batch, height, width
         self.device, self.dtype = device, dtype
 
     def zero_state(self) -> State:
         state: State = self._module.zero_state(  # type: ignore[operator]
-            1, self.height, self.width, device=self.device, dtype=self.dtype
+            self.batch, self.height, self.width, device=self.device, dtype=self.dtype
         )
         return state
 
@@ -72,7 +74,7 @@ class EagerBackend:
     def load(self, job: Job, folder: Path) -> EagerEngine:
         module = network_of(job)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows it for tensors only
-        return EagerEngine(module, job.height, job.width, job.device, job.dtype)
+        return EagerEngine(module, job.height, job.width, job.device, job.dtype, batch=job.batch)
 
 
 BACKEND: Backend = EagerBackend()

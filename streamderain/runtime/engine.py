@@ -12,15 +12,17 @@ from streamderain.preprocess import Past
 
 
 class Engine(Protocol):
-    """A network made ready for one size and one stream. Who calls it keeps the state and passes it back.
+    """A network made ready for one size and B streams at a time. Who calls it keeps the states and passes them back.
 
     The clean frame is the caller's. The state is good for the next step only: an engine may reuse its memory.
 
     Attributes:
+        batch: B, frames in a step; the first dimension of all tensors. PyTorch as it is takes others too.
         height, width: px, multiples of the network's stride.
         device, dtype: where and in what the tensors of ``step`` are.
     """
 
+    batch: int
     height: int
     width: int
     device: torch.device
@@ -31,7 +33,7 @@ class Engine(Protocol):
         ...
 
     def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> Past | None:
-        """A frame's past, all [1, 3, H, W], for ``step``; None where ``step`` finds it itself.
+        """The frames' past, all [B, 3, H, W], for ``step``; None where ``step`` finds it itself.
 
         ``previous`` is the last frame and ``before`` what was ``previous`` in the past of that one. It depends on no
         state, so another thread may call it for the next frame while ``step`` is at work.
@@ -39,7 +41,7 @@ class Engine(Protocol):
         ...
 
     def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
-        """One frame [1, 3, H, W], 0..1, and the state after the last one -> the clean frame and the new state.
+        """Frames [B, 3, H, W], 0..1, and the state after the last ones -> the clean frames and the new state.
 
         Laying the state on the frame (the network's ``align``) is part of it, in the graph where a backend has one.
         """

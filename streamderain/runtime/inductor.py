@@ -38,7 +38,7 @@ class InductorEngine:
         self._job = job
         self._align: Compiled = Alignment(network_of(job)) if alignment is None else alignment
         self._network = network
-        self.height, self.width = job.height, job.width
+        self.batch, self.height, self.width = job.batch, job.height, job.width
         self.device, self.dtype = job.device, job.dtype
 
     def zero_state(self) -> State:

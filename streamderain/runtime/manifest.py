@@ -79,6 +79,7 @@ def key_of(backend: Backend, job: Job) -> dict[str, str]:
         "weights": job.weights or "none",
         "network": job.spec.to_json(),
         "size": f"{job.width}x{job.height}",
+        "batch": str(job.batch),
         "precision": job.precision,
         "device": job.device.type if job.target is None else "cuda",
         "code": _code_of(type(backend).__module__),

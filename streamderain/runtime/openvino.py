@@ -62,7 +62,7 @@ class OpenVINOEngine:
         self._request = graph.create_infer_request()
         self._shapes = tuple(tuple(output.shape) for output in graph.outputs)
         self._wiring = wiring
-        self.height, self.width = job.height, job.width
+        self.batch, self.height, self.width = job.batch, job.height, job.width
         self.device, self.dtype = job.device, job.dtype
 
     def zero_state(self) -> State:

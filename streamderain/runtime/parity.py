@@ -37,7 +37,7 @@ def compare(
     """Step both through ``frames``, each with its own state from the start.
 
     Args:
-        frames: [1, 3, H, W], 0..1, float32 on any device.
+        frames: [B, 3, H, W], 0..1, float32 on any device; B is that of both engines.
         truth: the same without rain, as many.
 
     Raises:
@@ -68,8 +68,11 @@ def compare(
     return Parity(largest, sum(means) / steps, means[-1], changed / steps, drop, steps)
 
 
-def moving_texture(height: int, width: int, frames: int) -> Iterator[Tensor]:
-    """Frames [1, 3, H, W], 0..1, of a smooth texture that drifts by a pixel, with streaks: to compare engines by."""
+def moving_texture(height: int, width: int, frames: int, *, batch: int = 1) -> Iterator[Tensor]:
+    """Frames [``batch``, 3, H, W], 0..1, of a smooth texture that drifts by a pixel, with streaks: to compare engines.
+
+    Those of a batch begin at other columns: an engine that confuses its streams gives other pictures.
+    """
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(1, 3, height // 8 + 3, width // 8 + 3, generator=generator)
     scene = torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(0.05, 0.8)
@@ -77,4 +80,4 @@ def moving_texture(height: int, width: int, frames: int) -> Iterator[Tensor]:
         frame = scene[:, :, index : index + height, index : index + width].clone()
         columns = torch.randint(width, (max(width // 16, 1),), generator=generator)
         frame[:, :, height // 4 : height // 2, columns] += 0.2
-        yield frame.clamp(0, 1)
+        yield torch.cat([frame.roll(row * (width // batch), 3) for row in range(batch)]).clamp(0, 1)

@@ -98,14 +98,16 @@ def ensure(
 
 
 def named(backend: Backend, job: Job) -> str:
-    """What an engine is for, in one phrase: "fast at 1280x720, openvino int8"."""
+    """What an engine is for, in one phrase: "fast at 1280x720, openvino int8", or of "4 of 1280x720" in a batch."""
     target = "" if job.target is None else f" for compute capability {job.target}"
-    return f"{Path(job.model).stem} at {job.width}x{job.height}, {backend.name} {job.precision}{target}"
+    size = f"{job.width}x{job.height}" if job.batch == 1 else f"{job.batch} of {job.width}x{job.height}"
+    return f"{Path(job.model).stem} at {size}, {backend.name} {job.precision}{target}"
 
 
 def compile_command(backend: Backend, job: Job) -> str:
     """What to type to have it built."""
     device = "" if job.device.type == "cpu" else f" --device {job.device}"
+    device += "" if job.batch == 1 else f" --batch {job.batch}"
     words = f"{job.model} --size {job.width}x{job.height} --backend {backend.name} --precision {job.precision}{device}"
     return f"streamderain compile {words}"
 
@@ -188,7 +190,7 @@ def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -
         tell("comparing with PyTorch")
         engine = backend.load(job, folder)
         reference = EAGER.load(job, folder)
-        parity = compare(engine, reference, moving_texture(job.height, job.width, _CHECK_STEPS))
+        parity = compare(engine, reference, moving_texture(job.height, job.width, _CHECK_STEPS, batch=job.batch))
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _no_memory(job) from error
     except StreamderainError:

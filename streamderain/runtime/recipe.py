@@ -19,6 +19,7 @@ class EngineRecipe:
         summary: for whom it is, in one line.
         model: a shipped name or a weights file, relative to the recipe.
         sizes: (width, height) px, each an engine.
+        batch: frames in a step, for several streams at once.
         device, precision, backend: as on the command line.
         compute_capabilities: of GPUs elsewhere to build for, such as "8.6"; none builds for the machine at hand.
     """
@@ -26,6 +27,7 @@ class EngineRecipe:
     summary: str = ""
     model: str = "balanced"
     sizes: tuple[tuple[int, int], ...] = ((1280, 720),)
+    batch: int = 1
     device: str = "auto"
     precision: str = "auto"
     backend: str = "auto"
@@ -57,10 +59,13 @@ def read_recipe(path: Path) -> EngineRecipe:
     for name, value in data.items():
         if name in ("sizes", "compute_capabilities"):
             right = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+        elif name == "batch":
+            right = type(value) is int and value > 0
         else:
             right = isinstance(value, str)
         if not right:
-            raise ValueError(f"the recipe {path} has {name} = {value!r}, not a text or texts as it must be")
+            kind = "a number above zero" if name == "batch" else "a text or texts"
+            raise ValueError(f"the recipe {path} has {name} = {value!r}, not {kind} as it must be")
     values: dict[str, Any] = dict(data)
     if "sizes" in data:
         values["sizes"] = tuple(parse_size(size) for size in data["sizes"])

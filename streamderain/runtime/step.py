@@ -35,7 +35,21 @@ class Alignment(nn.Module):
         return look_back(rainy, previous, before, rainy.new_ones(rainy.shape[0], 1, 1, 1))
 
     def lay(self, rainy: Tensor, state: State, past: Past | None) -> State:
-        """The state laid on the frame, by its ``past`` if that is known already. Without a state, none is laid."""
+        """The state laid on the frame, by its ``past`` if that is known already. Without a state, none is laid.
+
+        On the CPU the frames of a batch take turns: sums over several are rounded otherwise, which int8 makes visible,
+        and a stream is to give the same pictures in any company.
+        """
+        if state and len(rainy) > 1 and rainy.device.type == "cpu":
+            each = [
+                self.lay(
+                    rainy[row],
+                    tuple(part[row] for part in state),
+                    None if past is None else Past(*(part[row] for part in past)),
+                )
+                for row in (slice(index, index + 1) for index in range(len(rainy)))
+            ]
+            return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
         if not state or past is None:
             return self.forward(rainy, *state)
         laid: State = self.network.lay(state, past)  # type: ignore[operator]
@@ -50,7 +64,7 @@ def network_of(job: Job) -> nn.Module:
 def zero_state(job: Job) -> State:
     """The network's state before the first frame, of the engine's size, device and dtype."""
     state: State = job.network.zero_state(  # type: ignore[operator]
-        1, job.height, job.width, device=job.device, dtype=job.dtype
+        job.batch, job.height, job.width, device=job.device, dtype=job.dtype
     )
     return state
 
@@ -63,7 +77,7 @@ def has_state(job: Job) -> bool:
 def example_inputs(job: Job) -> tuple[Tensor, ...]:
     """A frame and a state such as a network takes, each tensor with memory of its own: inputs must not alias."""
     generator = torch.Generator().manual_seed(0)
-    rainy = torch.rand(1, 3, job.height, job.width, generator=generator).to(job.device, job.dtype)
+    rainy = torch.rand(job.batch, 3, job.height, job.width, generator=generator).to(job.device, job.dtype)
     return (rainy, *(torch.zeros_like(part) for part in zero_state(job)))
 
 

@@ -31,7 +31,7 @@ class TensorRTEngine:
     """
 
     def __init__(self, library: ModuleType, path: Path, job: Job) -> None:
-        self.height, self.width = job.height, job.width
+        self.batch, self.height, self.width = job.batch, job.height, job.width
         self.device, self.dtype = job.device, job.dtype
         module = network_of(job)
         self._align = Alignment(module)
