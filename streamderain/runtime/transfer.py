@@ -40,8 +40,9 @@ def download(clean: Tensor, frame: Frame | YuvFrame, delivery: Delivery | None =
         return Frame(rgb_pixels(clean, dtype).cpu(), frame.pts, frame.time_base, frame.duration)
     planes = rgb_to_yuv(clean, delivery.format)
     if clean.device.type == "cuda":
-        if delivery.device.type == "cpu":
-            planes = _through_pinned(planes)
+        pinned = delivery.device.type == "cpu"
+        memory = torch.empty(_bytes(planes), dtype=torch.uint8, device=delivery.device, pin_memory=pinned)
+        planes = _packed(planes, memory)
         torch.cuda.current_stream(clean.device).synchronize()
     return YuvFrame(planes, delivery.format, frame.pts, frame.time_base, frame.duration)
 
@@ -53,15 +54,13 @@ def _on(device: torch.device, planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if device.type != "cuda" or planes[0].device.type != "cpu":
         return tuple(plane.to(device) for plane in planes)
     pinned = torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True)
-    for part, plane in zip(_split(pinned, planes), planes, strict=True):
-        part.copy_(plane)
+    _packed(planes, pinned)
     return _split(pinned.to(device, non_blocking=True), planes)
 
 
-def _through_pinned(planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """From a GPU: where the planes will be on the CPU when the stream has done its work."""
-    pinned = torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True)
-    parts = _split(pinned, planes)
+def _packed(planes: tuple[Tensor, ...], memory: Tensor) -> tuple[Tensor, ...]:
+    """The planes one right after the other in ``memory``, as NVENC wants them; from a GPU when its stream is done."""
+    parts = _split(memory, planes)
     for part, plane in zip(parts, planes, strict=True):
         part.copy_(plane, non_blocking=True)
     return parts

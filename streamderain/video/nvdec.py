@@ -6,29 +6,17 @@ from functools import cache
 from typing import Literal
 
 import av
-import av.error
 import torch
-from av.codec.hwaccel import HWAccel
 
-from streamderain.video import ffmpeg
+from streamderain.video import cuda, ffmpeg
 from streamderain.yuv import LAYOUTS
 
 Decoding = Literal["auto", "cpu", "nvdec"]
 DECODINGS: tuple[Decoding, ...] = ("auto", "cpu", "nvdec")
 
-_FAILURES = (av.error.FFmpegError, OSError, RuntimeError, ValueError, NotImplementedError)
-
 
 class RefusedError(Exception):
     """NVDEC does not do this video, and its text says why. Never leaves ``video``: the CPU does it, or it is told."""
-
-
-def acceleration(device: torch.device) -> HWAccel:
-    """For `av.open`: pictures stay in ``device``'s memory, in the CUDA context that PyTorch is in.
-
-    What the GPU turns out not to do comes from FFmpeg's own decoder, in the CPU's memory.
-    """
-    return HWAccel("cuda", device=device.index or 0, allow_software_fallback=True, is_hw_owned=True)
 
 
 @cache
@@ -36,8 +24,9 @@ def missing(device: torch.device) -> str | None:
     """None if FFmpeg can use ``device``, else one line why not."""
     with ffmpeg.listening() as lines:
         try:
-            av.CodecContext.create("h264", "r", hwaccel=acceleration(device))
-        except _FAILURES as error:
+            with cuda.current(device):
+                av.CodecContext.create("h264", "r", hwaccel=cuda.acceleration(device, kept=True))
+        except cuda.FAILURES as error:
             return ffmpeg.last_error(lines) or ffmpeg.explain(error)
     return None
 

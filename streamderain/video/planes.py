@@ -129,12 +129,11 @@ class PlaneWriter:
 
     def picture(self, frame: YuvFrame) -> av.VideoFrame:
         """``frame`` with its time and the tags of ``info.colour``. Its planes must not be written into afterwards."""
-        planes = tuple(plane.contiguous() for plane in frame.planes)
         if frame.device.type == "cuda":
-            picture = self._import_on(frame.device).picture(planes, frame.format.pix_fmt)
+            picture = self._import_on(frame.device).picture(frame.planes, frame.format.pix_fmt)
         else:
             # Through numpy, which says "CPU" of pinned memory too.
-            arrays: tuple[Any, ...] = tuple(plane.numpy() for plane in planes)
+            arrays: tuple[Any, ...] = tuple(plane.contiguous().numpy() for plane in frame.planes)
             picture = av.VideoFrame.from_dlpack(
                 arrays, format=frame.format.pix_fmt, width=frame.width, height=frame.height
             )

@@ -18,7 +18,7 @@ from av.container import OutputContainer
 from streamderain.errors import DeviceError, OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.redaction import redact
-from streamderain.video import encoder, ffmpeg, nvenc, sequence
+from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
 from streamderain.video.colour import YuvWriter
 from streamderain.video.display import open_display
 from streamderain.video.muxer import MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
@@ -291,13 +291,13 @@ def open_sink(
     if is_playlist(uri):
         container_options = playlist_options(Path(uri), live=info.live)
     target.claim()
-    with ffmpeg.listening() as lines:
+    with ffmpeg.listening() as lines, cuda.current(gpu):
         container = None
         opening = False
         try:
             container = av.open(target.url, "w", format=muxer, container_options=container_options)
             stream = encoder.add_stream(
-                container, plan, info, name=name, hwaccel=None if gpu is None else nvenc.acceleration(gpu)
+                container, plan, info, name=name, hwaccel=None if gpu is None else cuda.acceleration(gpu)
             )
             _tag(stream, plan, info, side)
             remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)

@@ -18,7 +18,7 @@ from av.container import InputContainer
 
 from streamderain.errors import DeviceError, InputError
 from streamderain.redaction import redact
-from streamderain.video import colour, ffmpeg, nvdec, probe, sequence
+from streamderain.video import colour, cuda, ffmpeg, nvdec, probe, sequence
 from streamderain.video.address import TIMED_OUT, patience
 from streamderain.video.connection import refusal
 from streamderain.video.decode import Decoder, Picture
@@ -151,11 +151,11 @@ def _open_container(
         raise ValueError(f"frame_rate is for image sequences such as f%05d.png, got {frame_rate} for {name}")
     limits, timeout = patience(uri, read_timeout)
     began = time.monotonic()
-    with ffmpeg.listening() as lines:
+    with ffmpeg.listening() as lines, cuda.current(gpu):
         try:
             return av.open(
                 url, "r", format=container_format, container_options=options | limits, timeout=timeout,
-                metadata_errors="replace", hwaccel=None if gpu is None else nvdec.acceleration(gpu),
+                metadata_errors="replace", hwaccel=None if gpu is None else cuda.acceleration(gpu, kept=True),
             )  # fmt: skip
         except (av.error.FFmpegError, OSError, ValueError) as error:
             reason, hint = ffmpeg.explain(error, lines), None

@@ -9,7 +9,7 @@ import torch
 
 from streamderain.frame import Frame
 from streamderain.preprocess.colour import rgb_pixels, yuv_to_rgb
-from streamderain.runtime.transfer import _split, download, upload
+from streamderain.runtime.transfer import _packed, download, upload
 from streamderain.session import Derainer
 from streamderain.yuv import LAYOUTS, Delivery, YuvFormat, YuvFrame
 
@@ -55,12 +55,11 @@ def test_planes_come_back_where_they_are_wanted(pix_fmt: str, device: str) -> No
     assert torch.equal(pixels.pixels, rgb_pixels(clean, torch.uint8).cpu())
 
 
-def test_bytes_in_a_row_are_all_planes() -> None:
+def test_planes_are_packed_one_right_after_the_other() -> None:
     frame = frame_in("p010le")
     memory = torch.zeros(sum(2 * plane.numel() for plane in frame.planes), dtype=torch.uint8)
-    for part, plane in zip(_split(memory, frame.planes), frame.planes, strict=True):
-        assert (part.shape, part.dtype) == (plane.shape, plane.dtype)
-        part.copy_(plane)
+    for part, plane in zip(_packed(frame.planes, memory), frame.planes, strict=True):
+        assert torch.equal(part.int(), plane.int())
     luma, chroma = (plane.contiguous().numpy().tobytes() for plane in frame.planes)
     assert memory.numpy().tobytes() == luma + chroma
 

@@ -21,7 +21,7 @@ from streamderain.errors import DeviceError, InputError
 from streamderain.frame import VideoInfo
 from streamderain.pipeline import run
 from streamderain.session import Derainer
-from streamderain.video import ContainerSink, nvdec, nvenc, open_sink, open_source
+from streamderain.video import ContainerSink, cuda, nvdec, nvenc, open_sink, open_source
 from streamderain.yuv import YuvFrame
 
 from .clips import COUNT, SIZE, write_clip
@@ -40,7 +40,7 @@ def clip(tmp_path: Path) -> Path:
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that FFmpeg can use and that does no video: what is opened for it is opened without."""
     monkeypatch.setattr(nvdec, "missing", lambda device: None)
-    monkeypatch.setattr(nvdec, "acceleration", lambda device: None)
+    monkeypatch.setattr(cuda, "acceleration", lambda device, kept=False: None)
 
 
 # ---- where there is none
@@ -135,6 +135,18 @@ def test_a_first_picture_tells_whether_the_rest_can_stay_on_the_gpu(
         return
     with pytest.raises(nvdec.RefusedError, match=said):
         nvdec.check_first(picture, codec="hevc", turned=turned)
+
+
+def test_nvenc_gets_chroma_right_after_luma_or_nothing() -> None:
+    """With the CPU's memory in place of a GPU's, which PyAV takes as well."""
+    samples = torch.arange(48 * 64 * 3 // 2, dtype=torch.int32).to(torch.uint8)
+    luma, chroma = samples[: 48 * 64].view(48, 64), samples[48 * 64 :].view(24, 32, 2)
+    importer = nvenc.CudaImport(GPU)
+    with pytest.raises(ValueError, match="chroma must follow luma"):
+        importer.picture((luma, chroma.clone()), "nv12")
+    if not torch.cuda.is_available():
+        picture = importer.picture((luma, chroma), "nv12")
+        assert np.array_equal(picture.to_ndarray().reshape(-1), samples.numpy())
 
 
 # ---- the command
