@@ -25,14 +25,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def write_clip(path: Path, *, frames: int = 12, width: int = 64, height: int = 48, sound: bool = False) -> Path:
+def write_clip(
+    path: Path, *, frames: int = 12, width: int = 64, height: int = 48, sound: bool = False, speed: int = 5
+) -> Path:
+    """``speed``: by how many grey levels the red ramp moves on from frame to frame."""
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", rate=25, options={"preset": "ultrafast", "g": "10"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         tone = out.add_stream("aac", rate=16000) if sound else None
         rows, columns = np.mgrid[0:height, 0:width]
         for index in range(frames):
-            picture = np.stack([(columns * 3 + index * 5) % 256, (rows * 4) % 256, (rows + columns) % 256], axis=2)
+            picture = np.stack([(columns * 3 + index * speed) % 256, (rows * 4) % 256, (rows + columns) % 256], axis=2)
             frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, 25)
             out.mux(video.encode(frame))

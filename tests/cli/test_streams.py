@@ -9,18 +9,25 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import click
 import click.testing
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from streamderain.cli import cli
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.run import run_command
 from streamderain.cli.streams import read_config
+from streamderain.errors import EngineError
 from streamderain.frame import Frame
+from streamderain.runtime import EagerEngine
 from streamderain.session import Derainer
 from streamderain.turns import SharedDerainer, Turns
 
@@ -106,6 +113,8 @@ def test_the_configuration_among_the_examples_is_understood() -> None:
         ('[streams.a]\ninput = "x"\noutput = "y"\ncrf = "best"', ("streams.a", "crf", "best")),
         ('[streams.a]\ninput = "x"\noutput = "y"\nhud = "yes"', ("streams.a", "hud", "yes")),
         ('[streams.a]\ninput = "x"\noutput = "y"\npreview = 80', ("streams.a", "preview", "above the tables")),
+        ('[streams.a]\ninput = "x"\noutput = "y"\nbatch-deadline = 1', ("streams.a", "batch_deadline", "above the")),
+        ('batch-deadline = -1\n[streams.a]\ninput = "x"\noutput = "y"', ("batch-deadline", "-1")),
         ('on-loss = "cry"\n[streams.a]\ninput = "x"\noutput = "y"', ("on-loss", "cry")),
     ],
 )
@@ -121,10 +130,108 @@ def test_config_stands_alone_and_must_be_there(config: Path, tmp_path: Path) -> 
     both = CliRunner().invoke(cli, ["run", "--config", str(config), "a.mp4", "b.mp4"])
     missing = CliRunner().invoke(cli, ["run", "--config", str(tmp_path / "none.toml")])
     neither = CliRunner().invoke(cli, ["run"])
-    assert [result.exit_code for result in (both, missing, neither)] == [2, 2, 2]
+    lonely = CliRunner().invoke(cli, ["run", "a.mp4", "b.mp4", "--batch-deadline", "5ms"])
+    assert [result.exit_code for result in (both, missing, neither, lonely)] == [2, 2, 2, 2]
+    assert "several streams" in lonely.stderr
     assert "stand in the file" in both.stderr
     assert "No such file" in missing.stderr
     assert "INPUT" in neither.stderr
+
+
+BATCHES = 'model = "fast"\ndevice = "cpu"\nbackend = "eager"\ncodec = "ffv1"\nbatch-deadline = 0.5\n'
+
+
+def pictures(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+
+
+def test_in_batches_streams_come_out_as_they_do_alone_and_one_may_end_first(
+    config: Path, clip: Clip, tmp_path: Path, steps: list[int]
+) -> None:
+    names, counts = ("front", "rear", "side"), (12, 5, 12)
+    clips = [
+        clip(f"{name}.mp4", frames=count, speed=n * 9)
+        for n, (name, count) in enumerate(zip(names, counts, strict=True))
+    ]
+    together = [tmp_path / f"{name}_together.mkv" for name in names]
+    result = run(config, BATCHES + "".join(map(table, names, clips, together)))
+    assert result.exit_code == 0, result.stderr
+    assert steps.count(3) >= 4  # of the five that all three have
+    assert sum(steps) >= sum(counts)
+    for name, source, output in zip(names, clips, together, strict=True):
+        assert f"{name}: fast on cpu, eager, fp32, in batches of up to 3" in result.stderr
+        by_itself = tmp_path / f"{name}.mkv"
+        options = ["-m", "fast", "--device", "cpu", "--backend", "eager", "--codec", "ffv1"]
+        assert CliRunner().invoke(cli, ["run", str(source), str(by_itself), *options]).exit_code == 0
+        ours, alone = pictures(output), pictures(by_itself)
+        assert len(ours) == len(alone)
+        assert max(abs(a - b).max() for a, b in zip(ours, alone, strict=True)) <= 1  # rounded to 8 bits, from 1e-6
+        assert sum(abs(a - b).mean() for a, b in zip(ours, alone, strict=True)) < 1e-3
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many frames went through the network in each step."""
+    seen, step = list[int](), EagerEngine.step
+
+    def counted(self: EagerEngine, rainy: torch.Tensor, *rest: Any) -> Any:
+        seen.append(len(rainy))
+        return step(self, rainy, *rest)
+
+    monkeypatch.setattr(EagerEngine, "step", counted)
+    return seen
+
+
+def test_an_engine_that_breaks_ends_its_streams_with_a_line_each(
+    config: Path, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, step = list[int](), EagerEngine.step
+
+    def breaking(self: EagerEngine, rainy: torch.Tensor, *rest: Any) -> Any:
+        calls.append(len(rainy))
+        if len(calls) > 4:
+            raise EngineError("the engine is broken")
+        return step(self, rainy, *rest)
+
+    monkeypatch.setattr(EagerEngine, "step", breaking)
+    text = BATCHES + "".join(table(f"s{n}", clip(f"{n}.mp4"), tmp_path / f"o{n}.mkv") for n in range(2))
+    result = run(config, text)
+    assert result.exit_code == 5
+    assert calls[-1] == 2
+    lines = [line for line in result.stderr.splitlines() if "broken" in line]
+    assert sorted(line.split(":")[1].strip() for line in lines) == ["s0", "s1"]
+    assert "Traceback" not in result.stderr
+
+
+def test_on_a_cpu_streams_take_turns_unless_batches_are_asked_for(
+    config: Path, clip: Clip, tmp_path: Path, steps: list[int]
+) -> None:
+    text = "".join(table(f"s{n}", clip(f"{n}.mp4"), tmp_path / f"o{n}.mkv") for n in range(2))
+    for head in (BATCHES.replace("batch-deadline = 0.5\n", ""), BATCHES.replace("0.5", "0") + "overwrite = true\n"):
+        result = run(config, head + text)
+        assert result.exit_code == 0, result.stderr
+        assert set(steps) == {1}
+        assert "batches" not in result.stderr
+
+
+def test_without_an_engine_for_batches_streams_take_turns_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, frames: Callable[[int], list[Frame]]
+) -> None:
+    def only_single(self: Derainer, height: int, width: int, *, batch: int = 1) -> Any:
+        if batch > 1:
+            raise EngineError("there is no engine yet for this", hint="streamderain compile fast --batch 2")
+        return self._engine(*self.padded(height, width))
+
+    monkeypatch.setattr(Derainer, "engine", only_single)
+    derainer = Derainer("fast", device="cpu", backend="eager", build="ready")
+    shared = SharedDerainer(derainer, Turns(), streams=2, deadline=0.5)
+    sessions = [shared.session(48, 64) for _ in range(2)]
+    assert [one.step(frames(1)[0]).pixels.shape for one in sessions] == [(48, 64, 3)] * 2
+    assert caplog.text.count("--batch 2; the streams take turns meanwhile") == 1
+    derainer.build = "never"
+    with pytest.raises(EngineError):
+        SharedDerainer(derainer, Turns(), streams=2, deadline=0.5).session(48, 64)
 
 
 def wait_for_data(process: subprocess.Popen[bytes], outputs: list[Path]) -> None:
@@ -207,10 +314,6 @@ def test_shared_sessions_keep_their_own_past(frames: Callable[[int], list[Frame]
 
 @pytest.fixture
 def frames() -> Callable[[int], list[Frame]]:
-    from fractions import Fraction
-
-    import torch
-
     def make(seed: int) -> list[Frame]:
         noise = torch.Generator().manual_seed(seed)
         return [
