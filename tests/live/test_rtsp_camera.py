@@ -281,6 +281,18 @@ def test_a_camera_without_video_is_the_same_error_as_ffmpegs(scripted: Script) -
         _connect(camera.url())
 
 
+def test_packets_that_a_camera_leaves_out_are_patched_up_and_counted(scripted: Script, tmp_path: Path) -> None:
+    packets = rtp_clip(tmp_path / "a.ts", "h264", size=(160, 128), count=24)
+    ends = [number for number, packet in enumerate(packets) if packet[1] > 127]
+    del packets[ends[9] - 1]
+    connection = _connect(scripted(sdp("h264"), packets).url())
+    whole = decoded(tmp_path / "a.ts")
+    ours = _pictures(connection, 20)
+    assert same(ours[:9], whole[:9])
+    assert not same(ours[9:10], whole[9:10])
+    assert connection.damaged >= 1
+
+
 def test_goodbye_and_hanging_up_are_ends_and_silence_is_told_in_seconds(scripted: Script, clip: list[bytes]) -> None:
     def leaving(request: Request) -> bytes | None:
         return (
