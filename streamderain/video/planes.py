@@ -60,14 +60,15 @@ def chroma_is_left(picture: av.VideoFrame) -> bool | None:
     """
     name = layout_of(picture).name
     planar = "yuv422p" if LAYOUTS[name].down == 1 else "yuv420p"
-    small = VideoReformatter().reformat(picture, width=_SAMPLE, height=_SAMPLE, format=planar)
+    same = {"src_colorspace": 1, "dst_colorspace": 1, "src_color_range": 1, "dst_color_range": 1}
+    small = VideoReformatter().reformat(picture, width=_SAMPLE, height=_SAMPLE, format=planar, **same)
     for plane, level in zip(small.planes, (128, 128, 128), strict=True):
         np.frombuffer(memoryview(plane), np.uint8)[:] = level
     chroma = small.planes[2]
     at = np.frombuffer(memoryview(chroma), np.uint8).reshape(chroma.height, -1)
     y, x = chroma.height // 2, chroma.width // 2
     at[y, x] = 228
-    wide = VideoReformatter().reformat(small, format="yuv444p", interpolation=int(Interpolation.BILINEAR))
+    wide = VideoReformatter().reformat(small, format="yuv444p", interpolation=int(Interpolation.BILINEAR), **same)
     seen = np.frombuffer(memoryview(wide.planes[2]), np.uint8).reshape(_SAMPLE, -1)[:, :_SAMPLE].astype(int) - 128
     column, row = seen.sum(0), seen.sum(1)
     down = small.format.name == "yuv420p"

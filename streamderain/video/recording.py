@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+import av
 from av.container import InputContainer
 
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Frame, FrameSource, VideoInfo
 from streamderain.video import colour, probe
 from streamderain.video.decode import Decoder, Picture
-from streamderain.video.planes import planes_of
+from streamderain.video.planes import format_of, planes_of
 from streamderain.video.remux import SideStreams
 from streamderain.yuv import YuvFormat, YuvFrame
 
@@ -31,7 +32,7 @@ class VideoSource:
     def __init__(
         self, container: InputContainer, decoder: Decoder, pictures: Iterator[Picture], *, info: VideoInfo,
         side: SideStreams, turned: probe.Orientation, size: tuple[int, int], notes: list[str], name: str,
-        description: str, offset: int, planar: YuvFormat | None,
+        description: str, offset: int, upright: av.VideoFrame | None,
     ) -> None:  # fmt: skip
         self.info = info
         self.side = side
@@ -44,7 +45,8 @@ class VideoSource:
         self._notes = notes
         self._name = name
         self._offset = offset
-        self._planar = planar
+        self._upright = upright
+        self._planar: YuvFormat | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -75,6 +77,8 @@ class VideoSource:
         Iterate it instead. Where it cannot be (rotated, odd 4:2:0, palettes, more than 10 bits), they stay `Frame`s.
         A frame's planes are for reading only: on the CPU they are the decoder's own.
         """
+        if self._upright is not None:
+            self._planar = format_of(self._upright, self.info.colour)
         return self if self._planar is None else _InPlanes(self)
 
     def close(self) -> None:
@@ -91,6 +95,7 @@ class VideoSource:
 
     def _checked(self) -> Iterator[Picture]:
         """Its pictures, as far as they are what the first one was; closes the container at the end."""
+        self._upright = None
         self.side.settle()
         try:
             for picture in self._pictures:

@@ -23,7 +23,6 @@ from streamderain.video.address import TIMED_OUT, patience
 from streamderain.video.connection import refusal
 from streamderain.video.decode import Decoder, Picture
 from streamderain.video.nvdec import DECODINGS, Decoding, RefusedError
-from streamderain.video.planes import format_of
 from streamderain.video.recording import VideoSource
 from streamderain.video.remux import SideStreams, side_streams
 
@@ -231,7 +230,7 @@ def _start(
         name=name,
         description=probe.describe(container, video, first.frame, info),
         offset=first.pts if start is not None else 0,
-        planar=format_of(first.frame, info.colour) if upright else None,
+        upright=first.frame if upright else None,
     )
 
 

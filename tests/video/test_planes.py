@@ -103,6 +103,15 @@ def test_where_chroma_lies_is_found_out(pix_fmt: str, place: str, left: bool | N
     assert (format_of(picture, Colour()) is None) == (left is None)
 
 
+@pytest.mark.parametrize("matrix", [1, 2, 3, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize("span", [0, 1, 2])
+def test_tags_are_no_obstacle(matrix: int, span: int) -> None:
+    picture = av.VideoFrame(64, 48, "yuv420p")
+    picture.colorspace, picture.color_range, picture.color_trc, picture.color_primaries = matrix, span, 3, 3
+    expected = YuvFormat("yuv420p", matrix if matrix not in (2, 3) else 5, full=span == 2, left=False)
+    assert format_of(picture, Colour()) == expected
+
+
 def test_what_has_no_planes_for_a_gpu_comes_in_r_g_b(tmp_path: Path) -> None:
     write_clip(tmp_path / "turned.mp4", rotation=90)
     write_clip(tmp_path / "odd.mkv", size=(63, 48), codec="ffv1")
