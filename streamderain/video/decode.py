@@ -47,6 +47,7 @@ class Decoder:
         on_error: Literal["fail", "conceal"],
         name: str,
         rate: Fraction | None,
+        on_gpu: bool = False,
     ) -> None:
         self.concealed = 0
         self.patched = 0
@@ -56,6 +57,7 @@ class Decoder:
         self._video = video
         self._side = side
         self._conceal = on_error == "conceal"
+        self._on_gpu = on_gpu
         self._name = name
         self._tick: Fraction = video.time_base
         self._step = max(1, round(1 / (rate * self._tick))) if rate else 1
@@ -232,6 +234,8 @@ class Decoder:
         if self._latest is not None:
             after += f", at {self._clock(self._latest.pts)}"
         reason = f": {ffmpeg.explain(error)}" if error is not None else ""
+        if self._on_gpu:
+            return InputError(f"{self._name} {what} ({after}){reason}", hint="--decoder cpu may get further")
         return InputError(
             f"{self._name} {what} ({after}){reason}",
             hint="--on-error conceal repeats the last good frame instead" if self.decoded else None,

@@ -156,8 +156,9 @@ def _quality(
             f"{codec} takes a crf from {best} to {worst}, not {value}", hint=f"{default} is the default"
         )
     if name is not None:
-        # A bit rate of its own would make libvpx take crf as a mere limit.
+        # A bit rate of their own would make libvpx and NVENC take it as a mere limit.
         extra = {"b": "0"} if codec.startswith("libvpx") else {}
+        extra = {"rc": "vbr", "b": "0"} if codec in ON_THE_CPU else extra
         return {name: str(value), **extra}, None, f"{name} {value}"
     quantiser = max(1, min(31, round((value - 12) / 3)))  # 18, as good as lossless to the eye, becomes 2
     return {}, quantiser * _LAMBDA, f"quantiser {quantiser}"

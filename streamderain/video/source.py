@@ -178,10 +178,12 @@ def _start(
         video.codec_context.thread_count = min(_THREADS, os.cpu_count() or 1)
     elif not video.codec_context.is_hwaccel:
         raise RefusedError(f"FFmpeg does not know how it would decode {video.codec_context.name}")
+    else:
+        video.codec_context.thread_count = 1  # the GPU does the work
     side, notes = side_streams(uri, container, video, audio=audio, subtitles=subtitles)
     rate = video.average_rate or video.guessed_rate
     tick: Fraction = video.time_base
-    make = partial(Decoder, container, video, side, on_error=on_error, name=name, rate=rate)
+    make = partial(Decoder, container, video, side, on_error=on_error, name=name, rate=rate, on_gpu=gpu is not None)
     with ffmpeg.listening() as lines:
         try:
             if start is None:

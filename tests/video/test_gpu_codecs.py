@@ -18,10 +18,11 @@ from click.testing import CliRunner
 
 from streamderain.cli.app import cli
 from streamderain.errors import DeviceError, InputError
-from streamderain.frame import VideoInfo
+from streamderain.frame import Colour, VideoInfo
 from streamderain.pipeline import run
 from streamderain.session import Derainer
 from streamderain.video import ContainerSink, cuda, nvdec, nvenc, open_sink, open_source
+from streamderain.video.encoder import plan_encoder
 from streamderain.yuv import YuvFrame
 
 from .clips import COUNT, SIZE, write_clip
@@ -135,6 +136,18 @@ def test_a_first_picture_tells_whether_the_rest_can_stay_on_the_gpu(
         return
     with pytest.raises(nvdec.RefusedError, match=said):
         nvdec.check_first(picture, codec="hevc", turned=turned)
+
+
+@pytest.mark.parametrize("codec", nvenc.ON_THE_CPU)
+@pytest.mark.parametrize(("bits", "pix_fmt"), [(8, "nv12"), (10, "p010le")])
+def test_nvenc_is_asked_for_constant_quality_in_what_the_gpu_has(codec: str, bits: int, pix_fmt: str) -> None:
+    info = VideoInfo(1280, 720, Fraction(1, 25), colour=Colour(bit_depth=bits))
+    plan = plan_encoder(info, codec=codec, muxer="mp4", crf=20, preset="p5", options={})
+    assert plan.pix_fmt == pix_fmt
+    assert plan.options == {"cq": "20", "rc": "vbr", "b": "0", "preset": "p5"}
+    assert plan_encoder(
+        info, codec=codec, muxer="mp4", crf=None, preset=None, options={"b:v": "8M", "rc": "cbr"}
+    ).options == {"b": "8M", "rc": "cbr"}
 
 
 def test_nvenc_gets_chroma_right_after_luma_or_nothing() -> None:
