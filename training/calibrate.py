@@ -109,8 +109,8 @@ def calibrate(network: nn.Module, clips: Iterable[Tensor], *, measured_on: str =
 
 
 def _is_pictures(x: Tensor) -> bool:
-    """Whether the first convolution looks at frames themselves and not at features of them."""
-    return x.shape[1] % 3 == 0 and float(x.min()) >= 0.0 and float(x.max()) <= 1.0 + 1e-5
+    """Whether the first convolution looks at frames themselves, and differences of them, and not at their features."""
+    return float(x.min()) >= 0.0 and float(x.max()) <= 1.0 + 1e-5
 
 
 def _even(values: Tensor, weight: Tensor) -> Tensor:
