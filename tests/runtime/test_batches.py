@@ -136,8 +136,10 @@ def test_a_past_that_was_found_ahead_goes_along(make_job: MakeJob) -> None:
     gathering, (one, other) = Gathering(single, batch, turns=Turns(), deadline=FOREVER), clips(3)[1:]
     results: dict[int, list[Tensor]] = {0: [], 1: []}
 
+    engines = gathering.stream(), gathering.stream()
+
     def work(name: int, clip: list[Tensor], skip: int) -> None:
-        engine = gathering.stream()
+        engine = engines[name]
         state, prepared = engine.zero_state(), None
         with torch.inference_mode():
             for index, frame in enumerate(clip):
