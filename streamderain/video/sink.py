@@ -109,6 +109,7 @@ class ContainerSink(Finishing):
         self._target = target
         self._name = target.name
         self._packets = 0
+        self._latest_packet = 0  # pts
         self._open = True
 
     def write(self, frame: Frame | YuvFrame) -> None:
@@ -156,7 +157,7 @@ class ContainerSink(Finishing):
             raise OutputError(f"no frame came, {self._name} was not written")
         self._open = False
         try:
-            self._mux(self._stream.encode(None))
+            self._flush()
             self._remuxer.pump()
             self._container.close()
             if self._counted and self._packets != self.frames_written:
@@ -181,7 +182,7 @@ class ContainerSink(Finishing):
         self._open = False
         try:
             if self.frames_written:
-                self._mux(self._stream.encode(None))
+                self._flush()
                 self._remuxer.pump()
             self._container.close()
         except _FAILURES:
@@ -198,9 +199,21 @@ class ContainerSink(Finishing):
         self._latest = pts if self._latest is None else max(pts, self._latest + 1)
         return replace(frame, pts=self._latest, time_base=self._rounded_to, duration=1)
 
+    def _flush(self) -> None:
+        packets = self._stream.encode(None)
+        if packets and packets[-1].pts is not None:
+            # FFmpeg's MP4 ends where the last packet does, and its readers hide a picture that begins then: of B-frames
+            # at uneven times, as cameras have them, the last one. So the last packet lasts until every picture's end.
+            last = packets[-1]
+            step = round(1 / (self._info.frame_rate or _ASSUMED_RATE) / last.time_base)
+            self._latest_packet = max(self._latest_packet, *(packet.pts or 0 for packet in packets))
+            last.duration = max(last.duration or 0, self._latest_packet + max(1, step) - last.pts)
+        self._mux(packets)
+
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
             self._packets += 1
+            self._latest_packet = max(self._latest_packet, packet.pts or 0)
             self._container.mux(packet)
 
     def _failure(self, error: BaseException) -> OutputError:

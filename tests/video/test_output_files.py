@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -259,3 +260,15 @@ def test_most_frames_survive_a_kill(tmp_path: Path, suffix: str) -> None:
         assert (
             sum(1 for _ in part.decode(video=0)) > 100
         )  # of 200; the GOP is 250 frames, so by key frames alone none would be left
+
+
+@pytest.mark.parametrize("seed", [3, 10])
+def test_the_last_frame_of_a_camera_is_seen_however_uneven_the_times(tmp_path: Path, seed: int) -> None:
+    chance, pts = random.Random(seed), [0]
+    while len(pts) < 14:  # milliseconds; the encoder puts the last two pictures out of order
+        pts.append(pts[-1] + chance.choice([40, 40, 80, 160, 1000, 200]))
+    info = VideoInfo(64, 48, Fraction(1, 90000), Fraction(25), live=True)
+    with open_sink(str(tmp_path / "out.mp4"), info) as sink:
+        for number, at in enumerate(pts):
+            sink.write(Frame(torch.full((48, 64, 3), number, dtype=torch.uint8), at * 90, info.time_base))
+    assert [round(at * 1000) for at in times(tmp_path / "out.mp4")] == pts
