@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
+from copy import copy
 from types import TracebackType
 from typing import Any
 
@@ -74,6 +75,8 @@ class SharedDerainer(Derainer):
         self._turns = turns
         self._batch, self._deadline = min(streams, _MOST), deadline
         self._gatherings: dict[tuple[int, int], Gathering] = {}
+        self._settled = set[tuple[int, int]]()  # whether there are batches
+        self._prepared_for, self._begun = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
         self.model, self.spec = derainer.model, derainer.spec
 
     @property
@@ -93,34 +96,43 @@ class SharedDerainer(Derainer):
     def prepare(self, height: int, width: int) -> None:
         with self._turns:
             if self._gathers:
-                self._gathering(height, width)
+                self._gathering(height, width, self._prepared_for)
             else:
                 self._inner.prepare(height, width)
 
     def session(self, height: int, width: int) -> Session:
         with self._turns:
             if self._gathers:
-                return Session(self._gathering(height, width).stream(), height, width)
+                return Session(self._gathering(height, width, self._begun).stream(), height, width)
             return _TurnSession(self._inner.session(height, width), self._turns)
 
     @property
     def _gathers(self) -> bool:
         return self._batch > 1 and self._deadline > 0
 
-    def _gathering(self, height: int, width: int) -> Gathering:
-        """Of the streams of this size. Raises as `Derainer.prepare`."""
+    def _gathering(self, height: int, width: int, asked: Counter[tuple[int, int]]) -> Gathering:
+        """Of the streams of this size; it has its engine for batches from the second one on. Raises as `prepare`."""
         size = self._inner.padded(height, width)
         if size not in self._gatherings:
             single = self._inner.engine(height, width)
-            batch = None
+            self._gatherings[size] = Gathering(single, turns=self._turns, deadline=self._deadline)
+        asked[size] += 1
+        if asked[size] > 1 and size not in self._settled:
             try:
-                batch = self._inner.engine(height, width, batch=self._batch)
+                self._gatherings[size].unite(self._inner.engine(height, width, batch=self._batch))
             except (DeviceError, EngineError) as error:
                 if self._inner.build == "never":
                     raise
                 _log.warning("%s; the streams take turns meanwhile", error)
-            self._gatherings[size] = Gathering(single, batch, turns=self._turns, deadline=self._deadline)
+            self._settled.add(size)
         return self._gatherings[size]
+
+    def __copy__(self) -> SharedDerainer:
+        """With a choice of backend of its own, see `adaptive.ladder`; what gathers is the same."""
+        other = SharedDerainer.__new__(SharedDerainer)
+        vars(other).update(vars(self))
+        other._inner = copy(self._inner)
+        return other
 
 
 class _TurnSession(Session):

@@ -26,11 +26,10 @@ _STEPS = 4  # of each engine, to find out what a batch costs
 
 
 class Gathering:
-    """One engine for batches, one for single frames, and who waits for them.
+    """One engine for batches, one for single frames, and who waits for them. Until `unite`, frames go one by one.
 
     Args:
         single: for one frame.
-        batch: for as many as ``batch.batch``; None where there is none, and frames go one by one.
         turns: is held while an engine is at work: the machine has other work besides.
         deadline: seconds that the first frame of a batch waits for the others while the engine is free.
 
@@ -39,19 +38,22 @@ class Gathering:
         counts: how many steps were taken with 1, 2, … frames, for those who want to know.
     """
 
-    def __init__(
-        self, single: Engine, batch: Engine | None, *, turns: AbstractContextManager[None], deadline: float
-    ) -> None:
-        self._single, self._batch = single, batch
+    def __init__(self, single: Engine, *, turns: AbstractContextManager[None], deadline: float) -> None:
+        self._single, self._batch = single, single
         self._turns, self._deadline = turns, deadline
-        self.most = 1 if batch is None else batch.batch
-        self._worth = self.most if batch is None else _worth(single, batch)
+        self.most = self._worth = 1
         self._changed = threading.Condition()
         self._waiting: list[_Place] = []  # in the order of coming; the first one's thread sees to the next batch
         self._seen: dict[int, float] = {}  # by stream, when it began, or its last frame came or was done
         self._streams = 0
         self._at_work, self._free_since = False, 0.0
         self.counts: dict[int, int] = {}
+
+    def unite(self, batch: Engine) -> None:
+        """Have frames go through ``batch``, as many at a time as it takes. Called with the turn, or before any step."""
+        worth = _worth(self._single, batch)
+        with self._changed:
+            self._batch, self.most, self._worth = batch, batch.batch, worth
 
     def stream(self) -> BatchedEngine:
         """What one more stream takes for an engine of its own."""
@@ -108,7 +110,6 @@ class Gathering:
             one = places[0]
             clean, state = self._single.step(one.rainy, one.state, one.past)
         else:
-            assert self._batch is not None
             # The engine takes no fewer than it was made for: the first frame stands in, and nobody sees the result.
             rows = [*places, *[places[0]] * (self._batch.batch - len(places))]
             pasts = [row.past for row in rows if row.past is not None]

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from streamderain.networks import NetworkSpec, State
 from streamderain.preprocess import Past
-from streamderain.runtime import EagerEngine, Engine, EngineCache, Job, backend_of, compare, engine_for
+from streamderain.runtime import (
+    EagerEngine,
+    Engine,
+    EngineCache,
+    Job,
+    backend_of,
+    compare,
+    compile_command,
+    engine_for,
+    named,
+)
 from streamderain.runtime.batches import Gathering
 from streamderain.runtime.manifest import key_of
 from streamderain.runtime.parity import moving_texture
@@ -42,6 +52,12 @@ def alone(engine: Engine, clip: list[Tensor]) -> list[Tensor]:
             state = tuple(part.clone() for part in state)
             results.append(clean.clone())
     return results
+
+
+def gathered(single: Engine, batch: Engine, deadline: float) -> Gathering:
+    gathering = Gathering(single, turns=Turns(), deadline=deadline)
+    gathering.unite(batch)
+    return gathering
 
 
 class Streams:
@@ -106,7 +122,7 @@ def test_each_stream_of_a_batch_gets_what_it_gets_alone(
     engines: Callable[..., tuple[Engine, Engine]],
 ) -> None:
     single, batch = engines(3)
-    gathering = Gathering(single, batch, turns=Turns(), deadline=FOREVER)
+    gathering = gathered(single, batch, deadline=FOREVER)
     streams = Streams(gathering)
     for clip in clips(3):
         streams.add(clip)
@@ -122,7 +138,7 @@ def test_each_stream_of_a_batch_gets_what_it_gets_alone(
 def test_every_network_goes_in_batches(spec: NetworkSpec, make_job: MakeJob) -> None:
     job = make_job(spec)
     single, batch = (engine_for(backend_of("eager"), replace(job, batch=size)) for size in (1, 2))
-    streams = Streams(Gathering(single, batch, turns=Turns(), deadline=FOREVER))
+    streams = Streams(gathered(single, batch, deadline=FOREVER))
     for clip in clips(2, frames=3):
         streams.add(clip)
     streams.run()
@@ -133,7 +149,7 @@ def test_every_network_goes_in_batches(spec: NetworkSpec, make_job: MakeJob) -> 
 def test_a_past_that_was_found_ahead_goes_along(make_job: MakeJob) -> None:
     """As files do it: the decoding thread looks back, and a stream that has no past yet comes into the same batch."""
     single, batch = (engine_for(backend_of("eager"), replace(make_job(SPEC), batch=size)) for size in (1, 2))
-    gathering, (one, other) = Gathering(single, batch, turns=Turns(), deadline=FOREVER), clips(3)[1:]
+    gathering, (one, other) = gathered(single, batch, deadline=FOREVER), clips(3)[1:]
     results: dict[int, list[Tensor]] = {0: [], 1: []}
 
     engines = gathering.stream(), gathering.stream()
@@ -162,7 +178,7 @@ def test_a_stream_that_ends_early_leaves_the_others_what_they_had(
     engines: Callable[..., tuple[Engine, Engine]],
 ) -> None:
     single, batch = engines(3)
-    gathering = Gathering(single, batch, turns=Turns(), deadline=0.05)
+    gathering = gathered(single, batch, deadline=0.05)
     streams = Streams(gathering)
     for name, clip in enumerate(clips(3)):
         streams.add(clip[: 2 if name == 1 else 4])
@@ -173,7 +189,7 @@ def test_a_stream_that_ends_early_leaves_the_others_what_they_had(
 
 def test_a_stalled_stream_holds_nobody_up_beyond_the_deadline(make_job: MakeJob) -> None:
     single, batch = (engine_for(backend_of("eager"), replace(make_job(SPEC), batch=size)) for size in (1, 3))
-    gathering = Gathering(single, batch, turns=Turns(), deadline=0.1)
+    gathering = gathered(single, batch, deadline=0.1)
     stalled, streams = threading.Event(), Streams(gathering)
     on, other, late = clips(3, frames=6)
     streams.add(on)
@@ -214,7 +230,7 @@ def frames(count: int) -> list[Tensor]:
 
 
 def test_one_frame_waits_for_the_deadline_and_no_longer(slow: Callable[[int], Slow]) -> None:
-    gathering = Gathering(slow(1), slow(2), turns=Turns(), deadline=0.3)
+    gathering = gathered(slow(1), slow(2), deadline=0.3)
     streams = Streams(gathering)
     streams.add(frames(2), before=lambda index: time.sleep(0.05))
     streams.add(frames(1))  # is awake for a second after its only frame, and is not seen again
@@ -224,7 +240,7 @@ def test_one_frame_waits_for_the_deadline_and_no_longer(slow: Callable[[int], Sl
 
 
 def test_who_was_silent_for_a_second_is_not_waited_for(slow: Callable[[int], Slow]) -> None:
-    gathering = Gathering(slow(1), slow(2), turns=Turns(), deadline=10.0)
+    gathering = gathered(slow(1), slow(2), deadline=10.0)
     streams = Streams(gathering)
     streams.add(frames(2), before=lambda index: time.sleep(1.2 * index))
     streams.add(frames(1))
@@ -234,7 +250,7 @@ def test_who_was_silent_for_a_second_is_not_waited_for(slow: Callable[[int], Slo
 
 
 def test_one_stream_by_itself_waits_for_nobody(slow: Callable[[int], Slow]) -> None:
-    gathering = Gathering(slow(1), slow(4), turns=Turns(), deadline=FOREVER)
+    gathering = gathered(slow(1), slow(4), deadline=FOREVER)
     streams = Streams(gathering)
     streams.add(frames(3))
     assert max(streams.run().waited[0]) < 5.0
@@ -244,7 +260,7 @@ def test_a_machine_that_is_late_has_full_batches(slow: Callable[[int], Slow]) ->
     """Two that came while the others were at work join them afterwards, instead of taking turns with them for ever."""
     single, batch = slow(1), slow(4)
     single.cost = batch.cost = 0.03
-    gathering = Gathering(single, batch, turns=Turns(), deadline=0.02)
+    gathering = gathered(single, batch, deadline=0.02)
     streams = Streams(gathering)
     for name in range(4):
         streams.add(frames(10), before=lambda index, late=0.04 * (name // 2): time.sleep(late if index == 0 else 0))
@@ -255,7 +271,7 @@ def test_a_machine_that_is_late_has_full_batches(slow: Callable[[int], Slow]) ->
 def test_an_engine_that_breaks_ends_all_of_its_streams(slow: Callable[[int], Slow]) -> None:
     single, batch = slow(1), slow(2)
     single.fail_at, batch.fail_at = 1, 2
-    streams = Streams(Gathering(single, batch, turns=Turns(), deadline=0.5))
+    streams = Streams(gathered(single, batch, deadline=0.5))
     streams.add(frames(3))
     streams.add(frames(3))
     streams.run()
@@ -264,7 +280,7 @@ def test_an_engine_that_breaks_ends_all_of_its_streams(slow: Callable[[int], Slo
 
 
 def test_more_streams_than_a_batch_holds_are_done_in_the_order_of_coming(slow: Callable[[int], Slow]) -> None:
-    gathering = Gathering(slow(1), slow(2), turns=Turns(), deadline=0.2)
+    gathering = gathered(slow(1), slow(2), deadline=0.2)
     streams = Streams(gathering)
     clip = [frames(6) for _ in range(5)]
     for one in clip:
@@ -275,7 +291,7 @@ def test_more_streams_than_a_batch_holds_are_done_in_the_order_of_coming(slow: C
 
 
 def test_without_an_engine_for_batches_frames_go_one_by_one(slow: Callable[[int], Slow]) -> None:
-    gathering = Gathering(slow(1), None, turns=Turns(), deadline=FOREVER)
+    gathering = Gathering(slow(1), turns=Turns(), deadline=FOREVER)
     streams = Streams(gathering)
     streams.add(frames(3))
     streams.add(frames(3))
@@ -300,6 +316,14 @@ def test_an_engine_that_mixes_its_streams_up_is_found_out(make_job: MakeJob) -> 
     assert compare(Mixed(job), Slow(job), moving_texture(48, 64, 2, batch=2)).mean_error > 0.05
 
 
+def test_an_engine_for_batches_is_told_and_asked_for_as_such(make_job: MakeJob) -> None:
+    backend, job = backend_of("eager"), replace(make_job(), batch=4)
+    assert named(backend, job).startswith("tiny at 4 of 64x48")
+    assert "--size 64x48" in compile_command(backend, job)
+    assert compile_command(backend, job).endswith("--batch 4")
+    assert "--batch" not in compile_command(backend, replace(job, batch=1))
+
+
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_on_cuda_the_streams_of_a_batch_are_those_alone_within_rounding(
@@ -309,7 +333,7 @@ def test_on_cuda_the_streams_of_a_batch_are_those_alone_within_rounding(
     cache = EngineCache(tmp_path)
     single, batch = (engine_for(backend_of(backend), replace(job, batch=size), cache=cache) for size in (1, 3))
     on_device = [[frame.cuda() for frame in clip] for clip in clips(3)]
-    gathering = Gathering(single, batch, turns=Turns(), deadline=0.2)
+    gathering = gathered(single, batch, deadline=0.2)
     streams = Streams(gathering)
     for name, clip in enumerate(on_device):
         streams.add(clip[: 4 - name])  # the last batches are not full
