@@ -32,8 +32,9 @@ def test_the_shelf_has_a_recipe_for_each_kind_of_machine() -> None:
 
 def test_what_a_recipe_leaves_out_is_as_on_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('model = "mine.safetensors"\nsizes = ["64x48"]\n')
-    assert read_recipe(path) == EngineRecipe(model=str(tmp_path / "mine.safetensors"), sizes=((64, 48),))
+    path.write_text('model = "mine.safetensors"\nsizes = ["64x48"]\nbatch = 4\n')
+    mine = EngineRecipe(model=str(tmp_path / "mine.safetensors"), sizes=((64, 48),), batch=4)
+    assert read_recipe(path) == mine
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,9 @@ def test_what_a_recipe_leaves_out_is_as_on_the_command_line(tmp_path: Path) -> N
         ("sizes = []", "sizes = "),
         ("sizes = ['1280']", "'1280' is not a size"),
         ("model = 3", "model = 3"),
+        ("batch = 'four'", "batch = 'four', not a number above zero"),
+        ("batch = 0", "batch = 0"),
+        ("batch = true", "batch = True"),
         ("model =", "cannot read the recipe"),
     ],
 )
