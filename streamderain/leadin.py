@@ -27,7 +27,7 @@ def with_lead_in(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | Y
     failure: Exception | None = None
     ended = False
     last: Tensor | None = None
-    since = 0
+    since = _APART
     while True:
         while not ended and len(waiting) <= _AHEAD:
             try:
@@ -41,10 +41,10 @@ def with_lead_in(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | Y
         if not waiting:
             break
         frame, look = waiting.popleft()
-        if last is None or (since >= _APART and _is_cut(look, last)):
+        if last is None or (since >= _APART and last.shape == look.shape and _is_cut(look, last)):
             for other in reversed(_of_scene(look, waiting)):
                 yield other, False
-            since = 0
+                since = 0
         since += 1
         last = look
         yield frame, True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -57,6 +58,16 @@ def test_what_looks_like_a_cut_all_the_time_is_not_led_into_each_time() -> None:
     assert lead == []  # no two frames of a scene
     pairs = order(clip(*[index // 2 for index in range(24)]))
     assert len([pts for pts, wanted in pairs if not wanted]) == 3
+
+
+def test_a_flash_at_a_cut_leaves_the_scene_after_it_its_lead_in() -> None:
+    got = order(clip(*[1] * 10, 5, *[2] * 6))
+    assert [pts for pts, wanted in got if not wanted] == [2, 1, 13, 12]
+
+
+def test_another_size_is_no_scene_to_lead_into() -> None:
+    small = Frame(torch.zeros(8, 8, 3, dtype=torch.uint8), 9, BASE)
+    assert order([*clip(*[1] * 9), small, replace(small, pts=10)])[-2:] == [(9, True), (10, True)]
 
 
 def test_planes_are_looked_at_as_pixels_are() -> None:

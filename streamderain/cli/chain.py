@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from streamderain.pipeline import View
     from streamderain.session import Derainer
     from streamderain.video import VideoSink
+    from streamderain.video.remux import SideStreams
 
 DEGRADED = 3  # exit code: finished, but not every frame or every input was good
 NOTHING_WRITTEN = "interrupted before the first frame: nothing is written"
@@ -60,6 +61,18 @@ def model_and_view(
     return derainer, with_hud(view, observer, options), info
 
 
+def check_names(target: str, side: SideStreams | None, options: RunOptions) -> None:
+    """What is wrong with the output's name or encoder, told before cameras are asked and engines are built.
+
+    Raises: as `open_output`.
+    """
+    from streamderain.video.sink import check_output
+
+    needed = None if options.allow_fallback else options.codec
+    with usage_errors():
+        check_output(target, side, overwrite=options.overwrite, codec=needed, format=options.container)
+
+
 def open_output(
     target: str, info: VideoInfo, options: RunOptions, reporter: Reporter, signals: Signals, **more: Any
 ) -> VideoSink | None:
@@ -88,7 +101,9 @@ def open_output(
         if not options.allow_fallback or instead is None:
             raise
         # Presets and other options are each encoder's own.
-        reporter.note(f"{str(error).partition(': use ')[0]}; encoding with {instead} and its own preset instead")
+        dropped = "".join(f", without -e {key}={value}" for key, value in options.encoder_options)
+        why = str(error).partition(": use ")[0]
+        reporter.note(f"{why}; encoding with {instead} and its own preset instead{dropped}")
         cpu = replace(options, codec=instead, preset=None, encoder_options=())
         more = {key: value for key, value in more.items() if key not in asked}
         return open_output(target, info, cpu, reporter, signals, **more)

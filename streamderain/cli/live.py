@@ -13,6 +13,7 @@ from streamderain.cli.chain import (
     DEGRADED,
     NOTHING_WRITTEN,
     Told,
+    check_names,
     model_and_view,
     open_output,
     say_start,
@@ -86,11 +87,10 @@ def run_live_video(
     """Opens, runs and reports; returns the exit code."""
     from streamderain.live import run_live
     from streamderain.video.live import open_live
-    from streamderain.video.target import check_output
 
     with usage_errors():
         wanted = live_source_options(options)
-    check_output(target, None, overwrite=options.overwrite)
+    check_names(target, None, options)
     if wanted.wait or "listen=1" in uri:
         reporter.note(f"waiting for {uri}")
     try:

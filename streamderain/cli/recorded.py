@@ -10,6 +10,7 @@ from streamderain.cli.chain import (
     DEGRADED,
     NOTHING_WRITTEN,
     Told,
+    check_names,
     gpu_of,
     model_and_view,
     open_output,
@@ -36,13 +37,12 @@ def run_recorded_video(
 ) -> int:
     """Opens, runs and reports; returns the exit code."""
     from streamderain.pipeline import run
-    from streamderain.video.target import check_output
 
     gpu = gpu_of(options)
     source = _open(uri, options, reporter, gpu)
     with ExitStack() as until_run:
         until_run.enter_context(source)
-        check_output(target, source.side, overwrite=options.overwrite)
+        check_names(target, source.side, options)
         derainer, view, info = model_and_view(options, "file", source.info, observer)
         if options.hud or options.preview or options.metrics:
             view = observed(view, observer)

@@ -67,7 +67,7 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
         raise click.UsageError(f"{path} names no streams; write a table [streams.NAME] for each", ctx=ctx)
     given = {name: value for name, value in ctx.params.items() if was_given(ctx, name)}
     for_all = _options(told, ctx, where=str(path))
-    streams = []
+    streams: list[Stream] = []
     for name, table in tables.items():
         where = f"{path}: streams.{name}"
         if missing := [key for key in ("input", "output") if not isinstance(table.get(key), str)]:
@@ -82,6 +82,9 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
                 source = click.core.ParameterSource
                 context.set_parameter_source(key, source.COMMANDLINE if key in own else source.DEFAULT_MAP)
         values = {**ctx.params, **for_all, **own, **given}
+        others = [stream.name for stream in streams if stream.target == table["output"] != "null:"]
+        if others:
+            raise click.UsageError(f"{where} has the output of streams.{others[0]}; each needs one of its own", ctx=ctx)
         streams.append(Stream(name, table["input"], table["output"], context, values))
     return {**ctx.params, **for_all, **given}, streams
 

@@ -3,7 +3,8 @@
 A streak covers a pixel for one frame and only ever brightens it, so the minimum over frames that lie on each other is
 nearly free of rain. That minimum is an input and never the answer: where alignment fails or things move, the network
 falls back on the frame itself. It knows the place by another input, the dips: where both past frames are brighter than
-this one, which rain does not explain. No normalisation, no global pooling, static shapes: ONNX, TensorRT and OpenVINO fuse it.
+this one, which rain does not explain. No normalisation, no global pooling, static shapes: ONNX, TensorRT and OpenVINO
+fuse it.
 """
 
 from __future__ import annotations

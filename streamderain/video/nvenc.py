@@ -11,11 +11,25 @@ import torch
 from av.video.frame import CudaContext
 from torch import Tensor
 
+from streamderain.errors import DeviceError
 from streamderain.video import cuda, ffmpeg
 
 #: What encodes instead where one of these cannot be had.
 ON_THE_CPU = {"h264_nvenc": "libx264", "hevc_nvenc": "libx265", "av1_nvenc": "libsvtav1"}
 _SIZE = (256, 256)  # px; NVENC refuses small ones
+
+
+def require(codec: str, device: torch.device | None) -> None:
+    """Nothing for other codecs and where ``codec`` opens on ``device``, the first GPU if None.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    if codec not in ON_THE_CPU:
+        return
+    reason = missing(codec, device or torch.device("cuda", 0))
+    if reason is not None:
+        raise DeviceError(f"{codec} cannot be had: {reason}", hint=f"use --codec {ON_THE_CPU[codec]}")
 
 
 @cache

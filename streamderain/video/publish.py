@@ -18,7 +18,7 @@ from av.codec.context import Flags
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.redaction import redact
-from streamderain.video import encoder, ffmpeg
+from streamderain.video import encoder, ffmpeg, nvenc
 from streamderain.video.colour import YuvWriter
 from streamderain.video.link import Link
 from streamderain.video.outlet import Finishing, check_size, eight_bits
@@ -151,11 +151,13 @@ def open_publisher(
     Raises:
         OutputOptionError: what was asked for cannot be had.
         OutputError: the target cannot be reached.
+        DeviceError: the encoder is one of GPUs, and there is none.
     """
     name = redact(url)
     info = replace(info, rotation=0, time_base=_TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
     chosen, preset, crf = _defaults(info, codec, crf, preset, options)
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen)
+    nvenc.require(plan.codec, None)
     try:
         clip = _clip(plan, info)
         context: Any = av.CodecContext.create(plan.codec, "w")

@@ -67,6 +67,18 @@ def first_number(uri: str) -> int:
     return numbers[0]
 
 
+def folder_of(pattern: str) -> Path:
+    """Where the pictures of an output go.
+
+    Raises:
+        OutputError: there is no such folder.
+    """
+    parent = Path(pattern).parent
+    if not parent.is_dir():
+        raise OutputError(f"{parent} is not a folder", hint="make it first")
+    return parent
+
+
 class SequenceSink(Finishing):
     """A FrameSink that writes ``pattern % 1``, ``pattern % 2`` and so on, each whole or not at all.
 
@@ -84,9 +96,7 @@ class SequenceSink(Finishing):
         overwrite: bool,
     ) -> None:
         self.frames_written = 0
-        parent = Path(pattern).parent
-        if not parent.is_dir():
-            raise OutputError(f"{parent} is not a folder", hint="make it first")
+        parent = folder_of(pattern)
         # %d and %03d mean the same pictures from 100 on.
         self._lock = Lock(parent / f"{_PATTERN.sub('%d', Path(pattern).name)}.part", name=pattern)
         try:

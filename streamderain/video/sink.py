@@ -15,7 +15,7 @@ import av.error
 import torch
 from av.container import OutputContainer
 
-from streamderain.errors import DeviceError, OutputError, OutputOptionError
+from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.redaction import redact
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
@@ -343,12 +343,29 @@ def _nvenc_on(plan: encoder.EncoderPlan, device: torch.device | None) -> torch.d
     Raises:
         DeviceError: the plan is for an encoder of NVIDIA GPUs, and it does not open.
     """
-    if plan.codec not in nvenc.ON_THE_CPU:
-        return None
-    reason = nvenc.missing(plan.codec, device or torch.device("cuda", 0))
-    if reason is not None:
-        raise DeviceError(f"{plan.codec} cannot be had: {reason}", hint=f"use --codec {nvenc.ON_THE_CPU[plan.codec]}")
-    return device if plan.pix_fmt in ("nv12", "p010le") else None
+    nvenc.require(plan.codec, device)
+    return device if plan.codec in nvenc.ON_THE_CPU and plan.pix_fmt in ("nv12", "p010le") else None
+
+
+def check_output(
+    uri: str, side: SideStreams | None, *, overwrite: bool, codec: str | None = None, format: str | None = None
+) -> None:
+    """What of `open_sink`'s refusals can be known from names alone, before other preparations, which may take minutes.
+
+    Args:
+        codec: one that will not be done without; else None.
+
+    Raises: as `open_sink`, which looks at everything again.
+    """
+    uri = ffmpeg.local_path(uri)
+    if codec is not None:
+        nvenc.require(codec, None)
+    if sequence.is_pattern(uri):
+        sequence.folder_of(uri)
+    elif uri != "null:" and uri.split(":")[0] != "display":
+        if not ffmpeg.is_url(uri):
+            Target(uri, side, overwrite=overwrite)
+        choose_muxer(uri, redact(uri), format)
 
 
 def _refuse(asked: Mapping[str, object], why: str) -> None:

@@ -76,6 +76,10 @@ def open_source(
         raise ValueError(f"read_timeout must be above 0 s, got {read_timeout}")
     if decoder not in DECODINGS:
         raise ValueError(f"decoder must be {', '.join(DECODINGS)}, got {decoder!r}")
+    if decoder == "nvdec" and on_error == "conceal":
+        raise ValueError(
+            "on_error conceal counts damaged pictures, which NVDEC does not tell of; use decoder auto or cpu"
+        )
     uri = ffmpeg.local_path(uri)
     name = redact("standard input" if uri == "-" else uri)
 

@@ -138,17 +138,6 @@ class Target:
         self.replaces = final.exists()
 
 
-def check_output(uri: str, side: SideStreams | None, *, overwrite: bool) -> None:
-    """Looks at a file's name before the minutes that other preparations may take; opening the output looks again.
-
-    Raises: as `Target`; nothing for outputs that are no single file.
-    """
-    path = ffmpeg.local_path(uri)
-    special = path == "null:" or path.split(":")[0] == "display" or sequence.is_pattern(path)
-    if not special:
-        Target(path, side, overwrite=overwrite)
-
-
 def is_playlist(uri: str) -> bool:
     """Whether ``uri`` names an HLS playlist, which is a folder's worth of files."""
     return uri.lower().endswith(".m3u8")

@@ -223,6 +223,8 @@ def test_bad_output_name_is_told_before_the_network_is_prepared(
     rainy = clip()
     assert_refused(run(rainy, tmp_path), 2, "is a folder")
     assert_refused(run(rainy, tmp_path / "nowhere" / "out.mp4"), 1, "nowhere")
+    assert_refused(run(rainy, tmp_path / "out"), 2, "no container")
+    assert_refused(run(rainy, tmp_path / "nowhere" / "o%03d.png"), 1, "nowhere")
     (tmp_path / "out.mp4").write_text("precious")
     assert_refused(run(rainy, tmp_path / "out.mp4"), 2, "--overwrite")
 

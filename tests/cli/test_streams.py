@@ -110,6 +110,10 @@ def test_the_configuration_among_the_examples_is_understood() -> None:
         ("streams = 3", ("names no streams",)),
         ("= 3", ("is not TOML",)),
         ('[streams.a]\ninput = "x"', ("streams.a has no output",)),
+        (
+            '[streams.a]\ninput="x"\noutput="y"\n[streams.b]\ninput="z"\noutput="y"',
+            ("streams.b", "output of streams.a"),
+        ),
         ('[streams.a]\ninput = "x"\noutput = "y"\nspeed = 3', ("streams.a", "no option 'speed'")),
         ('[streams.a]\ninput = "x"\noutput = "y"\ncrf = "best"', ("streams.a", "crf", "best")),
         ('[streams.a]\ninput = "x"\noutput = "y"\nhud = "yes"', ("streams.a", "hud", "yes")),

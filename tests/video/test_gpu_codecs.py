@@ -65,6 +65,11 @@ def test_auto_for_the_cpu_says_nothing(clip: Path) -> None:
         assert source.notes == ()
 
 
+def test_damage_cannot_be_counted_where_nvdec_is_insisted_on(clip: Path) -> None:
+    with pytest.raises(ValueError, match="NVDEC does not tell"):
+        open_source(str(clip), decoder="nvdec", on_error="conceal")
+
+
 def test_another_word_is_a_wrong_argument(clip: Path) -> None:
     with pytest.raises(ValueError, match="'cuvid'"):
         open_source(str(clip), decoder="cuvid")  # type: ignore[arg-type]
@@ -77,6 +82,8 @@ def test_an_encoder_that_is_not_there_is_one_line_and_no_file(tmp_path: Path, co
     with pytest.raises(DeviceError, match=rf"{codec} cannot be had: .*CUDA.*: use --codec {nvenc.ON_THE_CPU[codec]}"):
         open_sink(str(out), VideoInfo(*SIZE, time_base=Fraction(1, 25)), codec=codec)
     assert os.listdir(tmp_path) == []
+    with pytest.raises(DeviceError, match=rf"{codec} cannot be had"):
+        open_sink("udp://127.0.0.1:9", VideoInfo(*SIZE, time_base=Fraction(1, 25)), codec=codec)
 
 
 # ---- a GPU that does not do the video
@@ -176,11 +183,12 @@ def test_the_command_ends_with_5_or_does_without(clip: Path, tmp_path: Path) -> 
         assert "cannot be had" in refused.stderr
         assert not out.exists()
     allowed = CliRunner().invoke(
-        cli, [*words, "--decoder", "nvdec", "--codec", "h264_nvenc", "--preset", "p5", "--allow-fallback"]
+        cli,
+        [*words, "--decoder", "nvdec", "--codec", "h264_nvenc", "--preset", "p5", "-e", "g=10", "--allow-fallback"],
     )
     assert allowed.exit_code == 0
     assert "decoding on the CPU instead" in allowed.stderr
-    assert "encoding with libx264 and its own preset instead" in allowed.stderr
+    assert "encoding with libx264 and its own preset instead, without -e g=10" in allowed.stderr
     with av.open(str(out)) as media:
         assert media.streams.video[0].codec_context.name == "h264"
         assert sum(1 for _ in media.decode(video=0)) == COUNT

@@ -66,10 +66,14 @@ class Camera:
         finally:
             busy(False)
         track = self._client.track
-        self._decoder: Any = av.CodecContext.create(track.codec, "r")
-        without_delay(self._decoder)
-        if track.parameter_sets:
-            self._decoder.extradata = track.parameter_sets
+        try:
+            self._decoder: Any = av.CodecContext.create(track.codec, "r")
+            without_delay(self._decoder)
+            if track.parameter_sets:
+                self._decoder.extradata = track.parameter_sets
+        except BaseException:
+            self._client.close()
+            raise
         self._rate = track.rate
         self._assembler, self._times = Assembler(track.codec, track.kind), rtp.Times(track.clock)
         self._time_base = Fraction(1, track.clock)
