@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import itertools
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,7 +225,16 @@ def test_depth_must_be_positive(depth: int) -> None:
         WriteBehind(print, print, print, depth)
 
 
-def test_keyboard_interrupt_while_waiting_for_an_item_leaves_cleanly() -> None:
+@pytest.mark.parametrize("where", ["waiting", "closing"])
+def test_keyboard_interrupt(where: str) -> None:
+    """In a process of its own: a SIGINT in this one is for pytest and every library that other tests have loaded."""
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_overlap as t; t.{where}()"
+    ended = subprocess.run([sys.executable, "-X", "faulthandler", "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def waiting() -> None:
+    """Interrupted while it waits for an item, the consumer leaves cleanly."""
     release = threading.Event()
     finalised = threading.Event()
 
@@ -378,7 +390,8 @@ def test_abort_after_close_does_nothing() -> None:
     assert sink.calls == ["close"]
 
 
-def test_keyboard_interrupt_while_closing_aborts() -> None:
+def closing() -> None:
+    """Interrupted while it closes, the producer aborts."""
     sink = Sink()
     sink.gate.clear()
     behind = sink.behind(4)
