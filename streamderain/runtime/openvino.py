@@ -7,6 +7,7 @@ small operations, which take OpenVINO most of a minute to read.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -105,6 +106,17 @@ def _library() -> Any:
             sys.modules["openvino_telemetry"] = known
 
 
+@functools.cache
+def _core() -> Any:
+    """One for the process, and never let go.
+
+    Each gives the thread that makes it another stack for signals, and when it goes the stack that it found there: of
+    two that go in the order in which they came, the second one's is gone, and the next Ctrl-C ends the process with a
+    segmentation fault instead of its handler.
+    """
+    return _library().Core()
+
+
 def _shared(tensor: Tensor) -> Any:
     """The tensor's memory as OpenVINO's; the caller keeps ``tensor`` alive."""
     ov = _library()
@@ -167,10 +179,8 @@ class OpenVINOBackend:
         (folder / _WIRING).write_text(json.dumps(wiring) + "\n")
 
     def load(self, job: Job, folder: Path) -> Engine:
-        ov = _library()
-
         wiring = tuple((str(kind), int(index)) for kind, index in json.loads((folder / _WIRING).read_text()))
-        core = ov.Core()
+        core = _core()
         # A CPU that has bfloat16 would use it unasked. Between convolutions of bytes it costs no precision: frames are
         # added up in float32 in any case, before the first convolution and after the last.
         halves = job.precision == "int8" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,37 @@ def test_int8_without_a_calibration_is_refused_in_words(make_job: MakeJob, tmp_p
 def test_it_is_for_the_cpu(make_job: MakeJob) -> None:
     assert backend_of("openvino").missing(torch.device("cuda", 0)) is not None
     assert backend_of("openvino").missing(CPU) is None
+
+
+_TWO_ENGINES = """
+import gc, os, signal, sys, time
+from pathlib import Path
+import torch
+from streamderain.networks import NetworkSpec
+from streamderain.runtime import Job
+from streamderain.runtime.openvino import BACKEND
+
+spec = NetworkSpec("streaming", {"channels": [8, 8, 8]})
+job = Job(
+    model="small", weights="", network=spec.build().eval(), spec=spec, height=32, width=32,
+    device=torch.device("cpu"), precision="fp32",
+)
+BACKEND.build(job, Path(sys.argv[1]), progress=lambda text: None)
+first, second = BACKEND.load(job, Path(sys.argv[1])), BACKEND.load(job, Path(sys.argv[1]))
+del first
+gc.collect()
+del second
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_handled_when_engines_have_come_and_gone(tmp_path: Path) -> None:
+    """OpenVINO gives and takes stacks for signals; taken in the wrong order, a signal ended in a segmentation fault."""
+    command = [sys.executable, "-c", _TWO_ENGINES, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
