@@ -200,12 +200,12 @@ def test_redirects_are_followed_and_passwords_stay_with_their_host(scripted: Scr
     first = scripted(answer=lambda request: reply(request, "302 Found", f"Location: {there}"))
     assert len(_pictures(_connect(first.url(user="admin:secret")), 3)) == 3
     assert goal.requests[0].url == there
-    goal.requests.clear()
     there = there.replace("127.0.0.1", "localhost")
     with pytest.raises(LostError, match="401"):
         _connect(first.url(user="admin:secret"))
-    assert goal.requests[0].url == there
-    assert not any("authorization" in request.headers for request in goal.requests)
+    asked = [request for request in goal.requests if "localhost" in request.url]  # the first one's farewell may be late
+    assert asked[0].url == there
+    assert not any("authorization" in request.headers for request in asked)
 
 
 @pytest.mark.parametrize("url", ["rtsp://u:hunter2@[::1/cam", "rtsp://u:hunter2@host:99999/cam", "rtsp:///cam"])
