@@ -19,6 +19,7 @@ from torch import Tensor
 
 from streamderain.preprocess import MESH, Past, look_back
 from training.camera import simulate_camera
+from training.foreground import lay_foreground
 from training.metrics import psnr
 from training.rain import degrade, render_rain, sample_style
 from training.recipe import ClipData
@@ -90,26 +91,42 @@ def clean_clip(
     video_share: float,
     size: tuple[int, int],
     clutter_share: float = 0.0,
+    foreground_share: float = 0.0,
 ) -> Tensor:
     """A clean clip [T, 3, h, w] from a video, at a random place and scale, or from a still with a moving camera."""
-    height, width = size
 
-    def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
+    def by_chance(share: float) -> bool:  # no draw where there is no share: a recipe without one gives what it gave
+        return bool(share) and float(torch.rand((), generator=generator)) < share
 
-    use_video = files.clips and (not files.stills or float(torch.rand((), generator=generator)) < video_share)
-    if not use_video:
-        path = files.stills[draw(0, len(files.stills) - 1)]
-        still = read_clip(path, start=0, frames=1)[0]
-        if clutter_share and float(torch.rand((), generator=generator)) < clutter_share:
+    def still() -> Tensor:
+        return read_clip(files.stills[_draw(0, len(files.stills) - 1, generator)], start=0, frames=1)[0]
+
+    if files.clips and (not files.stills or float(torch.rand((), generator=generator)) < video_share):
+        clip = _filmed(files.clips, generator, frames=frames, size=size)
+    else:
+        picture = still()
+        if by_chance(clutter_share):
             from training.clutter import paint_clutter  # OpenCV, which only training installs
 
-            still = paint_clutter(still, generator)
-        return simulate_camera(still, frames, size, generator)
-    path = files.clips[draw(0, len(files.clips) - 1)]
-    stride = draw(1, 2)
-    clip = read_clip(path, start=draw(0, max(0, count_frames(path) - frames * stride)), frames=frames, stride=stride)
-    if clip.shape[0] < frames:  # the end of a short clip: hold the last frame
+            picture = paint_clutter(picture, generator)
+        clip = simulate_camera(picture, frames, size, generator)
+    if files.stills and by_chance(foreground_share):
+        clip = lay_foreground(clip, still(), generator)
+    return clip
+
+
+def _draw(low: int, high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _filmed(clips: tuple[Path, ...], generator: torch.Generator, *, frames: int, size: tuple[int, int]) -> Tensor:
+    """[T, 3, h, w] of a video, at a random place, scale and speed; the end of a short one holds its last frame."""
+    height, width = size
+    path = clips[_draw(0, len(clips) - 1, generator)]
+    stride = _draw(1, 2, generator)
+    start = _draw(0, max(0, count_frames(path) - frames * stride), generator)
+    clip = read_clip(path, start=start, frames=frames, stride=stride)
+    if clip.shape[0] < frames:
         clip = torch.cat((clip, clip[-1:].expand(frames - clip.shape[0], -1, -1, -1)))
     smallest = max(height / clip.shape[2], width / clip.shape[3])
     low = min(1.0, max(smallest, 0.45))
@@ -117,7 +134,7 @@ def clean_clip(
     if scale != 1.0:
         sizes = (max(height, round(clip.shape[2] * scale)), max(width, round(clip.shape[3] * scale)))
         clip = F.interpolate(clip, sizes, mode="bilinear", antialias=scale < 1).clamp(0, 1)
-    top, left = draw(0, clip.shape[2] - height), draw(0, clip.shape[3] - width)
+    top, left = _draw(0, clip.shape[2] - height, generator), _draw(0, clip.shape[3] - width, generator)
     return clip[:, :, top : top + height, left : left + width]
 
 
@@ -169,6 +186,7 @@ def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:
             video_share=data.video_share,
             size=(_HEIGHT, _WIDTH),
             clutter_share=data.clutter_share,
+            foreground_share=data.foreground_share,
         )
         rainy, target = rain_clip(clean, generator, visible_share=data.visible_share)
         previous, before, motion = align_clip(rainy)

@@ -89,7 +89,8 @@ class ClipData:
 
     ``stills`` and ``clips`` are folders or globs under ``--data``. A share of the stills, drawn by ``split_seed``, and
     the clips named are held out for validation and for the test; the rest trains. ``clutter_share`` of the stills get
-    text, railings and the like painted on them, which are no rain.
+    text, railings and the like painted on them, which are no rain. In ``foreground_share`` of all clean clips something
+    nearer moves across the scene by itself.
     """
 
     stills: tuple[str, ...]
@@ -101,6 +102,7 @@ class ClipData:
     video_share: float = 0.4
     visible_share: float = 0.7
     clutter_share: float = 0.0
+    foreground_share: float = 0.0
     frames: int = 6
     patch: int = 96
     patches_per_clip: int = 6

@@ -17,14 +17,18 @@ batch on a GPU never waits for the host and the whole may be part of a compiled 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MESH = (5, 7)  # control points, rows and columns; the outermost lie on the centres of the outermost pixels
+Size = tuple[int, int]  # rows and columns
+
+MESH: Size = (5, 7)  # control points, rows and columns; the outermost lie on the centres of the outermost pixels
 
 _ROWS = 180  # the height that estimation works at, whatever the frame's; it begins at half of that
 _LEAST_ROWS = 32  # no smaller than this
@@ -37,6 +41,28 @@ _CUT_ROWS = 45  # height that scenes are compared at
 _MAX_SHIFT = 0.15  # of the frame's height or width, by phase correlation
 _EDGE = 1 + 1e-5  # of places from -1 to 1, which are rounded
 _STILL = 0.06  # px of the full frame: less than this is no motion, and is not resampled
+
+_Table = TypeVar("_Table")
+
+
+def _kept(make: Callable[[Size, Size, torch.device], _Table]) -> Callable[[Size, Size, Tensor], _Table]:
+    """What ``make`` gives for a frame's size, a mesh's and the device of a tensor; on the CPU made once for each.
+
+    In a graph it is part of the graph, and on a GPU it is made anew: a recording would go on reading the memory of a
+    table that is long forgotten here.
+    """
+
+    @functools.lru_cache(maxsize=16)
+    def once(size: Size, points: Size) -> _Table:
+        with torch.inference_mode(False), torch.no_grad():  # for whoever comes next, with gradients or without
+            return make(size, points, torch.device("cpu"))
+
+    def get(size: Size, points: Size, like: Tensor) -> _Table:
+        if like.device.type != "cpu" or torch.compiler.is_compiling():
+            return make(size, points, like.device)
+        return once(size, points)
+
+    return get
 
 
 def _running(of_two: Callable[[Tensor, Tensor], Tensor], grey: Tensor) -> Tensor:
@@ -61,7 +87,7 @@ def _grey(image: Tensor, factor: int) -> Tensor:
     that motion is found as if it were dry (+1.3 dB on the warped frame under visible rain).
     """
     image = image.float()
-    grey = _shrink((image[:, 0] + image[:, 1] + image[:, 2]) / 3, factor)
+    grey = _shrink(image[:, 0] + image[:, 1] + image[:, 2], factor) / 3
     grey = _running(torch.maximum, _running(torch.minimum, grey))
     grey = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     grey = grey[:, :-2] + grey[:, 1:-1] + grey[:, 2:]
@@ -75,15 +101,15 @@ def _gradients(grey: Tensor) -> tuple[Tensor, Tensor]:
     return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
 
 
-def _axis(count: int, like: Tensor) -> Tensor:
+def _axis(count: int, device: torch.device) -> Tensor:
     """``count`` places from -1 to 1, the first and the last pixel's centres."""
-    return torch.linspace(-1, 1, count, device=like.device) if count > 1 else torch.zeros(1, device=like.device)
+    return torch.linspace(-1, 1, count, device=device) if count > 1 else torch.zeros(1, device=device)
 
 
-def _hats(count: int, points: int, like: Tensor) -> Tensor:
+def _hats(count: int, points: int, device: torch.device) -> Tensor:
     """What each of ``points`` control points along an axis has to say at each of ``count`` places: [count, points]."""
-    at = (_axis(count, like) + 1) * ((points - 1) / 2)
-    return (1 - (at[:, None] - torch.arange(points, device=like.device)).abs()).clamp_min(0)
+    at = (_axis(count, device) + 1) * ((points - 1) / 2)
+    return (1 - (at[:, None] - torch.arange(points, device=device)).abs()).clamp_min(0)
 
 
 class _Lattice:
@@ -92,12 +118,12 @@ class _Lattice:
     All in float32: half precision cannot name a place in a frame to better than half a pixel.
     """
 
-    def __init__(self, size: tuple[int, int], points: tuple[int, int], like: Tensor) -> None:
+    def __init__(self, size: Size, points: Size, device: torch.device) -> None:
         (height, width), (rows, columns) = size, points
-        self.down, self.across = _hats(height, rows, like), _hats(width, columns, like).T  # [h, rows], [columns, w]
+        self.down, self.across = _hats(height, rows, device), _hats(width, columns, device).T  # [h, rows], [columns, w]
         # A mesh is bilinear, so where its points are at rest is as good as where each pixel is.
-        self._rest = torch.stack(torch.meshgrid(_axis(columns, like), _axis(rows, like), indexing="xy"))
-        units = (torch.full((1, 1), 2 / max(count - 1, 1), device=like.device) for count in (width, height))
+        self._rest = torch.stack(torch.meshgrid(_axis(columns, device), _axis(rows, device), indexing="xy"))
+        units = (torch.full((1, 1), 2 / max(count - 1, 1), device=device) for count in (width, height))
         self._unit = torch.stack(tuple(units))
         self._from_middle = self._rest / self._unit  # px
         self._place = torch.cat((self._from_middle, torch.ones_like(self._rest[:1]))).flatten(1)
@@ -109,6 +135,9 @@ class _Lattice:
     def grid(self, motion: Tensor) -> Tensor:
         """Where each pixel comes from: [B, h, w, 2] (x, y), -1 to 1 from first pixel to last; ``motion`` in px."""
         return (self.down @ (self._rest + motion.float() * self._unit) @ self.across).permute(0, 2, 3, 1)
+
+
+_lattice = _kept(_Lattice)
 
 
 def _fetch(image: Tensor, grid: Tensor) -> Tensor:
@@ -131,15 +160,34 @@ def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
     """
     if image.device.type == "cpu" and not torch.compiler.is_compiling() and not motion.any():
         return image  # a camera that stands: a third of the work is saved, and what is not resampled stays sharp
-    lattice = _Lattice((image.shape[-2], image.shape[-1]), (motion.shape[-2], motion.shape[-1]), image)
+    lattice = _lattice((image.shape[-2], image.shape[-1]), (motion.shape[-2], motion.shape[-1]), image)
     return _fetch(image, lattice.grid(motion.float() / scale))
 
 
-def _waves(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def _waves(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines [count, count] of the discrete Fourier transform."""
-    at = torch.arange(count, device=like.device)
+    at = torch.arange(count, device=device)
     angle, turns = at * (2 * math.pi / count), at[:, None] * at % count  # exact: reduced while these are integers
     return angle.cos()[turns], angle.sin()[turns]
+
+
+class _Fourier:
+    """A frame's transform, and back for the shifts within reach; ``mesh`` is not looked at."""
+
+    def __init__(self, size: Size, mesh: Size, device: torch.device) -> None:
+        height, width = size
+        self.window = torch.outer(
+            torch.hann_window(height, periodic=False, device=device),
+            torch.hann_window(width, periodic=False, device=device),
+        )
+        self.down, self.across = _waves(height, device), _waves(width, device)
+        self.reach = max(1, int(height * _MAX_SHIFT)), max(1, int(width * _MAX_SHIFT))
+        rows, columns = (torch.arange(-r, r + 1, device=device) % n for r, n in zip(self.reach, size, strict=True))
+        self.up = tuple(wave[rows] for wave in self.down)
+        self.back = tuple(wave[:, columns] for wave in self.across)
+
+
+_fourier = _kept(_Fourier)
 
 
 def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
@@ -148,26 +196,20 @@ def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
     The transforms are products with matrices: the frames are small, only shifts within reach are looked at, and every
     engine can multiply where few know Fourier's transform.
     """
-    height, width = moved.shape[-2:]
-    window = torch.outer(
-        torch.hann_window(height, periodic=False, device=moved.device),
-        torch.hann_window(width, periodic=False, device=moved.device),
-    )
-    (cy, sy), (cx, sx) = _waves(height, moved), _waves(width, moved)
+    fourier = _fourier((moved.shape[-2], moved.shape[-1]), MESH, moved)
+    (cy, sy), (cx, sx) = fourier.down, fourier.across
     both = torch.stack((moved, reference), 1)
-    both = (both - both.mean((-2, -1), keepdim=True)) * window
+    both = (both - both.mean((-2, -1), keepdim=True)) * fourier.window
     by_cosine, by_sine = both @ cx, both @ sx
     real, imaginary = (cy @ by_cosine - sy @ by_sine).unbind(1), (-(sy @ by_cosine) - cy @ by_sine).unbind(1)
     cross_real = real[1] * real[0] + imaginary[1] * imaginary[0]
     cross_imaginary = imaginary[1] * real[0] - real[1] * imaginary[0]
     size = (cross_real * cross_real + cross_imaginary * cross_imaginary).sqrt() + 1e-6
     cross_real, cross_imaginary = cross_real / size, cross_imaginary / size
-    reach_y, reach_x = max(1, int(height * _MAX_SHIFT)), max(1, int(width * _MAX_SHIFT))
-    rows = torch.arange(-reach_y, reach_y + 1, device=moved.device) % height
-    columns = torch.arange(-reach_x, reach_x + 1, device=moved.device) % width
-    cy, sy, cx, sx = cy[rows], sy[rows], cx[:, columns], sx[:, columns]
+    (cy, sy), (cx, sx) = fourier.up, fourier.back
     surface = cy @ (cross_real @ cx - cross_imaginary @ sx) - sy @ (cross_real @ sx + cross_imaginary @ cx)
     best = surface.flatten(1).argmax(1)
+    reach_y, reach_x = fourier.reach
     count = 2 * reach_x + 1
     return torch.stack((best % count - reach_x, best // count - reach_y), 1).float()
 
@@ -227,29 +269,39 @@ def _blocks(products: Tensor) -> Tensor:
     return torch.cat((torch.cat((xx, xy), 2), torch.cat((xy, yy), 2)), 1)
 
 
+class _Moments:
+    """How sums over pixels become the normal equations of an affine map; ``mesh`` is not looked at."""
+
+    def __init__(self, size: Size, mesh: Size, device: torch.device) -> None:
+        height, width = size
+        unit = max(height, width) / 2  # conditions the normal equations
+        self.units = torch.cat((torch.full((2,), 1 / unit, device=device), torch.ones(1, device=device)))
+        x, y = _axis(width, device) * ((width - 1) / 2 / unit), _axis(height, device) * ((height - 1) / 2 / unit)
+        self.across = torch.stack((torch.ones_like(x), x, x * x), 1)  # [w, 3]
+        self.down = torch.stack((torch.ones_like(y), y, y * y), 0)  # [3, h]
+        # Which moment, power of y times three plus power of x, is the product of which two of (x, y, 1): 1, 3 and 0,
+        # added. Made on the device: a list would be copied from the host, which a CUDA graph cannot record.
+        power = (2 * torch.arange(3, device=device) + 1) % 5
+        self.moment = power[:, None] + power
+        self.eye, self.six = torch.eye(2, 3, device=device), torch.eye(6, device=device)
+
+
+_moments = _kept(_Moments)
+
+
 def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, lattice: _Lattice, steps: int) -> Tensor:
     """Better an affine map [B, 2, 3] px about the middle; the gradients are the moved frame's, taken once."""
-    height, width = moved.shape[-2:]
     slopes, products = _slopes(moved)
-    unit = max(height, width) / 2  # conditions the normal equations
-    units = torch.cat((torch.full((2,), 1 / unit, device=moved.device), torch.ones(1, device=moved.device)))
-    x, y = _axis(width, moved) * ((width - 1) / 2 / unit), _axis(height, moved) * ((height - 1) / 2 / unit)
-    across = torch.stack((torch.ones_like(x), x, x * x), 1)  # [w, 3]
-    down = torch.stack((torch.ones_like(y), y, y * y), 0)  # [3, h]
-    # Which moment, power of y times three plus power of x, is the product of which two of (x, y, 1): 1, 3 and 0, added.
-    # Made on the device: a list would be copied from the host, which a CUDA graph cannot record.
-    power = (2 * torch.arange(3, device=moved.device) + 1) % 5
-    moment = power[:, None] + power
-    eye, six = torch.eye(2, 3, device=moved.device), torch.eye(6, device=moved.device)
+    of = _moments((moved.shape[-2], moved.shape[-1]), MESH, moved)
     for _ in range(steps):
         weighed, slope = _sums(moved, reference, lattice.affine(affine), lattice, slopes, products)
-        normal = _blocks((down @ weighed @ across).flatten(2)[:, :, moment])
-        gradient = (down @ slope @ across).flatten(2)[:, :, moment[2]].flatten(1)  # by x, y, 1
-        trace = (normal * six).sum((1, 2), keepdim=True) + 6e-6
-        step = _solve(normal + (1e-3 / 6) * trace * six, gradient).view(-1, 2, 3)
-        affine = _compose(affine, step * units + eye)
-    distortion = (affine[:, :, :2] - eye[:, :2]).abs().amax((1, 2))
-    return torch.where((distortion < 0.3)[:, None, None], affine, eye)  # what shears more is no camera
+        normal = _blocks((of.down @ weighed @ of.across).flatten(2)[:, :, of.moment])
+        gradient = (of.down @ slope @ of.across).flatten(2)[:, :, of.moment[2]].flatten(1)  # by x, y, 1
+        trace = (normal * of.six).sum((1, 2), keepdim=True) + 6e-6
+        step = _solve(normal + (1e-3 / 6) * trace * of.six, gradient).view(-1, 2, 3)
+        affine = _compose(affine, step * of.units + of.eye)
+    distortion = (affine[:, :, :2] - of.eye[:, :2]).abs().amax((1, 2))
+    return torch.where((distortion < 0.3)[:, None, None], affine, of.eye)  # what shears more is no camera
 
 
 def _compose(affine: Tensor, step: Tensor) -> Tensor:
@@ -292,36 +344,47 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     return solution
 
 
-def _bending(like: Tensor) -> Tensor:
+def _bending(mesh: Size, device: torch.device) -> Tensor:
     """[2K, 2K]: squared differences between neighbouring control points, and a little of each."""
-    rows, columns = MESH
+    rows, columns = mesh
 
     def chain(count: int) -> Tensor:
-        step = torch.eye(count, device=like.device).diff(dim=0)
+        step = torch.eye(count, device=device).diff(dim=0)
         return step.T @ step
 
-    one = torch.kron(chain(rows), torch.eye(columns, device=like.device))
-    one = one + torch.kron(torch.eye(rows, device=like.device), chain(columns))
-    one = one + 0.1 * torch.eye(rows * columns, device=like.device)
-    return _STIFFNESS * torch.kron(torch.eye(2, device=like.device), one)
+    one = torch.kron(chain(rows), torch.eye(columns, device=device))
+    one = one + torch.kron(torch.eye(rows, device=device), chain(columns))
+    one = one + 0.1 * torch.eye(rows * columns, device=device)
+    return _STIFFNESS * torch.kron(torch.eye(2, device=device), one)
+
+
+class _Pairs:
+    """How sums over pixels become the normal equations of a mesh of K points."""
+
+    def __init__(self, size: Size, mesh: Size, device: torch.device) -> None:
+        (height, width), (rows, columns) = size, mesh
+        self.down, self.across = _hats(height, rows, device).T, _hats(width, columns, device)  # [5, h], [w, 7]
+        self.down_twice = (self.down[:, None] * self.down).flatten(0, 1)  # [25, h], each two of the points
+        self.across_twice = (self.across[:, :, None] * self.across[:, None]).flatten(1)  # [w, 49]
+        self.stiffness = _bending(mesh, device)
+
+
+_pairs = _kept(_Pairs)
 
 
 def _fit_mesh(moved: Tensor, reference: Tensor, rigid: Tensor, start: Tensor, lattice: _Lattice, steps: int) -> Tensor:
     """Better a mesh [B, 2, *MESH] from ``start``, bending it away from ``rigid`` where the frames ask for it."""
     rows, columns = MESH
     slopes, products = _slopes(moved)
-    down, across = lattice.down.T, lattice.across.T  # [5, h], [w, 7]
-    down_twice = (down[:, None] * down).flatten(0, 1)  # [25, h], each two of the points
-    across_twice = (across[:, :, None] * across[:, None]).flatten(1)  # [w, 49]
-    stiffness = _bending(moved)
+    of = _pairs((moved.shape[-2], moved.shape[-1]), MESH, moved)
     bend = start - rigid
     for _ in range(steps):
         weighed, slope = _sums(moved, reference, rigid + bend, lattice, slopes, products)
-        pairs = (down_twice @ weighed @ across_twice).view(-1, 3, rows, rows, columns, columns)
+        pairs = (of.down_twice @ weighed @ of.across_twice).view(-1, 3, rows, rows, columns, columns)
         normal = _blocks(pairs.transpose(3, 4).flatten(4, 5).flatten(2, 3))
         trace = _diagonal(normal).mean(-1, keepdim=True) + 1e-9
-        gradient = (down @ slope @ across).flatten(1) + trace * (bend.flatten(1) @ stiffness)
-        step = _solve(normal + trace[..., None] * stiffness, gradient)
+        gradient = (of.down @ slope @ of.across).flatten(1) + trace * (bend.flatten(1) @ of.stiffness)
+        step = _solve(normal + trace[..., None] * of.stiffness, gradient)
         bend = bend - step.view_as(bend)
     return rigid + bend
 
@@ -342,7 +405,7 @@ def estimate_motion(moved: Tensor, reference: Tensor) -> Tensor:
         half = 2 if rows // factor >= 2 * _LEAST_ROWS else 1
         small_a, small_b = _shrink(a, half), _shrink(b, half)
         size = (small_a.shape[-2], small_a.shape[-1])
-        coarse, fine = _Lattice(size, MESH, a), _Lattice((a.shape[-2], a.shape[-1]), MESH, a)
+        coarse, fine = _lattice(size, MESH, a), _lattice((a.shape[-2], a.shape[-1]), MESH, a)
         still = a.new_zeros(a.shape[0], 2, *MESH)
         shifted = still + _phase_correlation(small_a, small_b)[..., None, None]
         start = _best(small_a, small_b, [still, shifted], coarse)

@@ -161,3 +161,15 @@ def test_graph_of_the_estimate_finds_the_same_motion() -> None:
     assert not [name for name in operations if "fft" in name or "linalg" in name]
     other = _streaks(moved, 40, seed=2)
     assert (program.module()(other, reference) - estimate_motion(other, reference)).abs().max() < 0.02
+
+
+def test_what_inference_has_made_once_serves_training_too() -> None:
+    size = 88, 104  # of no other test
+    motion, picture = _affine([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]], *size), _texture(*size)
+    with torch.inference_mode():
+        seen = warp(picture, motion)
+    learning = motion.clone().requires_grad_()
+    again = warp(picture, learning)
+    again.sum().backward()
+    torch.testing.assert_close(again, seen.clone(), atol=0, rtol=0)
+    assert learning.grad is not None
