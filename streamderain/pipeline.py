@@ -36,7 +36,7 @@ class RunStats:
         decode_seconds, derain_seconds, encode_seconds: time each stage was at work, waiting for its neighbours not
             included. The stages overlap, so their sum may exceed ``seconds``; the largest is the bottleneck.
         interrupted: ``stop`` was set before the source had ended.
-        prepare_seconds: what the decoding thread did for the network ahead of it: upload, and on the CPU its past.
+        prepare_seconds: what the decoding thread did for the network ahead of it: where scenes begin, upload, the past.
     """
 
     frames: int
@@ -166,11 +166,15 @@ def run(
     def read() -> Iterator[tuple[Prepared, bool]]:
         with closing(_decode(source, decoding)) as frames_in:  # on this thread, whatever raises
             ordered = _in_order(frames_in) if source.info.live or not derainer.remembers else with_lead_in(frames_in)
-            for frame, wanted in ordered:
-                begin = time.perf_counter()
+            while True:
+                begin, decoded = time.perf_counter(), decoding.seconds
+                coming = next(ordered, None)
+                if coming is None:
+                    return
+                frame, wanted = coming
                 ready = steps.prepare(frame)
-                preparing.seconds += time.perf_counter() - begin
-                del frame
+                preparing.seconds += time.perf_counter() - begin - (decoding.seconds - decoded)
+                del frame, coming
                 yield ready, wanted
                 del ready
 
