@@ -157,7 +157,7 @@ def align_clip(rainy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What a session gives the network at each frame of a clip, before the network has run.
 
     Returns:
-        previous and before [T, 3, H, W], aligned to their frame, and the motion [T, 2, 5, 7] into the last frame.
+        previous and before [T, 3, H, W], aligned to their frame, and the motion [T, 2, 9, 13] into the last frame.
     """
     motions, previous, before, _ = (torch.cat(parts) for parts in zip(*pasts_of(rainy), strict=True))
     return previous, before, motions

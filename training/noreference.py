@@ -47,7 +47,7 @@ def neighbours(rainy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Motion of a clip [T, 3, H, W], 0..1, that lays each inner frame's neighbours on it.
 
     Returns:
-        from the frame before and from the frame after [T - 2, 2, 5, 7], and [T - 2] bool: no cut is between the three.
+        from the frame before and from the frame after [T - 2, 2, 9, 13], and [T - 2] bool: no cut is between the three.
     """
     if rainy.ndim != 4 or rainy.shape[0] < 3:
         raise ValueError(f"a clip has at least three frames [T, 3, H, W], got {tuple(rainy.shape)}")

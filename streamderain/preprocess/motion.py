@@ -5,14 +5,18 @@ estimate must bear dense streaks, which correlate with nothing, objects that mov
 between house fronts, where no single plane's motion will do:
 
 1. a translation by phase correlation under a Hann window (Kuglin & Hines 1975);
-2. six affine parameters by inverse compositional Gauss-Newton (Baker & Matthews 2004);
-3. a mesh of 5 x 7 control points, bilinear between, by Gauss-Newton with a penalty on bending (a coarse relative of
-   the meshes of video stabilisation, Liu et al. 2013), for parallax;
+2. six affine parameters by inverse compositional Gauss-Newton (Baker & Matthews 2004), with Geman-McClure weights whose
+   scale follows the residual, so that streaks and objects lose their vote; of these and no motion at all the one that
+   leaves the least residual;
+3. a mesh of 9 x 13 control points, bilinear between, bent away from that by Lucas & Kanade's equations (1981) in the
+   window of each point, with a penalty on bending (Horn & Schunck 1981), for parallax. Here what does not fit must keep
+   its vote, or nothing would ever bend, so rain must go before: each frame is replaced by its minimum with the frame
+   before it, laid on it as far as that is known. A streak is in one of the two; where they do not lie on each other,
+   both minima show the same mixture, moved the same way. A point is believed as far as its window's residual shrinks.
 
-each with Geman-McClure weights whose scale follows the residual, so that streaks and objects lose their vote, and of
-these and no motion at all the one that leaves the least residual. Every step has a static shape, no branch on data,
-and only operations that engines know (transforms are products with matrices, solvers a fixed number of steps), so a
-batch on a GPU never waits for the host and the whole may be part of a compiled graph.
+Every step has a static shape, no branch on data, and only operations that engines know (transforms are products with
+matrices, solvers a fixed number of steps), so a batch on a GPU never waits for the host and the whole may be part of a
+compiled graph.
 """
 
 from __future__ import annotations
@@ -28,15 +32,19 @@ from torch import Tensor
 
 Size = tuple[int, int]  # rows and columns
 
-MESH: Size = (5, 7)  # control points, rows and columns; the outermost lie on the centres of the outermost pixels
+MESH: Size = (9, 13)  # control points, rows and columns; the outermost lie on the centres of the outermost pixels
 
 _ROWS = 180  # the height that estimation works at, whatever the frame's; it begins at half of that
 _LEAST_ROWS = 32  # no smaller than this
 _AFFINE_STEPS = 6
-_COARSE_MESH_STEPS, _FINE_MESH_STEPS = 4, 1
 _SOLVER_STEPS = 8  # 6 and 40 give the same picture
-_STIFFNESS = 0.05
-_MESH_MUST_GAIN = 0.97  # of the affine residual; a mesh always fits a little better, to noise
+_COARSE_STEPS, _FINE_STEPS = 4, 1  # of bending
+_SMOOTHING_STEPS = 3  # in each of them; 12 find the same
+_TOLERANCE = 8.0  # times the residual: what bending listens to
+_STIFFNESS, _INERTIA = 0.02, 0.005  # against the bend of neighbours, against any bend; in units of the mean texture
+_BELIEVED, _DISBELIEVED = 0.6, 0.85  # of the window's residual that a bend may leave
+_LEAST_INSIDE = 0.25  # of a window, to judge by it
+_NOISE = 3e-5  # mean square of a residual that is as good as none
 _CUT_ROWS = 45  # height that scenes are compared at
 _MAX_SHIFT = 0.15  # of the frame's height or width, by phase correlation
 _EDGE = 1 + 1e-5  # of places from -1 to 1, which are rounded
@@ -92,7 +100,7 @@ def _grey(image: Tensor, factor: int) -> Tensor:
     grey = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     grey = grey[:, :-2] + grey[:, 1:-1] + grey[:, 2:]
     grey = (grey[..., :-2] + grey[..., 1:-1] + grey[..., 2:]) / 9
-    return grey - grey.mean((-2, -1), keepdim=True)  # exposure is no motion
+    return _centred(grey)  # exposure is no motion
 
 
 def _gradients(grey: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,6 +130,7 @@ class _Lattice:
         (height, width), (rows, columns) = size, points
         self.down, self.across = _hats(height, rows, device), _hats(width, columns, device).T  # [h, rows], [columns, w]
         # A mesh is bilinear, so where its points are at rest is as good as where each pixel is.
+        self._up, self._back = self.down.T.contiguous(), self.across.T.contiguous()
         self._rest = torch.stack(torch.meshgrid(_axis(columns, device), _axis(rows, device), indexing="xy"))
         units = (torch.full((1, 1), 2 / max(count - 1, 1), device=device) for count in (width, height))
         self._unit = torch.stack(tuple(units))
@@ -135,6 +144,10 @@ class _Lattice:
     def grid(self, motion: Tensor) -> Tensor:
         """Where each pixel comes from: [B, h, w, 2] (x, y), -1 to 1 from first pixel to last; ``motion`` in px."""
         return (self.down @ (self._rest + motion.float() * self._unit) @ self.across).permute(0, 2, 3, 1)
+
+    def windows(self, field: Tensor) -> Tensor:
+        """[B, C, h, w] added up in the window of each point, where it has a say: [B, C, rows, columns]."""
+        return self._up @ field @ self._back
 
 
 _lattice = _kept(_Lattice)
@@ -223,11 +236,8 @@ def _residual(moved: Tensor, reference: Tensor, motion: Tensor, lattice: _Lattic
     return difference, inside, scale.clamp_min(2e-3)
 
 
-def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lattice, *, gain: float = 1.0) -> Tensor:
-    """Of several meshes the one with the least Geman-McClure residual, per batch item; a tie goes to the first.
-
-    The last must bring the residual below ``gain`` of what the others leave.
-    """
+def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lattice) -> Tensor:
+    """Of several meshes the one with the least Geman-McClure residual, per batch item; a tie goes to the first."""
     count, batch = len(motions), moved.shape[0]
     together = torch.cat(motions)
     difference, inside, scale = _residual(moved.repeat(count, 1, 1), reference.repeat(count, 1, 1), together, lattice)
@@ -240,8 +250,7 @@ def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lat
     costs = torch.where(sane, cost, torch.full_like(cost, 9.0)).view(count, batch)
     handicap = torch.zeros(count, 1, device=cost.device)
     handicap[0] = 1e-3
-    costs = torch.cat((costs[:-1], costs[-1:] / gain)) - handicap
-    best = costs.argmin(0)
+    best = (costs - handicap).argmin(0)
     return together.view(count, batch, *motions[0].shape[1:])[best, torch.arange(batch, device=moved.device)]
 
 
@@ -252,14 +261,22 @@ def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums(
-    moved: Tensor, reference: Tensor, motion: Tensor, lattice: _Lattice, slopes: Tensor, products: Tensor
+    moved: Tensor,
+    reference: Tensor,
+    motion: Tensor,
+    lattice: _Lattice,
+    slopes: Tensor,
+    products: Tensor,
+    *,
+    tolerance: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """What the normal equations add up over the pixels, with Geman-McClure weights: products and slopes times error.
 
     ``slopes`` and ``products`` are those of the moved frame, as `_slopes` gives them; so are the shapes of the results.
+    The weights' scale is ``tolerance`` times the mean residual.
     """
     difference, inside, scale = _residual(moved, reference, motion, lattice)
-    weight = (inside / (1 + (difference / scale[:, None, None]).square()).square())[:, None]
+    weight = (inside / (1 + (difference / (tolerance * scale)[:, None, None]).square()).square())[:, None]
     return products * weight, slopes * (weight * difference[:, None])
 
 
@@ -344,59 +361,60 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     return solution
 
 
-def _bending(mesh: Size, device: torch.device) -> Tensor:
-    """[2K, 2K]: squared differences between neighbouring control points, and a little of each."""
-    rows, columns = mesh
-
-    def chain(count: int) -> Tensor:
-        step = torch.eye(count, device=device).diff(dim=0)
-        return step.T @ step
-
-    one = torch.kron(chain(rows), torch.eye(columns, device=device))
-    one = one + torch.kron(torch.eye(rows, device=device), chain(columns))
-    one = one + 0.1 * torch.eye(rows * columns, device=device)
-    return _STIFFNESS * torch.kron(torch.eye(2, device=device), one)
-
-
-class _Pairs:
-    """How sums over pixels become the normal equations of a mesh of K points."""
-
-    def __init__(self, size: Size, mesh: Size, device: torch.device) -> None:
-        (height, width), (rows, columns) = size, mesh
-        self.down, self.across = _hats(height, rows, device).T, _hats(width, columns, device)  # [5, h], [w, 7]
-        self.down_twice = (self.down[:, None] * self.down).flatten(0, 1)  # [25, h], each two of the points
-        self.across_twice = (self.across[:, :, None] * self.across[:, None]).flatten(1)  # [w, 49]
-        self.stiffness = _bending(mesh, device)
-
-
-_pairs = _kept(_Pairs)
-
-
-def _fit_mesh(moved: Tensor, reference: Tensor, rigid: Tensor, start: Tensor, lattice: _Lattice, steps: int) -> Tensor:
-    """Better a mesh [B, 2, *MESH] from ``start``, bending it away from ``rigid`` where the frames ask for it."""
-    rows, columns = MESH
+def _bend(moved: Tensor, reference: Tensor, start: Tensor, lattice: _Lattice, steps: int) -> Tensor:
+    """Bend a mesh [B, 2, *MESH] px until the frames [B, h, w] fit better in the window of each point."""
     slopes, products = _slopes(moved)
-    of = _pairs((moved.shape[-2], moved.shape[-1]), MESH, moved)
-    bend = start - rigid
+    bend = torch.zeros_like(start)
     for _ in range(steps):
-        weighed, slope = _sums(moved, reference, rigid + bend, lattice, slopes, products)
-        pairs = (of.down_twice @ weighed @ of.across_twice).view(-1, 3, rows, rows, columns, columns)
-        normal = _blocks(pairs.transpose(3, 4).flatten(4, 5).flatten(2, 3))
-        trace = _diagonal(normal).mean(-1, keepdim=True) + 1e-9
-        gradient = (of.down @ slope @ of.across).flatten(1) + trace * (bend.flatten(1) @ of.stiffness)
-        step = _solve(normal + trace[..., None] * of.stiffness, gradient)
-        bend = bend - step.view_as(bend)
-    return rigid + bend
+        weighed, slope = _sums(moved, reference, start + bend, lattice, slopes, products, tolerance=_TOLERANCE)
+        normal, gradient = lattice.windows(weighed), lattice.windows(slope)
+        xx, xy, yy = normal[:, :1], normal[:, 1:2], normal[:, 2:]
+        texture = ((xx + yy) / 2).mean((1, 2, 3), keepdim=True) + 1e-9
+        held = (4 * _STIFFNESS + _INERTIA) * texture
+        across, down = xx + held, yy + held
+        determinant = across * down - xy * xy
+        own = torch.cat((xx, yy), 1) * bend + xy * _swapped(bend) - gradient
+        for _ in range(_SMOOTHING_STEPS):  # Jacobi's
+            wanted = own + _STIFFNESS * texture * _neighbours(bend)
+            bend = (torch.cat((down, across), 1) * wanted - xy * _swapped(wanted)) / determinant
+    return start + bend
 
 
-def estimate_motion(moved: Tensor, reference: Tensor) -> Tensor:
+def _swapped(field: Tensor) -> Tensor:
+    """y and x of [B, 2, rows, columns]."""
+    return torch.cat((field[:, 1:], field[:, :1]), 1)
+
+
+def _neighbours(field: Tensor) -> Tensor:
+    """The sum of the four neighbours of each point of [B, 2, rows, columns]; at the border the point itself."""
+    padded = F.pad(field, (1, 1, 1, 1), mode="replicate")
+    sideways = padded[:, :, 1:-1, :-2] + padded[:, :, 1:-1, 2:]
+    return sideways + padded[:, :, :-2, 1:-1] + padded[:, :, 2:, 1:-1]
+
+
+def _believed(moved: Tensor, reference: Tensor, rigid: Tensor, bent: Tensor, lattice: _Lattice) -> Tensor:
+    """The mesh ``bent`` as far as it explains each window of ``moved`` better than ``rigid``, which it is elsewhere."""
+    batch = moved.shape[0]
+    difference, inside, _ = _residual(
+        moved.repeat(2, 1, 1), reference.repeat(2, 1, 1), torch.cat((rigid, bent)), lattice
+    )
+    energy = lattice.windows(difference.square()[:, None])
+    seen, whole = lattice.windows(inside[:, None]), lattice.windows(torch.ones_like(inside[:1, None]))
+    left = energy / seen.clamp_min(1e-3) + _NOISE
+    share = (_DISBELIEVED - left[batch:] / left[:batch]) / (_DISBELIEVED - _BELIEVED)
+    sane = (seen[batch:] > _LEAST_INSIDE * whole) & bent.isfinite().all(1, keepdim=True)
+    return torch.where(sane, rigid + share.clamp(0, 1) * (bent - rigid), rigid)
+
+
+def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = None) -> Tensor:
     """The motion that lays ``reference`` on ``moved``: ``warp(reference, motion)`` looks like ``moved``.
 
     Args:
         moved, reference: [B, 3, H, W], 0..1, at least 16x16.
+        before: what came before ``reference``, laid on it; where there is such a thing, rain bends the mesh less.
 
     Returns:
-        [B, 2, 5, 7] float32: displacement of the control points in px, x and y.
+        [B, 2, 9, 13] float32: displacement of the control points in px, x and y.
     """
     with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
         rows = min(moved.shape[-2:])
@@ -411,12 +429,18 @@ def estimate_motion(moved: Tensor, reference: Tensor) -> Tensor:
         start = _best(small_a, small_b, [still, shifted], coarse)
         eye = torch.eye(2, device=a.device).expand(a.shape[0], 2, 2)
         affine = _fit_affine(small_a, small_b, torch.cat((eye, start[:, :, 0, :1]), 2), coarse, _AFFINE_STEPS)
-        rigid = _best(small_a, small_b, [still, start, coarse.affine(affine)], coarse)
-        mesh = _fit_mesh(small_a, small_b, rigid, rigid, coarse, _COARSE_MESH_STEPS)
-        rigid, mesh = rigid * half, mesh * half
-        mesh = _fit_mesh(a, b, rigid, mesh, fine, _FINE_MESH_STEPS)
-        motion = _best(a, b, [rigid, mesh], fine, gain=_MESH_MUST_GAIN) * factor
+        rigid = _best(small_a, small_b, [still, start, coarse.affine(affine)], coarse) * half
+        if before is not None:
+            a = _centred(torch.minimum(a, _fetch(b[:, None], fine.grid(rigid))[:, 0]))
+            b = _centred(torch.minimum(b, _grey(before, factor)))
+        bent = _bend(_shrink(a, half), _shrink(b, half), rigid / half, coarse, _COARSE_STEPS) * half
+        bent = _bend(a, b, bent, fine, _FINE_STEPS)
+        motion = _believed(a, b, rigid, bent, fine) * factor
         return torch.where((motion.abs().amax((1, 2, 3)) < _STILL)[:, None, None, None], still, motion)
+
+
+def _centred(grey: Tensor) -> Tensor:
+    return grey - grey.mean((-2, -1), keepdim=True)
 
 
 def same_scene(frame: Tensor, aligned: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class Past(NamedTuple):
     """The past of one frame, as far as no network is needed to know it.
 
     Attributes:
-        motion: [B, 2, 5, 7] px into the last frame, for what else is to be laid on this one.
+        motion: [B, 2, 9, 13] px into the last frame, for what else is to be laid on this one.
         previous, before: [B, 3, H, W] the last frame and the one before, laid on this one; the frame itself where
             ``keep`` is 0.
         keep: [B, 1, 1, 1], 0 where there is no past: at the start and after a cut; else 1.
@@ -34,7 +34,7 @@ def look_back(rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> 
         previous, before: the last frame, and what was ``previous`` to it.
         keep: [B, 1, 1, 1], 0 where these are no past of this frame.
     """
-    motion = estimate_motion(rainy, previous)
+    motion = estimate_motion(rainy, previous, before)
     pictures = warp(torch.cat((previous, before), 1), motion)
     keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
     previous, before = (torch.lerp(rainy, picture, keep) for picture in torch.split(pictures, 3, 1))
