@@ -173,7 +173,7 @@ def _synthesise(args: argparse.Namespace) -> None:
     style = sample_style(torch.Generator().manual_seed(args.seed), family=args.family)
     with open_source(args.clip) as source:
         rate = float(source.info.frame_rate or 25)
-        with open_sink(args.out, source.info, side=source.side) as sink:
+        with open_sink(args.out, source.info, side=source.side, overwrite=args.overwrite) as sink:
             for frame in add_rain(source, seed=args.seed, style=style, frame_rate=rate):
                 sink.write(frame)
 
@@ -311,6 +311,7 @@ def main() -> None:
     synthesise = commands.add_parser("synthesise", help="render rain over a clean clip")
     synthesise.add_argument("clip")
     synthesise.add_argument("out")
+    synthesise.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     synthesise.add_argument("--seed", type=int, default=0)
     synthesise.add_argument(
         "--family", help="physical, stylised, rain100l, rain100h or nturain; default: drawn by seed"

@@ -58,6 +58,21 @@ def test_synthesise_command_keeps_every_frame(tmp_path: Path, monkeypatch: pytes
     assert pts[0] == pts[1]
 
 
+def test_synthesise_replaces_a_file_only_when_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo(tmp_path, model="identity", frames=3, size=(48, 64), seed=1)
+    out = tmp_path / "rain.mp4"
+    out.write_bytes(b"mine")
+    arguments = ["training", "synthesise", str(tmp_path / "rainy.mp4"), str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        command.main()
+    assert out.read_bytes() == b"mine"
+    monkeypatch.setattr(sys, "argv", [*arguments, "--overwrite"])
+    command.main()
+    with av.open(str(out)) as container:
+        assert len(list(container.decode(video=0))) == 3
+
+
 def test_evaluate_command_writes_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
