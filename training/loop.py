@@ -25,6 +25,8 @@ from training.recipe import Optimiser, Recipe
 from training.state import moments_of, read_part, read_progress, restore_moments, write_state
 from training.task import Task
 
+_CALMER = "lower learning_rate or clip_norm, or use fp32"  # what helps against it
+
 
 def count_steps(settings: Optimiser, batches_per_epoch: int) -> int:
     return settings.steps or settings.epochs * batches_per_epoch
@@ -87,7 +89,7 @@ class Run:
             0, or the number of the signal.
 
         Raises:
-            FloatingPointError: the loss is no longer a number; what was saved before stays.
+            FloatingPointError: the loss or the weights are no longer numbers; what was saved before stays.
         """
         settings, workers = self.recipe.optimiser, self.workers
         first = workers.rank == 0
@@ -107,11 +109,13 @@ class Run:
                     journal.note(self.step, {**_mean(losses), "seconds_per_step": journal.seconds_per_step(self.step)})
                     losses = []
                 if settings.validate_every and (self.step % settings.validate_every == 0 or self.step == self.steps):
+                    self._stay_finite(losses)
                     if first:
                         journal.note(self.step, self.validate())
                     workers.wait()
                 stopped = workers.any(stop.number != 0)
                 if self.step % checkpoint_every == 0 or self.step == self.steps or stopped:
+                    self._stay_finite(losses)
                     if first:
                         self.save()
                     workers.wait()
@@ -157,14 +161,34 @@ class Run:
             self._publish(f"{self.recipe.name}-best", scores={"validation": figures})
         return {f"validation_{name}": value for name, value in figures.items()}
 
-    def save(self) -> None:
-        """Write the last weights, and everything that resuming needs."""
-        parts = {"network": self.network.state_dict(), "optimiser": moments_of(self.optimiser)}
+    def _stay_finite(self, losses: list[Mapping[str, Tensor]]) -> None:
+        """Before anything is written: the losses not logged yet, and the state, which the last step may have broken.
+
+        A step does not wait for the device to tell its loss; only this does. All processes end together, or none.
+        """
+        finite = not losses or bool(torch.stack([entry["loss"] for entry in losses]).isfinite().all())
+        finite = finite and all(bool(t.isfinite().all()) for part in self._parts().values() for t in part.values())
+        if self.workers.any(not finite):
+            raise FloatingPointError(
+                f"the loss or the weights are no longer numbers, at step {self.step} or since the last line of the log;"
+                f" nothing is saved: {_CALMER}"
+            )
+
+    def _parts(self) -> dict[str, Mapping[str, Tensor]]:
+        """The tensors that resuming needs."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "network": self.network.state_dict(),
+            "optimiser": moments_of(self.optimiser),
+        }
         if self.average is not None:
             parts["average"] = self.average.state_dict()
+        return parts
+
+    def save(self) -> None:
+        """Write the last weights, and everything that resuming needs."""
         best = self.best if self.best["step"] else None
         progress = {"best": best, "scaler": self.scaler.state_dict(), "recipe": asdict(self.recipe)}
-        write_state(self.folder / "state", self.step, parts, progress)
+        write_state(self.folder / "state", self.step, self._parts(), progress)
         self._publish(self.recipe.name, scores={})
 
     def _publish(self, name: str, *, scores: Mapping[str, Any]) -> None:
@@ -192,7 +216,7 @@ class Run:
 def _mean(entries: list[Mapping[str, Tensor]]) -> dict[str, float]:
     means = {name: float(torch.stack([e[name] for e in entries]).mean()) for name in entries[0]}
     if not math.isfinite(means["loss"]):
-        raise FloatingPointError(f"the loss is {means['loss']}: lower learning_rate or clip_norm, or use fp32")
+        raise FloatingPointError(f"the loss is {means['loss']}: {_CALMER}")
     return means
 
 

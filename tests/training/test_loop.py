@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -97,6 +100,54 @@ def test_resuming_gives_the_weights_of_an_unbroken_run(recipe: Path, shards: Pat
         for key in a:
             assert torch.equal(a[key], b[key]), key
     load_checkpoint(tmp_path / "broken" / "tiny.safetensors")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("ending", ["checkpoint", "signal", "validation"])
+def test_what_is_no_number_is_never_saved(
+    ending: str, recipe: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(_RECIPE.format(steps=8) + ("validate_every = 3\n" if ending == "validation" else ""))
+    run = _run(recipe, tmp_path / "run", shards)
+    _step(run)
+    run.save()
+    good = _files(tmp_path / "run")
+    advance = run.advance
+
+    def broken(*batch: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        if ending == "signal":
+            signal.raise_signal(signal.SIGTERM)
+        values = advance(*batch)
+        return {**values, "loss": values["loss"] * math.nan} if run.step == 2 else values
+
+    monkeypatch.setattr(run, "advance", broken)
+    with pytest.raises(FloatingPointError, match="nothing is saved"):
+        run.train(checkpoint_every=3 if ending == "checkpoint" else 100, log_every=100)
+    assert _files(tmp_path / "run") == good
+
+
+def test_a_last_step_that_breaks_the_weights_is_not_saved(
+    recipe: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(recipe, tmp_path / "run", shards)
+    _step(run)
+    run.save()
+    good = _files(tmp_path / "run" / "state")
+    advance = run.advance
+
+    def broken(*batch: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        values = advance(*batch)  # its loss is that of the weights before
+        with torch.no_grad():
+            next(run.network.parameters()).fill_(math.inf)
+        return values
+
+    monkeypatch.setattr(run, "advance", broken)
+    with pytest.raises(FloatingPointError, match="weights"):
+        run.train(checkpoint_every=2)
+    assert _files(tmp_path / "run" / "state") == good
 
 
 def test_learning_rate_warms_up_and_comes_down(recipe: Path) -> None:
