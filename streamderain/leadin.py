@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from streamderain.frame import Frame
-from streamderain.preprocess import same_scene
+from streamderain.preprocess import estimate_motion, same_scene, warp
 from streamderain.yuv import YuvFrame
 
 _AHEAD = 2  # frames: as many as the network looks back on
 _APART = 8  # frames from one lead-in to the next at least: what looks like a cut more often is none
 _ROWS = 180  # that a frame is looked at with, about
+_COARSER = 2  # to find its motion, where that must be known
 
 
 def with_lead_in(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | YuvFrame, bool]]:
@@ -77,4 +78,10 @@ def _glance(frame: Frame | YuvFrame) -> Tensor:
 
 
 def _is_cut(look: Tensor, before: Tensor) -> bool:
-    return look.shape != before.shape or not bool(same_scene(look, before))
+    """Whether a scene begins. Details tell, but of a moving camera only when one frame is laid on the other."""
+    if look.shape != before.shape or not same_scene(look, before, closely=False):
+        return True
+    if same_scene(look, before):
+        return False
+    look, before = (picture[..., ::_COARSER, ::_COARSER] for picture in (look, before))
+    return not same_scene(look, warp(before, estimate_motion(look, before)))

@@ -443,15 +443,29 @@ def _centred(grey: Tensor) -> Tensor:
     return grey - grey.mean((-2, -1), keepdim=True)
 
 
-def same_scene(frame: Tensor, aligned: Tensor) -> Tensor:
+def same_scene(frame: Tensor, aligned: Tensor, *, closely: bool = True) -> Tensor:
     """1.0 where the aligned last frame shows the same scene, 0.0 at a cut; [B].
 
-    Compared small, where streaks have averaged out: a cut both changes the picture and leaves no correlation (below
-    0.3 between unrelated scenes; 0.54 in a downpour of 12 dB); a flash changes it and correlates, and flat fog
-    correlates with nothing and does not change.
+    Compared small, where streaks have averaged out: a cut changes the picture and leaves little correlation, of the
+    whole or, looked at ``closely``, of its details, since one scene in seven is as bright above and as dark below as the
+    other. A flash changes it and correlates; flat fog correlates with nothing and does not change. Details of frames
+    that do not lie on each other have nothing in common either.
     """
     factor = max(1, min(frame.shape[-2:]) // _CUT_ROWS)
-    a, b = (_grey(f, factor).flatten(1) for f in (frame, aligned))
-    change = (a - b).abs().mean(1)
-    correlation = (a * b).sum(1) / ((a * a).sum(1) * (b * b).sum(1)).sqrt().clamp_min(1e-6)
-    return 1.0 - ((correlation < 0.45) & (change > 0.03)).float()
+    a, b = _grey(frame, factor), _grey(aligned, factor)
+    change = (a - b).abs().mean((-2, -1))
+    other = (_correlation(a, b) < 0.45) & (change > 0.03)
+    if closely:
+        other = other | ((_correlation(_detail(a), _detail(b)) < 0.3) & (change > 0.06))
+    return 1.0 - other.float()
+
+
+def _detail(grey: Tensor) -> Tensor:
+    """[B, h, w] without the mean of 5 x 5 about each pixel."""
+    return grey - F.avg_pool2d(F.pad(grey[:, None], (2, 2, 2, 2), mode="replicate"), 5, stride=1)[:, 0]
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Of [B, h, w], of mean zero: [B]."""
+    sizes = (a * a).sum((-2, -1)) * (b * b).sum((-2, -1))
+    return (a * b).sum((-2, -1)) / sizes.sqrt().clamp_min(1e-6)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
+import av
 import cv2
 import numpy as np
 import pytest
@@ -123,6 +127,34 @@ def test_what_shares_nothing_is_not_moved_and_is_another_scene() -> None:
     assert same_scene(a, b).item() == 0
     assert same_scene(a, a).item() == 1
     assert torch.isfinite(estimate_motion(a, b)).all()
+
+
+def test_two_scenes_under_the_same_sky_are_two() -> None:
+    sky = torch.linspace(0.3, -0.3, 180)[:, None]
+    leaves = torch.rand(2, 1, 24, 32, generator=torch.Generator().manual_seed(7)) - 0.5
+    pictures = 0.5 + sky + 0.7 * F.interpolate(leaves, (180, 240), mode="bicubic")
+    a, b = pictures.clamp(0, 1).expand(-1, 3, -1, -1).split(1)
+    small = [F.interpolate(picture.mean(1, keepdim=True), (45, 60), mode="area").numpy().ravel() for picture in (a, b)]
+    assert np.corrcoef(*small)[0, 1] > 0.5
+    assert same_scene(a, b).item() == 0
+    assert same_scene(_streaks(a, 200, seed=1), _streaks(a, 200, seed=2)).item() == 1
+
+
+@pytest.mark.needs_shared
+def test_of_real_cuts_hardly_one_is_missed() -> None:
+    def frame(path: Path, number: int) -> Tensor:
+        with av.open(str(path)) as container:
+            picture = next(itertools.islice(container.decode(video=0), number, None)).to_ndarray(format="rgb24")
+        small = cv2.resize(picture, (320, 180), interpolation=cv2.INTER_AREA)
+        return torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+
+    clips = sorted((Path(__file__).parents[2] / "../shared/data/clips/clean").glob("*.mp4"))
+    frames = [frame(path, number) for path in clips for number in (2, 30)]
+    pairs = [(a, b) for a, b in itertools.permutations(range(len(frames)), 2) if a // 2 != b // 2][::3]
+    cuts = [(frames[a], frames[b]) for a, b in pairs]
+    missed = [float(same_scene(b, warp(a, estimate_motion(b, a)))) for a, b in cuts]
+    assert len(missed) > 50
+    assert sum(missed) <= 0.03 * len(missed)
 
 
 def test_rain_and_brightness_are_no_cut() -> None:
