@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from streamderain.runtime.cache import EngineCache, Entry
 
 _DAMAGED = 1
+_LONGEST = 2000  # characters of a value that is shown; a network with all its options has a few hundred
 
 
 @click.group("engines")
@@ -52,6 +53,8 @@ def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) 
 def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, debug: bool) -> None:
     """Everything known of one engine; the first digits of its digest are enough."""
     entry = _find(_cache(ctx, verbose=verbose, debug=debug), digest)
+    from streamderain.runtime.manifest import in_line
+
     if as_json:
         click.echo(json.dumps(_as_json(entry), indent=2))
         return
@@ -67,7 +70,7 @@ def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, 
     lines.append(("last used", _day(entry.last_used)))
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        click.echo(f"{name:>{width}}  {value}")
+        click.echo(f"{in_line(name):>{width}}  {in_line(value, most=_LONGEST)}")
 
 
 @engines_group.command("verify")
@@ -142,11 +145,14 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 def _summary(entry: Entry) -> str:
     if entry.manifest is None:
         return f"damaged: it {entry.damage}"
+    from streamderain.runtime.manifest import in_line
+
     key = entry.manifest.key
     target = key.get("option compute capability")
     where = key.get("device", "?") if target is None else f"compute capability {target}"
-    words = (entry.manifest.model, key.get("size", "?"), key.get("backend", "?"), key.get("precision", "?"), where)
-    return " ".join(words)
+    batch = key.get("batch", "1")
+    size = key.get("size", "?") if batch == "1" else f"{batch} of {key.get('size', '?')}"
+    return in_line(" ".join((entry.manifest.model, size, key.get("backend", "?"), key.get("precision", "?"), where)))
 
 
 def _day(when: datetime) -> str:

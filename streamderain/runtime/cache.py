@@ -139,14 +139,17 @@ class EngineCache:
             except BaseException:
                 shutil.rmtree(place, ignore_errors=True)
                 raise
-        self.prune(self._max_bytes, keep=path)
+        with suppress(OSError):  # the engine is there: room is made another time
+            self.prune(self._max_bytes, keep=path)
         return True
 
     # ---- all of them
 
     def entries(self) -> list[Entry]:
         """What is on the shelf, the last used first. Contents are not compared; `verify` does."""
-        return sorted((self._entry(path) for path in self._paths()), key=lambda entry: entry.last_used, reverse=True)
+        found = (self._entry(path) for path in self._paths())
+        there = (entry for entry in found if entry is not None)
+        return sorted(there, key=lambda entry: entry.last_used, reverse=True)
 
     def verify(self, entry: Entry) -> str | None:
         """What is wrong with an engine's files, in a few words; None when they are what was built."""
@@ -163,19 +166,36 @@ class EngineCache:
     def prune(self, max_bytes: int, *, keep: Path | None = None) -> list[Entry]:
         """Remove the engines that were not used for longest until the rest fits, and what was left half-written.
 
-        What another process is building or loading stays, as does ``keep``. Returns what was removed.
+        What another process is building or loading stays, as does ``keep``, and what cannot be removed.
+
+        Returns:
+            What was removed.
+
+        Raises:
+            OSError: if there was something to remove, and nothing could be.
         """
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
-        removed = []
+        removed: list[Entry] = []
+        refused: list[OSError] = []
         for name in self._left_over():
-            self._unless_in_use(self.folder / name, partial(self._sweep, name))
+            with suppress(OSError):
+                self._unless_in_use(self.folder / name, partial(self._sweep, name))
         for entry in reversed(entries):
             if total <= max_bytes:
                 break
-            if entry.folder != keep and self._unless_in_use(entry.folder, partial(self._put_away, entry.folder)):
+            if entry.folder == keep:
+                continue
+            try:
+                gone = self._unless_in_use(entry.folder, partial(self._put_away, entry.folder))
+            except OSError as error:  # the others can go all the same
+                refused.append(error)
+                continue
+            if gone:
                 total -= entry.bytes
                 removed.append(entry)
+        if refused and not removed:
+            raise refused[0]
         return removed
 
     # ---- how
@@ -196,18 +216,24 @@ class EngineCache:
             return []
         return [path for path in self.folder.iterdir() if path.name and set(path.name) <= set("0123456789abcdef")]
 
-    def _entry(self, path: Path) -> Entry:
-        used = path.lstat().st_mtime
-        size = 0
-        for file in path.rglob("*") if path.is_dir() else (path,):
-            with_size = file.lstat()
-            size += with_size.st_size if file.is_file() else 0
+    @staticmethod
+    def _entry(path: Path) -> Entry | None:
+        """What stands at ``path``; None where another process has just removed it."""
+        try:
+            used = path.lstat().st_mtime
+        except FileNotFoundError:
+            return None
+        size = _bytes_in(path)
         try:
             manifest, damage = read_manifest(path), None
             used = (path / NAME).stat().st_mtime
         except DamagedEngineError as error:
             manifest, damage = None, str(error)
-        return Entry(path, manifest, damage, size, datetime.fromtimestamp(used, UTC))
+        except OSError as error:  # the manifest has gone meanwhile, or the folder may not be looked into
+            manifest, damage = None, f"cannot be read: {error.strerror}"
+        if not os.path.lexists(path):
+            return None
+        return Entry(path, manifest, damage, size, _moment(used))
 
     def _left_over(self) -> set[str]:
         """Of the engines that somebody began to build or to delete, and may not have lived to end it."""
@@ -279,3 +305,22 @@ class EngineCache:
                 waiting()
                 told = True
             time.sleep(_LOOK_EVERY)
+
+
+def _bytes_in(path: Path) -> int:
+    """Of a file, or of all files in a folder as far as they can be seen; they may go while they are counted."""
+    inside = os.walk(path) if path.is_dir() and not path.is_symlink() else [(str(path.parent), [], [path.name])]
+    size = 0
+    for folder, _, names in inside:
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(os.path.join(folder, name)).st_size
+    return size
+
+
+def _moment(seconds: float) -> datetime:
+    """A file's time; the beginning of time for one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(0, UTC)

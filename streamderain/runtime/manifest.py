@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -19,6 +22,9 @@ from streamderain.runtime.backend import Backend, Job
 
 NAME = "manifest.json"
 FORMAT = 1
+_MOST_BYTES = 2**20  # of the manifest; a real one has a few thousand
+_LARGEST = 2**63  # of a file in any file system
+_SHA256 = re.compile("[0-9a-f]{64}")
 _DIGEST_LENGTH = 20  # hexadecimal digits: 80 bits; names of engines must not grow beyond what file systems take
 
 
@@ -118,7 +124,7 @@ def manifest_of(
         if path.is_file()
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Manifest(model, dict(key), files, round(build_seconds, 3), created, dict(parity))
+    return Manifest(in_line(model), dict(key), files, round(build_seconds, 3), created, dict(parity))
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -130,28 +136,75 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise DamagedEngineError("is a file where a folder should be")
     try:
-        text = (folder / NAME).read_bytes()
+        text = _bytes_of(folder / NAME)
     except FileNotFoundError:
         raise DamagedEngineError(f"has no {NAME}: it was left half-written") from None
     except OSError as error:
         raise DamagedEngineError(f"cannot be read: {NAME}: {error.strerror}") from error
     try:
         return _parse(json.loads(text.decode()))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedEngineError(f"has a {NAME} that is garbage") from error
 
 
+def _bytes_of(path: Path) -> bytes:
+    """Raises DamagedEngineError: if it is no file, which may never end, or is too long to be a manifest; OSError."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise DamagedEngineError(f"cannot be read: {path.name} is no file")
+    with path.open("rb") as file:
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise DamagedEngineError(f"has a {path.name} that is garbage")
+    return text
+
+
 def _parse(data: Any) -> Manifest:
+    """Raises DamagedEngineError, or whatever else says that it is none: see `read_manifest`."""
     if data["format"] != FORMAT:
-        raise DamagedEngineError(f"has a manifest of format {data['format']!r}, not {FORMAT}")
-    files = {str(name): EngineFile(int(file["bytes"]), str(file["sha256"])) for name, file in data["files"].items()}
-    if not files:
+        raise DamagedEngineError(f"has a manifest of format {in_line(str(data['format']))}, not {FORMAT}")
+    if not data["files"]:
         raise DamagedEngineError("names no files in its manifest")
-    if any(name.startswith("/") or ".." in name.split("/") for name in files):
-        raise DamagedEngineError("names files outside its folder")
-    key = {str(name): str(value) for name, value in data["key"].items()}
-    parity = {str(name): float(value) for name, value in data["parity"].items()}
-    return Manifest(str(data["model"]), key, files, float(data["build_seconds"]), str(data["created"]), parity)
+    for name in data["files"]:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DamagedEngineError("names files outside its folder")
+        if _text(name) != PurePosixPath(name).as_posix() or "\0" in name or name == NAME:
+            raise ValueError(f"no name of an engine's file: {name!r}")
+    files = {name: EngineFile(_size(file["bytes"]), _sha256(file["sha256"])) for name, file in data["files"].items()}
+    key = {_text(name): _text(value) for name, value in data["key"].items()}
+    parity = {_text(name): _number(value) for name, value in data["parity"].items()}
+    model, created = _text(data["model"]), _text(data["created"])
+    return Manifest(model, key, files, _number(data["build_seconds"]), created, parity)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"no text: {value!r}")
+    value.encode()  # raises UnicodeEncodeError, a ValueError: half a character, which nothing can show
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"no number: {value!r}")
+    return float(value)
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _LARGEST:
+        raise ValueError(f"no size of a file: {value!r}")
+    return value
+
+
+def _sha256(value: Any) -> str:
+    if _SHA256.fullmatch(value) is None:
+        raise ValueError(f"no sha256: {value!r}")
+    return str(value)
+
+
+def in_line(text: str, *, most: int = 200) -> str:
+    """What a file says, fit to be shown: one line of at most so many characters, and nothing that a terminal obeys."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+    return shown if len(text) <= most else f"{shown}…"
 
 
 def check_key(manifest: Manifest, key: Mapping[str, str]) -> None:
@@ -159,23 +212,52 @@ def check_key(manifest: Manifest, key: Mapping[str, str]) -> None:
     for name in sorted(manifest.key.keys() | key.keys()):
         there, wanted = manifest.key.get(name, "nothing"), key.get(name, "nothing")
         if there != wanted:
-            raise DamagedEngineError(f"is for another {name} ({there}, not {wanted})")
+            raise DamagedEngineError(f"is for another {in_line(name)} ({in_line(there)}, not {in_line(wanted)})")
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises DamagedEngineError: if a file is missing, has another size, or another content."""
+    """Raises DamagedEngineError: if the files are not those that were built: other names, sizes or contents."""
+    try:
+        found = _files_in(folder)
+    except OSError as error:
+        raise DamagedEngineError(f"cannot be read: {error.strerror}") from error
+    # Whatever is in the folder may be loaded: a file that nobody vouches for is as bad as one that was changed.
+    if unnamed := sorted(found - manifest.files.keys()):
+        raise DamagedEngineError(f"holds {in_line(unnamed[0])}, which its manifest does not name")
     for name, file in manifest.files.items():
-        path = folder / name
+        path, shown = folder / name, in_line(name)
+        if name not in found:
+            raise DamagedEngineError(f"has lost its file {shown}")
         try:
-            size = path.stat().st_size
-            if size != file.bytes:
-                raise DamagedEngineError(f"has {size:,} bytes of {name}, not {file.bytes:,}: truncated or altered")
+            state = path.stat()
+            if not stat.S_ISREG(state.st_mode):
+                raise DamagedEngineError(f"cannot be read: {shown} is no file")
+            if state.st_size != file.bytes:
+                what = f"has {state.st_size:,} bytes of {shown}, not {file.bytes:,}"
+                raise DamagedEngineError(f"{what}: truncated or altered")
             if sha256_of(path) != file.sha256:
-                raise DamagedEngineError(f"has another {name} than was built: it is corrupt")
+                raise DamagedEngineError(f"has another {shown} than was built: it is corrupt")
         except FileNotFoundError:
-            raise DamagedEngineError(f"has lost its file {name}") from None
+            raise DamagedEngineError(f"has lost its file {shown}") from None
         except OSError as error:
-            raise DamagedEngineError(f"cannot be read: {name}: {error.strerror}") from error
+            raise DamagedEngineError(f"cannot be read: {shown}: {error.strerror}") from error
+
+
+def _files_in(folder: Path) -> set[str]:
+    """Paths in ``folder`` of all that is no folder, the manifest apart; a link is what it is, wherever it leads.
+
+    Raises:
+        OSError: if a folder cannot be read.
+    """
+    found: set[str] = set()
+    waiting = [folder]
+    while waiting:
+        for path in waiting.pop().iterdir():
+            if path.is_dir() and not path.is_symlink():
+                waiting.append(path)
+            else:
+                found.add(path.relative_to(folder).as_posix())
+    return found - {NAME}
 
 
 def sha256_of(path: Path) -> str:

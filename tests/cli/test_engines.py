@@ -114,6 +114,40 @@ def test_list_show_and_verify(cache: Path) -> None:
     assert command("engines", "show", "zzz").exit_code == 5
 
 
+def edit_key(folder: Path, **words: str) -> None:
+    data = json.loads((folder / "manifest.json").read_text())
+    data["key"].update(words)
+    (folder / "manifest.json").write_text(json.dumps(data))
+
+
+def test_engines_for_batches_are_told_from_the_others(cache: Path) -> None:
+    shutil.copytree(engine_in(cache), cache / "abc")
+    edit_key(cache / "abc", batch="3")
+    listed = command("engines", "list").stdout
+    assert "fast 3 of 64x48 openvino fp32 cpu" in listed
+    assert "fast 64x48 openvino fp32 cpu" in listed
+
+
+def test_what_a_manifest_says_cannot_command_the_terminal(cache: Path) -> None:
+    digest = engine_in(cache).name
+    edit_key(engine_in(cache), device="\x1b[2J\r\ncpu", backend="x" * 99_999)
+    for shown in (command("engines", "show", digest).stdout, command("engines", "list").stdout):
+        assert all(line.isprintable() for line in shown.splitlines())
+        assert len(shown) < 10_000
+
+
+def test_odd_manifests_are_damage_and_go_with_all_the_others(cache: Path) -> None:
+    for name, text in (("aaa", "[" * 200_000), ("bbb", "{}"), ("ccc", '{"format": 1, "files": {"\\ud800": 1}}')):
+        (cache / name).mkdir()
+        (cache / name / "manifest.json").write_text(text)
+    listed = command("engines", "list")
+    assert listed.exit_code == 0
+    assert listed.stdout.count("damaged: it has a manifest.json that is garbage") == 3
+    assert command("engines", "verify").exit_code == 1
+    removed = command("engines", "prune", "--all")
+    assert (removed.exit_code, removed.stdout.split(",")[0]) == (0, "4 engines removed")
+
+
 def test_prune_keeps_what_fits(cache: Path) -> None:
     assert "0 engines removed, 0 B; 1 engine left" in command("engines", "prune").stdout
     assert "0 engines removed" in command("engines", "prune", "--max-size", "1GB").stdout

@@ -113,6 +113,83 @@ def files_outside(folder: Path) -> None:
     edit(folder, lambda data: data["files"].update({"../secret": {"bytes": 1, "sha256": "0"}}))
 
 
+def sizes_without_end(folder: Path) -> None:
+    edit(folder, lambda data: next(iter(data["files"].values())).update(bytes=float("inf")))
+
+
+def sizes_beyond_floats(folder: Path) -> None:
+    edit(folder, lambda data: next(iter(data["files"].values())).update(bytes=10**400))
+
+
+def nested_without_end(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[" * 200_000)
+
+
+def endless_time(folder: Path) -> None:
+    edit(folder, lambda data: data.update(build_seconds=float("nan")))
+
+
+def name_no_file_can_have(folder: Path) -> None:
+    edit(folder, lambda data: data["files"].update({"a\0b": {"bytes": 1, "sha256": "0" * 64}}))
+
+
+def name_of_half_a_character(folder: Path) -> None:
+    edit(folder, lambda data: data["files"].update({"\ud800": {"bytes": 1, "sha256": "0" * 64}}))
+
+
+def model_of_half_a_character(folder: Path) -> None:
+    edit(folder, lambda data: data.update(model="\ud800"))
+
+
+def key_of_half_a_character(folder: Path) -> None:
+    edit(folder, lambda data: data["key"].update(device="\udfff"))
+
+
+def key_of_several_lines(folder: Path) -> None:
+    edit(folder, lambda data: data["key"].update(device="cpu\n\x1b[2J" + "x" * 9999))
+
+
+def name_by_a_detour(folder: Path) -> None:
+    edit(folder, lambda data: data["files"].update({"./x": {"bytes": 1, "sha256": "0" * 64}}))
+
+
+def absolute_name(folder: Path) -> None:
+    edit(folder, lambda data: data["files"].update({"/etc/passwd": {"bytes": 1, "sha256": "0" * 64}}))
+
+
+def pipe_for_a_manifest(folder: Path) -> None:
+    """To read it would never end."""
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+
+def huge_manifest(folder: Path) -> None:
+    with (folder / "manifest.json").open("r+") as file:
+        file.truncate(2**21)
+
+
+def unnamed_and_changed(folder: Path) -> None:
+    """The frames would be wrong, and every file that the manifest names is whole."""
+    path = weights_file(folder)
+    edit(folder, lambda data: data["files"].pop(path.name))
+    flip(path)
+
+
+def file_more(folder: Path) -> None:
+    (folder / "inside").mkdir()
+    (folder / "inside" / "more").touch()
+
+
+def link_more(folder: Path) -> None:
+    (folder / "more").symlink_to(folder.parent, target_is_directory=True)
+
+
+def pipe_for_a_file(folder: Path) -> None:
+    path = weights_file(folder)
+    path.unlink()
+    os.mkfifo(path)
+
+
 def does_not_load(folder: Path) -> None:
     """Whole by its manifest, and yet no engine: built by a library with a bug, or for a CPU that is gone."""
     manifest = read_manifest(folder)
@@ -127,7 +204,7 @@ def does_not_load(folder: Path) -> None:
     )
 
 
-DAMAGES = {
+DAMAGES: dict[Callable[[Path], None], str] = {
     stale: "is for another torch (1.0.0",
     foreign: "is for another option hardware (NVIDIA H100",
     other_weights: "is for another weights",
@@ -143,6 +220,23 @@ DAMAGES = {
     file_for_a_folder: "is a file where a folder should be",
     dangling_link: "is a file where a folder should be",
     files_outside: "names files outside its folder",
+    absolute_name: "names files outside its folder",
+    sizes_without_end: "that is garbage",
+    sizes_beyond_floats: "that is garbage",
+    nested_without_end: "that is garbage",
+    endless_time: "that is garbage",
+    name_no_file_can_have: "that is garbage",
+    name_of_half_a_character: "that is garbage",
+    model_of_half_a_character: "that is garbage",
+    key_of_half_a_character: "that is garbage",
+    key_of_several_lines: "is for another device (cpu??[2Jxxx",
+    name_by_a_detour: "that is garbage",
+    pipe_for_a_manifest: "manifest.json is no file",
+    huge_manifest: "that is garbage",
+    unnamed_and_changed: "which its manifest does not name",
+    file_more: "holds inside/more, which",
+    link_more: "holds more, which",
+    pipe_for_a_file: "is no file",
     does_not_load: "cannot be loaded",
 }
 
@@ -177,13 +271,83 @@ def test_damage_is_told_in_one_line_and_built_again(
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(lines) == 2, "what is wrong, and that it is built"
     assert DAMAGES[damage] in lines[0]
-    assert "\n" not in lines[0]
+    assert lines[0].isprintable()
+    assert len(lines[0]) < 1000
     assert str(folder) in lines[0]
     assert torch.equal(clean(engine), expected)
     caplog.clear()
     assert torch.equal(clean(engine_for(openvino, job)), expected)
     assert not caplog.records, "whole again, and nothing is said"
     assert {path.name for path in shelf.folder.iterdir()} == {folder.name, f"{folder.name}.lock"}, "nothing is left"
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_engine_is_listed_and_removed_with_the_others(
+    damage: Callable[[Path], None], shelf: EngineCache
+) -> None:
+    def make(folder: Path) -> dict[str, float]:
+        (folder / "engine").write_text("whole")
+        return {"mean_error": 0.0}
+
+    for name in ("one", "other"):
+        assert shelf.build({"torch": name}, make, model=name, waiting=lambda: None, instead_of=None)
+    path = shelf.path({"torch": "one"})
+    damage(path)
+    assert {entry.folder for entry in shelf.entries()} == {path, shelf.path({"torch": "other"})}
+    assert all(entry.damage is None or entry.damage.isprintable() for entry in shelf.entries())
+    whole = [entry.folder for entry in shelf.entries() if shelf.verify(entry) is None]
+    assert path not in whole or damage is does_not_load
+    assert shelf.build({"torch": "third"}, make, model="third", waiting=lambda: None, instead_of=None)
+    assert len(shelf.prune(-1)) == 3
+    assert {entry.name for entry in shelf.folder.iterdir() if not entry.name.endswith(".lock")} == set()
+
+
+def test_what_vanishes_while_it_is_looked_at_is_not_there(shelf: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(folder: Path) -> dict[str, float]:
+        (folder / "engine").write_text("whole")
+        return {}
+
+    def with_removal(watched: str, when: str) -> list[str]:
+        """The models of entries while another process removes the first right before or after a look at ``watched``."""
+        for name in ("goes", "stays"):
+            shelf.build({"torch": name}, make, model=name, waiting=lambda: None, instead_of=None)
+        gone, lstat = shelf.path({"torch": "goes"}), os.lstat
+
+        def slow(path: object, **more: object) -> os.stat_result:
+            mine = str(path) == str(gone / watched if watched else gone)
+            if mine and when == "before":
+                shutil.rmtree(gone, ignore_errors=True)
+            found = lstat(path, **more)  # type: ignore[arg-type]
+            if mine:
+                shutil.rmtree(gone, ignore_errors=True)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "lstat", slow)
+            patch.setattr(Path, "lstat", lambda self: slow(self))
+            found = shelf.entries()
+        assert not gone.exists(), "the test has tested something"
+        return [entry.manifest.model if entry.manifest is not None else "damaged" for entry in found]
+
+    for watched in ("", "engine", "manifest.json"):
+        for when in ("before", "after"):
+            assert with_removal(watched, when) == ["stays"], (watched, when)
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(shelf: EngineCache) -> None:
+    def make(folder: Path) -> dict[str, float]:
+        (folder / "engine").write_text("whole")
+        return {}
+
+    for name in ("stuck", "free"):
+        shelf.build({"torch": name}, make, model=name, waiting=lambda: None, instead_of=None)
+    stuck = shelf.path({"torch": "stuck"})
+    lock = stuck.with_name(f"{stuck.name}.lock")
+    lock.unlink()
+    lock.mkdir()  # which no process can lock
+    assert [entry.digest for entry in shelf.prune(-1)] == [shelf.path({"torch": "free"}).name]
+    with pytest.raises(OSError, match="directory"):
+        shelf.prune(-1)  # there was one thing to do, and it could not be done
 
 
 def test_an_engine_is_built_once_and_says_so_before(
