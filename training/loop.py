@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamderain.networks import Provenance, save_checkpoint
+from training.errors import UsageError
 from training.growth import begin_from
 from training.journal import Journal
 from training.parallel import Workers
 from training.recipe import Optimiser, Recipe
+from training.record import differences
 from training.state import moments_of, read_part, read_progress, restore_moments, write_state
 from training.task import Task
 
+_MAY_CHANGE = ("card", "optimiser.steps", "optimiser.epochs")  # between the beginning of a run and its going on
 _CALMER = "lower learning_rate or clip_norm, or use fp32"  # what helps against it
 
 
@@ -57,13 +60,25 @@ class Run:
         Args:
             workers: the processes that train together; None is this one on the CPU.
             start: weights to begin from; a streaming network may begin from a smaller one.
+
+        Raises:
+            UsageError: ``folder`` holds a run of another recipe; more steps and another card are no other recipe.
+            ModelError, UsageError: ``start`` cannot be read, or does not go into the recipe's network.
         """
         self.recipe, self.task, self.folder = recipe, task, folder
         self.workers = workers or Workers()
+        progress = read_progress(folder / "state")
+        if progress is not None:
+            other = differences(progress["recipe"], recipe, but=_MAY_CHANGE)
+            if other:
+                raise UsageError(
+                    f"{folder} holds a run of another recipe: {', '.join(other)}",
+                    hint="name another folder with --run, or go on with the recipe as it was",
+                )
         folder.mkdir(parents=True, exist_ok=True)
         settings = recipe.optimiser
         if settings.batch % self.workers.count:
-            raise ValueError(f"a batch of {settings.batch} cannot be shared by {self.workers.count} processes")
+            raise UsageError(f"a batch of {settings.batch} cannot be shared by {self.workers.count} processes")
         self.steps = count_steps(settings, task.batches_per_epoch)
 
         task.objective.to(self.workers.device)
@@ -80,7 +95,8 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler(self.workers.device.type, enabled=settings.precision == "fp16")
         self.step, self.best = 0, {"step": 0, "score": -math.inf}
-        self._resume()
+        if progress is not None:
+            self._resume(progress)
 
     def train(self, *, checkpoint_every: int = 500, log_every: int = 50, tensorboard: bool = False) -> int:
         """Go on until the recipe's steps are done, or until SIGINT or SIGTERM, which ends the step and saves.
@@ -198,11 +214,8 @@ class Run:
         save_checkpoint(temporary, self.result, self.recipe.network, origin, half=False)
         temporary.replace(path)
 
-    def _resume(self) -> None:
+    def _resume(self, progress: Mapping[str, Any]) -> None:
         state = self.folder / "state"
-        progress = read_progress(state)
-        if progress is None:
-            return
         self.step = progress["step"]
         self.best = progress.get("best") or self.best
         self.network.load_state_dict(read_part(state, "network", self.step))

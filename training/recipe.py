@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from streamderain.networks import NetworkSpec
+from training.errors import UsageError
 
 T = TypeVar("T")
 
@@ -22,6 +23,18 @@ MAPS = ("all", "finest")
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def _share(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is a share, 0 to 1, got {value}")
+
+
+def _positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +69,7 @@ class Optimiser:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
+        _positive(batch=self.batch, patch=self.patch)
         if (self.steps > 0) == (self.epochs > 0):
             raise ValueError(f"give either steps or epochs, got {self.steps = }, {self.epochs = }")
         if self.milestones and self.schedule != "step":
@@ -90,7 +104,7 @@ class ClipData:
     ``stills`` and ``clips`` are folders or globs under ``--data``. A share of the stills, drawn by ``split_seed``, and
     the clips named are held out for validation and for the test; the rest trains. ``clutter_share`` of the stills get
     text, railings and the like painted on them, which are no rain. In ``foreground_share`` of all clean clips something
-    nearer moves across the scene by itself.
+    nearer moves across the scene by itself, which is cut from a still as well.
     """
 
     stills: tuple[str, ...]
@@ -108,6 +122,18 @@ class ClipData:
     patches_per_clip: int = 6
     clips_per_shard: int = 12
 
+    def __post_init__(self) -> None:
+        _share(
+            held_out_stills=self.held_out_stills, video_share=self.video_share, visible_share=self.visible_share,
+            clutter_share=self.clutter_share, foreground_share=self.foreground_share,
+        )  # fmt: skip
+        _positive(
+            frames=self.frames, patch=self.patch, patches_per_clip=self.patches_per_clip,
+            clips_per_shard=self.clips_per_shard,
+        )  # fmt: skip
+        if (self.clutter_share or self.foreground_share) and not self.stills:
+            raise ValueError("clutter_share and foreground_share are made of stills, and stills names none")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipOptimiser(Optimiser):
@@ -117,6 +143,11 @@ class ClipOptimiser(Optimiser):
     frames: int
     reset_probability: float = 0.1
     dry_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super(ClipOptimiser, self).__post_init__()  # slots make another class, which super() alone does not know
+        _share(reset_probability=self.reset_probability, dry_share=self.dry_share)
+        _positive(frames=self.frames)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +190,7 @@ class PairData:
 
     def __post_init__(self) -> None:
         _one_of("patches", self.patches, PATCHES)
+        _share(held_out=self.held_out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,30 +230,35 @@ def _parse(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     unknown = data.keys() - known
     if unknown:
-        raise ValueError(f"{where}: unknown {sorted(unknown)}; it takes {sorted(known)}")
+        raise UsageError(f"{where}: unknown {sorted(unknown)}; it takes {sorted(known)}")
     values: dict[str, Any] = {}
     for name, value in data.items():
-        if is_dataclass(hints[name]) and isinstance(value, Mapping):
+        if is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise UsageError(f"{where}.{name} must be a table, got {value!r}")
             values[name] = _parse(hints[name], value, f"{where}.{name}")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise UsageError(f"{where}: {error}") from error
 
 
 def load_recipe(path: Path) -> ClipRecipe | PairRecipe:
     """Read a recipe; its ``task``, "clips" unless it says "pairs", decides which tables it has.
 
     Raises:
-        ValueError: for a field that is unknown, missing or none of its choices, naming it.
+        UsageError: it is no TOML, or a field is unknown, missing or out of its range, naming it.
     """
     with path.open("rb") as file:
-        data = tomllib.load(file)
+        try:
+            data = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is no TOML: {error}", hint="training/recipes has some to begin from") from error
     task = data.get("task", "clips")
     if task == "clips":
         return _parse(ClipRecipe, data, path.name)
     if task == "pairs":
         return _parse(PairRecipe, data, path.name)
-    raise ValueError(f"{path.name}: task must be 'clips' or 'pairs', got {task!r}")
+    raise UsageError(f"{path.name}: task must be 'clips' or 'pairs', got {task!r}")

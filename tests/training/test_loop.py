@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from streamderain.networks import load_checkpoint, read_provenance
 from streamderain.preprocess import MESH, warp
 from training.clips import ClipTask
 from training.data import ShardReader, align_clip, crop_motion, split
+from training.errors import UsageError
 from training.loop import Run, learning_rate
 from training.recipe import ClipData, ClipRecipe, load_recipe
 
@@ -148,6 +150,41 @@ def test_a_last_step_that_breaks_the_weights_is_not_saved(
     with pytest.raises(FloatingPointError, match="weights"):
         run.train(checkpoint_every=2)
     assert _files(tmp_path / "run" / "state") == good
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "named"),
+    [
+        ("learning_rate = 2e-3", "learning_rate = 1e-3", r"optimiser\.learning_rate \(0\.002 there, 0\.001 here\)"),
+        ("warm_up = 2", "warm_up = 2\nema = 0.9", r"optimiser\.ema \(0\.999 there, 0\.9 here\)"),
+        ('name = "tiny"', 'name = "tiny"\nseed = 3', r"seed \(0 there, 3 here\)"),
+        ("[4, 8, 8]", "[8, 8, 8]", r"network\.options\.channels \(\[4, 8, 8\] there, \[8, 8, 8\] here\)"),
+    ],
+)
+def test_a_folder_is_not_gone_on_with_by_another_recipe(
+    was: str, now: str, named: str, recipe: Path, shards: Path, tmp_path: Path
+) -> None:
+    run = _run(recipe, tmp_path / "run", shards)
+    _step(run)
+    run.save()
+    good = _files(tmp_path / "run")
+    recipe.write_text(recipe.read_text().replace(was, now))
+    with pytest.raises(UsageError, match=f"another recipe: {named}: name another folder with --run"):
+        _run(recipe, tmp_path / "run", shards)
+    assert _files(tmp_path / "run") == good
+
+
+def test_more_steps_and_another_card_are_gone_on_with(recipe: Path, shards: Path, tmp_path: Path) -> None:
+    run = _run(recipe, tmp_path / "run", shards)
+    _step(run)
+    run.save()
+    progress = tmp_path / "run" / "state" / "progress.json"
+    recorded = json.loads(progress.read_text())
+    del recorded["recipe"]["data"]["foreground_share"]  # as of a version that did not know this field
+    progress.write_text(json.dumps(recorded))
+    recipe.write_text(_RECIPE.format(steps=9) + '[card]\nsummary = "longer"\n')
+    again = _run(recipe, tmp_path / "run", shards)
+    assert (again.step, again.steps) == (1, 9)
 
 
 def test_learning_rate_warms_up_and_comes_down(recipe: Path) -> None:
