@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from streamderain.errors import ModelError
 from streamderain.networks.named import NAMED
@@ -66,7 +67,23 @@ def save_checkpoint(path: Path, module: nn.Module, spec: NetworkSpec, provenance
         for name, t in module.state_dict().items()
     }
     metadata = {"spec": spec.to_json(), "provenance": json.dumps(asdict(provenance), sort_keys=True)}
-    save_file(tensors, path, metadata=metadata)
+    write_weights(path, tensors, metadata)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file, whole or not at all, that those may read who may read its writer's other files.
+
+    safetensors' own ``save_file`` lets nobody but the writer read it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(save(dict(tensors), dict(metadata)))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
@@ -81,8 +98,8 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"cannot read weights {path}: {error}") from error
-    module = spec.build()
-    expected = module.state_dict()
+    with torch.device("meta"):  # which takes no memory, whatever a damaged header asks for
+        expected = _built(spec, path).state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())
     shapes = [
@@ -98,8 +115,16 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
     broken = [k for k, t in tensors.items() if not bool(torch.isfinite(t.float()).all())]
     if broken:
         raise ModelError(f"{path} holds values that are not finite in {broken}", hint="get the file again")
+    module = _built(spec, path)
     module.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()})
     return module.eval(), spec
+
+
+def _built(spec: NetworkSpec, path: Path) -> nn.Module:
+    try:
+        return spec.build()
+    except ModelError as error:
+        raise ModelError(f"{path} cannot be used: {error}") from error
 
 
 def _read_header(path: Path) -> tuple[NetworkSpec, Provenance]:
@@ -113,9 +138,19 @@ def _read_header(path: Path) -> tuple[NetworkSpec, Provenance]:
     if "spec" not in metadata:
         raise ModelError(f"{path} was not written by streamderain: its header names no network")
     try:
-        return NetworkSpec.from_json(metadata["spec"]), Provenance(**json.loads(metadata.get("provenance", "{}")))
-    except (ValueError, TypeError, KeyError) as error:
+        return NetworkSpec.from_json(metadata["spec"]), _provenance(metadata.get("provenance", "{}"))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"the header of {path} is damaged: {error}") from error
+
+
+def _provenance(text: str) -> Provenance:
+    """Raises: ValueError, TypeError, RecursionError where the text is none."""
+    origin = Provenance(**json.loads(text))
+    for each in fields(origin):
+        value, kind = getattr(origin, each.name), type(getattr(Provenance(), each.name))
+        if type(value) is not kind:
+            raise TypeError(f"{each.name} of its provenance is no {kind.__name__}")
+    return origin
 
 
 def read_provenance(path: Path) -> Provenance:
@@ -172,7 +207,7 @@ def load_model(model: str | Path) -> tuple[nn.Module, NetworkSpec]:
 
 def describe(model: str | Path) -> ModelCard:
     """The card of a name or a weights file; parameters and MACs are counted, not quoted. Raises ModelError."""
-    digest = None
+    digest = path = None
     name = str(model)
     if name in NAMED and name not in model_names():
         spec, origin = NAMED[name].spec, Provenance(summary=f"no weights ship: {NAMED[name].summary}")
@@ -183,7 +218,7 @@ def describe(model: str | Path) -> ModelCard:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         name = path.stem
     with torch.device("meta"):
-        parameters = count_parameters(spec.build())
+        parameters = count_parameters(spec.build() if path is None else _built(spec, path))
     return ModelCard(
         name=name,
         summary=origin.summary,

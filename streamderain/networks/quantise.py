@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from streamderain.errors import ModelError
-from streamderain.networks.checkpoint import model_path
+from streamderain.networks.checkpoint import model_path, write_weights
 
 _KEY = "int8"  # in the header of a weights file
 _LEVELS = 127  # each side of zero; -128 is left out, so that weights and signed inputs are symmetric
@@ -115,6 +115,7 @@ def with_calibration(weights: Path, calibration: Calibration | None, out: Path) 
 
     Raises:
         ModelError: if it cannot be read.
+        OSError: if ``out`` cannot be written.
     """
     try:
         with safe_open(weights, framework="pt") as file:
@@ -125,7 +126,7 @@ def with_calibration(weights: Path, calibration: Calibration | None, out: Path) 
     metadata.pop(_KEY, None)
     if calibration is not None:
         metadata[_KEY] = calibration.to_json()
-    save_file(tensors, out, metadata=metadata)
+    write_weights(out, tensors, metadata)
 
 
 def convolutions(network: nn.Module) -> Mapping[str, nn.Conv2d]:

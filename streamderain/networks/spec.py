@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,6 +44,10 @@ _ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
+_MOST = 4096  # channels, blocks, passes or px: what no network of ours needs comes of a damaged file
+_SHOWN = 300  # characters of options in an error
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
     """An architecture's name and the keyword arguments of its class; JSON values only."""
@@ -53,25 +59,61 @@ class NetworkSpec:
         """The module, randomly initialised.
 
         Raises:
-            ModelError: for an unknown architecture or options that it does not take.
+            ModelError: for an unknown architecture, or options that it does not take, by name, kind or size.
         """
         try:
             factory = _ARCHITECTURES[self.architecture]
         except KeyError:
             known = ", ".join(_ARCHITECTURES)
-            raise ModelError(f"unknown network architecture {self.architecture!r}", hint=f"known: {known}") from None
+            what = _cut(repr(self.architecture))
+            raise ModelError(f"unknown network architecture {what}", hint=f"known: {known}") from None
         try:
+            _check(factory, self.options)
             return factory(**self.options)
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"network {self.architecture!r} does not take the options {dict(self.options)}") from error
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            what = _cut(str(dict(self.options)))
+            raise ModelError(f"network {self.architecture!r} does not take the options {what}") from error
 
     def to_json(self) -> str:
         return json.dumps({"architecture": self.architecture, "options": dict(self.options)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> NetworkSpec:
-        data = json.loads(text)
-        return cls(architecture=data["architecture"], options=data.get("options", {}))
+        """Raises: ValueError, KeyError, TypeError where the text is no spec."""
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("it is nested without end") from error
+        if not isinstance(data, dict):
+            raise TypeError("it is no object")
+        architecture, options = data["architecture"], data.get("options", {})
+        if not isinstance(architecture, str) or not isinstance(options, dict):
+            raise TypeError("architecture must be a text, and options an object")
+        return cls(architecture=architecture, options=options)
+
+
+def _check(factory: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
+    """Raises ValueError: for an option of another kind than its default, or that no network would have."""
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if name in options and not _alike(options[name], parameter.default, least=1 if name == "channels" else 0):
+            raise ValueError(f"{name} cannot be {_cut(repr(options[name]))}")
+
+
+def _alike(value: Any, default: Any, *, least: int) -> bool:
+    if isinstance(default, tuple):
+        same = isinstance(value, list | tuple) and len(value) == len(default)
+        return same and all(_alike(*pair, least=least) for pair in zip(value, default, strict=True))
+    if isinstance(default, bool | str):
+        return isinstance(value, type(default))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(default, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and least <= value <= _MOST
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def count_parameters(module: nn.Module) -> int:

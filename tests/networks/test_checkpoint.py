@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from streamderain.networks import (
     save_checkpoint,
 )
 from streamderain.networks.named import NAMED
+from streamderain.networks.quantise import with_calibration
 from streamderain.session import Derainer
 
 _SPEC = NetworkSpec("streaming", {"channels": [4, 8, 8]})
@@ -80,6 +83,88 @@ def test_weights_that_are_not_finite_are_refused(weights: Path) -> None:
     save_file(tensors, weights, metadata={"spec": _SPEC.to_json()})
     with pytest.raises(ModelError, match="not finite"):
         load_model(weights)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"architecture": ["streaming"], "options": {}}',
+        '{"architecture": {}, "options": {}}',
+        '{"architecture": "streaming", "options": [4, 8, 8]}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, 8], "memory": "much"}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, 8], "memory": NaN}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, 8], "memory": 1e999}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, -8]}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, 0]}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, 8.0]}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8]}}',
+        '{"architecture": "streaming", "options": {"channels": "wide"}}',
+        '{"architecture": "streaming", "options": {"channels": [4096, 4096, 4096]}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, 1000000000000000000]}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, 8], "encoder_blocks": [1, 1, 1000000000]}}',
+        '{"architecture": "prenet", "options": {"shared": "yes"}}',
+        '{"architecture": "detail-resnet", "options": {"sigma_color": []}}',
+        '{"architecture": "ecnet", "options": {"skips": 1}}',
+        '{"architecture": "streaming", "options": {"a\\nb": 1}}',
+        '["streaming"]',
+        "[" * 200_000,
+        "null",
+        "not json",
+    ],
+    ids=lambda text: text[:100],
+)
+def test_a_damaged_header_is_told_in_one_line_and_costs_no_memory(
+    text: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(load_file(weights), weights, metadata={"spec": text})
+    build = NetworkSpec.build
+
+    def without_memory(self: NetworkSpec) -> torch.nn.Module:
+        assert torch.get_default_device() == torch.device("meta")
+        return build(self)
+
+    monkeypatch.setattr(NetworkSpec, "build", without_memory)
+    with pytest.raises(ModelError, match=str(weights)) as told:
+        Derainer(weights, device="cpu")
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "[]", '"x"', '{"scores": 3}', '{"summary": ["a"]}', '{"steps": "many"}', '{"colour": 1}']
+)
+def test_a_damaged_provenance_is_told_in_one_line(text: str, weights: Path) -> None:
+    save_file(load_file(weights), weights, metadata={"spec": _SPEC.to_json(), "provenance": text})
+    with pytest.raises(ModelError, match=r"the header of .* is damaged"):
+        describe(weights)
+
+
+def test_weights_have_the_mode_of_any_other_file(tmp_path: Path) -> None:
+    path, copy = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for mask, mode in ((0o022, 0o644), (0o027, 0o640)):
+        before = os.umask(mask)
+        try:
+            save_checkpoint(path, _SPEC.build(), _SPEC, Provenance(), half=False)
+            with_calibration(path, None, copy)
+        finally:
+            os.umask(before)
+        assert [stat.S_IMODE(each.stat().st_mode) for each in (path, copy)] == [mode, mode]
+    assert set(tmp_path.iterdir()) == {path, copy}
+
+
+def test_weights_that_cannot_be_written_leave_the_older_ones(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights.read_bytes()
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(weights, _SPEC.build(), _SPEC, Provenance(), half=True)
+    assert weights.read_bytes() == before
+    assert list(weights.parent.iterdir()) == [weights]
 
 
 def test_shipped_weights_stay_small() -> None:
