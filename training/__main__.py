@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import torch
 from streamderain.errors import StreamderainError
 from streamderain.networks import NetworkSpec, Provenance, load_checkpoint, read_provenance, save_checkpoint
 from training.clips import ClipTask
-from training.data import evaluation_clips, render_shard, split
+from training.data import evaluation_clips, split
 from training.evaluate import evaluate
 from training.loop import Run
 from training.pairs import LAYOUTS
 from training.parallel import Workers
 from training.recipe import ClipRecipe, PairRecipe, load_recipe
+from training.render import Rendering, render
 from training.restoration import PairTask
 from training.task import Task
 
@@ -32,12 +34,18 @@ def _clip_recipe(path: Path) -> ClipRecipe:
 def _render(args: argparse.Namespace) -> None:
     recipe = _clip_recipe(args.recipe)
     files = split(recipe.data, args.data)[args.part]
-    args.shards.mkdir(parents=True, exist_ok=True)
-    for number in range(args.first, args.first + args.count):
-        path = args.shards / f"shard-{number:05d}.safetensors"
-        if not path.exists():
-            render_shard(recipe.data, files, recipe.seed * 100_003 + number, path)
-            print(path, flush=True)
+    rendering = Rendering(data=recipe.data, seed=recipe.seed, part=args.part)
+    there = args.count
+    for path in render(rendering, files, args.shards, first=args.first, count=args.count, adopt=args.adopt):
+        print(path, flush=True)
+        there -= 1
+    if there:
+        which = "all" if there == args.count else f"{there} of the"
+        print(
+            f"{which} {args.count} shards from {args.first} on were in {args.shards} already;"
+            f" for more, go on with --first {args.first + args.count}",
+            file=sys.stderr,
+        )
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -205,14 +213,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for PyTorch (0: its own choice)")
     commands = parser.add_subparsers(required=True)
 
-    render = commands.add_parser("render", help="render rain clips into shards")
-    render.add_argument("recipe", type=Path)
-    render.add_argument("--data", type=Path, required=True, help="folder that the recipe's paths are under")
-    render.add_argument("--shards", type=Path, default=Path("runs/shards"))
-    render.add_argument("--first", type=int, default=0)
-    render.add_argument("--count", type=int, default=60)
-    render.add_argument("--part", choices=("train", "validation"), default="train")
-    render.set_defaults(run_command=_render)
+    shards = commands.add_parser("render", help="render rain clips into shards")
+    shards.add_argument("recipe", type=Path)
+    shards.add_argument("--data", type=Path, required=True, help="folder that the recipe's paths are under")
+    shards.add_argument("--shards", type=Path, default=Path("runs/shards"), help="folder, for one recipe and part")
+    shards.add_argument("--first", type=int, default=0, help="number of the first; those that are there stay")
+    shards.add_argument("--count", type=int, default=60)
+    shards.add_argument("--part", choices=("train", "validation"), default="train")
+    shards.add_argument("--adopt", action="store_true", help="go on with a folder's shards though nothing tells whose")
+    shards.set_defaults(run_command=_render)
 
     train = commands.add_parser("train", help="train by a recipe; goes on where it was stopped")
     train.add_argument("recipe", type=Path)

@@ -6,6 +6,7 @@ processes as one likes, and training reads whatever shards there are.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from streamderain.preprocess import MESH, Past, look_back
 from training.camera import simulate_camera
+from training.errors import UsageError
 from training.foreground import lay_foreground
 from training.metrics import psnr
 from training.rain import degrade, render_rain, sample_style
@@ -173,6 +175,24 @@ def pasts_of(rainy: Tensor) -> list[Past]:
     return pasts
 
 
+def check_material(data: ClipData, files: Split) -> None:
+    """Whether what a recipe asks of rendered clips can be had of ``files``.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not files.stills and not files.clips:
+        raise UsageError("this part of the data has no files", hint="hold more out in the recipe, or see --part")
+    if not files.stills and (data.clutter_share or data.foreground_share):
+        raise UsageError(
+            f"{data.clutter_share = } and {data.foreground_share = } are made of stills, and this part of the data has"
+            f" none that {', '.join(data.stills)} names",
+            hint="set both to 0, or see --data",
+        )
+    if data.patch > min(_HEIGHT, _WIDTH):
+        raise UsageError(f"{data.patch = } does not fit what is rendered, {_WIDTH}x{_HEIGHT}")
+
+
 def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:
     """Render one shard; the same seed gives the same shard."""
     generator = torch.Generator().manual_seed(seed)
@@ -196,9 +216,12 @@ def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:
             left = int(torch.randint(0, _WIDTH - data.patch + 1, (), generator=generator))
             pictures.append(stack[..., top : top + data.patch, left : left + data.patch])
             motions.append(crop_motion(motion, (_HEIGHT, _WIDTH), (top, left), data.patch))
-    temporary = path.with_suffix(".tmp")
-    save_file({"pictures": torch.stack(pictures), "motion": torch.stack(motions)}, temporary)
-    temporary.replace(path)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may be at the same shard
+    try:
+        save_file({"pictures": torch.stack(pictures), "motion": torch.stack(motions)}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def crop_motion(motion: Tensor, size: tuple[int, int], corner: tuple[int, int], patch: int) -> Tensor:
@@ -226,7 +249,12 @@ class ShardReader:
         return names
 
     def batch(self, step: int, *, size: int, frames: int, patch: int) -> tuple[Tensor, Tensor]:
-        """Pictures [T, 4, B, 3, P, P] in 0..1 (rainy, previous, before, target) and motion [T, B, 2, 9, 9]."""
+        """Pictures [T, 4, B, 3, P, P] in 0..1 (rainy, previous, before, target) and motion [T, B, 2, 9, 9].
+
+        Raises:
+            FileNotFoundError: there are no shards.
+            UsageError: a shard's clips are shorter than ``frames`` or smaller than ``patch``.
+        """
         rng = random.Random(self._seed * 1_000_003 + step)
         names = self._names()
         pictures, motions = [], []
@@ -238,6 +266,12 @@ class ShardReader:
             item = rng.randrange(shard["pictures"].shape[0])
             whole = shard["pictures"].shape[-1]
             clip_frames = shard["pictures"].shape[1]
+            if frames > clip_frames or patch > whole:
+                raise UsageError(
+                    f"the recipe's [optimiser] takes {frames} frames of {patch} px, but {name} holds clips of"
+                    f" {clip_frames} frames and {whole} px",
+                    hint="lower frames or patch there, or raise them in [data] and render into another --shards",
+                )
             first = rng.randrange(clip_frames - frames + 1)
             top, left = rng.randrange(whole - patch + 1), rng.randrange(whole - patch + 1)
             clip = shard["pictures"][item, first : first + frames, ..., top : top + patch, left : left + patch]
