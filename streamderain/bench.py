@@ -23,6 +23,7 @@ from streamderain.pipeline import RunStats, run
 from streamderain.runtime import Engine
 from streamderain.session import Derainer
 from streamderain.video import open_sink, open_source
+from streamderain.video.sink import check_output
 from streamderain.yuv import YuvFrame
 
 _RATE = Fraction(25)
@@ -126,31 +127,38 @@ def time_pipeline(
     frames: int | None = None,
     rounds: int = 3,
     preset: str | None = None,
+    overwrite: bool = False,
 ) -> tuple[Timing, ...]:
     """File to sink, the derainers taking turns: A B A B …, so that what else the machine does is shared.
 
     Args:
         clip: what `open_source` takes.
-        out: what `open_sink` takes; an existing file is replaced. "null:" encodes nothing.
+        out: what `open_sink` takes; each round replaces what the one before wrote. "null:" encodes nothing.
         frames: of the clip, at most.
         preset: of the encoder; None is its default.
+        overwrite: whether ``out`` may be there already; never the clip itself. Told before engines are built.
 
     Raises:
         StreamderainError: as `run`, `open_source` and `open_sink`.
         ValueError: if there are no derainers or rounds.
     """
 
+    written = False
+
     def one(derainer: Derainer) -> _Round:
+        nonlocal written
         derainer.prepare(info.height, info.width)  # an engine is for one session; loading it is not timed
         gpu = derainer.plan.device if derainer.plan.device.type == "cuda" else None
         source = open_source(clip, frames=frames, audio=False, subtitles=False, decoder="auto", device=gpu)
-        sink = open_sink(out, source.info, preset=preset, overwrite=True, device=gpu)
+        sink = open_sink(out, source.info, preset=preset, overwrite=overwrite or written, device=gpu)
+        written = True
         clock = Clock(source if gpu is None else source.in_planes(), sink)
         stats = run(clock.source, clock.sink, derainer)
         return _Round(stats.frames, stats.seconds, _stages(stats), tuple(clock.ages))
 
     with open_source(clip, frames=1, audio=False, subtitles=False) as source:
         info = source.info
+        check_output(out, source.side, overwrite=overwrite)
     return _take_turns(derainers, one, rounds)
 
 

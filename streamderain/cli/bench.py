@@ -28,10 +28,11 @@ Examples:
 @click.command("bench", epilog=_EXAMPLES)
 @click.argument("model", default="fast")
 @click.option("--size", type=Size(), metavar="WxH", help="Of the clip that is made up.  [default: 1280x720]")
-@click.option("--frames", type=click.IntRange(min=1), help="In each round.  [default: 100]")
+@click.option("--frames", type=click.IntRange(min=1), help="In each round, at most.  [default: 100; all of --input]")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="The median one counts.")
 @click.option("--input", "clip", metavar="FILE", help="A video of yours in place of the clip that is made up.")
 @click.option("--output", "out", metavar="FILE", help="Where the result goes.  [default: null:]")
+@click.option("--overwrite", is_flag=True, help="Replace what --output names if it is there.")
 @click.option("--encode", is_flag=True, help="Encode to a file that is thrown away.")
 @click.option("--preset", metavar="NAME", help="Of the encoder, as with `run`.")
 @click.option("--network-only", is_flag=True, help="No decoder, no alignment, no encoder.")
@@ -52,6 +53,7 @@ def bench_command(
     rounds: int,
     clip: str | None,
     out: str | None,
+    overwrite: bool,
     encode: bool,
     preset: str | None,
     network_only: bool,
@@ -64,12 +66,14 @@ def bench_command(
     verbose: bool,
     debug: bool,
 ) -> None:
-    """Time MODEL, a name of `models list` or a file of weights, from a decoded file to a sink.
+    """Time MODEL, from a decoded file to a sink: a name of `models list` or a file of weights, fast if none is named.
 
     A frame's age is the time from its being decoded to its being handed to the sink. The stages overlap: what a stage
     was at work is not what it kept others waiting.
     """
-    _refuse(ctx, network_only=network_only, clip=clip, out=out, encode=encode, size=size, preset=preset)
+    _refuse(
+        ctx, network_only=network_only, clip=clip, out=out, overwrite=overwrite, encode=encode, size=size, preset=preset
+    )
     reporter = Reporter(verbose=verbose, debug=debug)
     reporter.attach(ctx)
     import torch
@@ -94,7 +98,9 @@ def bench_command(
                 clip = str(write_clip(folder / "clip.mp4", width=width, height=height, frames=frames or 100))
             target = out if out is not None else str(folder / "out.mp4") if encode else "null:"
             with usage_errors():
-                timings = time_pipeline(derainers, clip, target, frames=frames, rounds=rounds, preset=preset)
+                timings = time_pipeline(
+                    derainers, clip, target, frames=frames, rounds=rounds, preset=preset, overwrite=overwrite
+                )
     result: dict[str, Any] = {
         "model": model,
         "size": None if clip is not None and size is None and not network_only else f"{width}x{height}",
@@ -118,6 +124,8 @@ def _refuse(ctx: click.Context, *, network_only: bool, **given: object) -> None:
                 raise click.UsageError(f"{flag_of(ctx, name)} and --network-only exclude each other", ctx=ctx)
     if given["preset"] and not (given["out"] or given["encode"]):
         raise click.UsageError("--preset is for an encoder: pass --encode or --output too", ctx=ctx)
+    if given["overwrite"] and not given["out"]:
+        raise click.UsageError("--overwrite is for what --output names", ctx=ctx)
     if given["out"] and given["encode"]:
         raise click.UsageError("--output and --encode exclude each other", ctx=ctx)
     if given["clip"] and given["size"]:

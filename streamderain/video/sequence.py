@@ -100,7 +100,7 @@ class SequenceSink(Finishing):
         # %d and %03d mean the same pictures from 100 on.
         self._lock = Lock(parent / f"{_PATTERN.sub('%d', Path(pattern).name)}.part", name=pattern)
         try:
-            taken = _free(pattern, side, overwrite=overwrite)
+            taken = existing(pattern, side, overwrite=overwrite)
         except (OutputError, InputError):
             self._lock.remove()
             raise
@@ -159,8 +159,8 @@ class SequenceSink(Finishing):
             raise OutputError(f"no frame came, nothing was written as {self._pattern}")
 
 
-def _free(pattern: str, side: SideStreams | None, *, overwrite: bool) -> list[Path]:
-    """The pictures that ``pattern`` means already.
+def existing(pattern: str, side: SideStreams | None, *, overwrite: bool) -> list[Path]:
+    """The pictures that ``pattern`` means already, and that are to be replaced.
 
     Raises:
         OutputOptionError: one of them is the input's.

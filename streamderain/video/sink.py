@@ -362,6 +362,7 @@ def check_output(
         nvenc.require(codec, None)
     if sequence.is_pattern(uri):
         sequence.folder_of(uri)
+        sequence.existing(uri, side, overwrite=overwrite)
     elif uri != "null:" and uri.split(":")[0] != "display":
         if not ffmpeg.is_url(uri):
             Target(uri, side, overwrite=overwrite)

@@ -13,6 +13,7 @@ import pytest
 
 from streamderain import Derainer, Frame
 from streamderain.bench import Clock, ratio, time_network, time_pipeline, write_clip
+from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
 from streamderain.session import Session
 from streamderain.video import open_sink, open_source
 
@@ -50,6 +51,69 @@ def test_both_take_turns_and_every_frame_has_an_age(tmp_path: Path, monkeypatch:
     # What takes longest takes nearly all of the time.
     slow = timings[1]
     assert max(slow.stage_ms.values()) <= 1000 / min(slow.rounds) + 1
+
+
+class NotYetError(Exception):
+    """An engine was asked for."""
+
+
+@pytest.fixture
+def no_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise NotYetError
+
+    monkeypatch.setattr(Derainer, "prepare", refuse)
+
+
+@pytest.mark.usefixtures("no_engines")
+def test_what_is_there_is_neither_replaced_nor_waited_for(tmp_path: Path, clip: Clip) -> None:
+    rainy, older = clip(), tmp_path / "older.mp4"
+    older.write_bytes(b"dear to somebody")
+    (tmp_path / "linked.mp4").symlink_to(rainy)
+    (tmp_path / "f0001.png").write_bytes(b"dear to somebody")
+    content = rainy.read_bytes()
+    derainers = [Derainer("identity", device="cpu")]
+    for name in (older, tmp_path / "f%04d.png"):
+        with pytest.raises(OutputExistsError, match="pass --overwrite"):
+            time_pipeline(derainers, str(rainy), str(name))
+        with pytest.raises(NotYetError):
+            time_pipeline(derainers, str(rainy), str(name), overwrite=True)
+    for name in (rainy, tmp_path / "linked.mp4"):
+        for overwrite in (False, True):
+            with pytest.raises(OutputOptionError, match="is the input itself"):
+                time_pipeline(derainers, str(rainy), str(name), overwrite=overwrite)
+    with pytest.raises(OutputError, match="does not exist"):
+        time_pipeline(derainers, str(rainy), str(tmp_path / "nowhere" / "out.mp4"))
+    assert rainy.read_bytes() == content
+    assert older.read_bytes() == b"dear to somebody"
+
+
+def test_each_round_replaces_what_the_one_before_wrote(tmp_path: Path, clip: Clip) -> None:
+    out, both = tmp_path / "out.mp4", [Derainer("identity", device="cpu") for _ in range(2)]
+    for overwrite in (False, True):
+        time_pipeline(both, str(clip()), str(out), rounds=2, overwrite=overwrite)
+        with av.open(str(out)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 12
+    assert {path.name for path in tmp_path.iterdir()} == {"rainy.mp4", "out.mp4"}
+
+
+def test_the_command_refuses_what_is_there_as_run_does(start: Start, clip: Clip, tmp_path: Path) -> None:
+    rainy, out = clip(frames=3), tmp_path / "out.mp4"
+    out.write_bytes(b"dear to somebody")
+    for words, told in (
+        (("--output", out), "out.mp4 exists already: choose another name, or pass --overwrite"),
+        (("--output", rainy, "--overwrite"), "is the input itself"),
+    ):
+        process = start("bench", "identity", "--input", rainy, "--rounds", "1", *words)
+        _, err = process.communicate()
+        assert process.returncode == 2
+        assert err.decode().count("\n") == 1
+        assert told in err.decode()
+    process = start("bench", "identity", "--input", rainy, "--output", out, "--overwrite")
+    assert process.communicate()[1] == b""
+    assert process.returncode == 0
+    with av.open(str(out)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
 
 
 def test_age_is_from_decoded_to_handed_over(tmp_path: Path, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +159,7 @@ def test_the_command_tells_in_json(start: Start, clip: Clip) -> None:
         (("--input", "a.mp4", "--size", "64x48"), "--size is of a clip that is made up"),
         (("--output", "a.mp4", "--encode"), "--output and --encode exclude"),
         (("--preset", "ultrafast"), "--preset is for an encoder"),
+        (("--encode", "--overwrite"), "--overwrite is for what --output names"),
     ],
 )
 def test_options_that_say_nothing_together_are_refused(start: Start, words: tuple[str, ...], message: str) -> None:
