@@ -228,7 +228,7 @@ class Session:
     def _out_of_memory(self) -> DeviceError:
         return DeviceError(
             f"{self._engine.device} is out of memory at {self.width}x{self.height}",
-            hint="use --model fast, --precision fp16, or --device cpu",
+            hint="use a smaller model, such as fast, --precision fp16, or --device cpu",
         )
 
     def _upload(self, frame: Frame | YuvFrame) -> Tensor:

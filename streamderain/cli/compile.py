@@ -69,7 +69,11 @@ def compile_command(ctx: click.Context, /, what: str, as_json: bool, verbose: bo
     for width, height in recipe.sizes:
         rows, columns = padded_size(template, height, width)
         jobs += [replace(template, height=rows, width=columns, batch=recipe.batch, target=target) for target in targets]
-    reporter.say("start", f"{counted(len(jobs), 'engine')} of {template.model} on {plans[0]}", engines=len(jobs))
+    where = f"on {plans[0]}"
+    if recipe.compute_capabilities:
+        elsewhere = ", ".join(recipe.compute_capabilities)
+        where = f"for GPUs of compute capability {elsewhere}, {plans[0].backend}, {plans[0].precision}"
+    reporter.say("start", f"{counted(len(jobs), 'engine')} of {template.model} {where}", engines=len(jobs))
     for job in jobs:
         plans, line = _compile(job, plans, reporter)
         built.append(line)

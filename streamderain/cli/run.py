@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +27,7 @@ from streamderain.cli.options import (
 )
 from streamderain.cli.report import Reporter
 from streamderain.cli.watching import watch_options, watched
+from streamderain.errors import DeviceError, EngineError
 from streamderain.redaction import redact
 
 if TYPE_CHECKING:
@@ -127,7 +130,7 @@ class RunOptions:
         """
         from streamderain.session import Derainer
 
-        with usage_errors():
+        with usage_errors(), self._fallback_hinted():
             return Derainer(
                 self.model,
                 device=self.device,
@@ -136,6 +139,17 @@ class RunOptions:
                 build=self.build or ("ready" if of == "live" else "auto"),
                 allow_fallback=self.allow_fallback,
             )
+
+    @contextmanager
+    def _fallback_hinted(self) -> Iterator[None]:
+        """Names the other way out beside the first, which only this command has."""
+        try:
+            yield
+        except (DeviceError, EngineError) as error:
+            if error.hint is None or self.allow_fallback:
+                raise
+            what = str(error).removesuffix(f": {error.hint}")
+            raise type(error)(what, hint=f"{error.hint} or --allow-fallback") from error
 
 
 @click.command("run", cls=Sectioned, sections=_SECTIONS, epilog=_EXAMPLES, context_settings={"max_content_width": 100})

@@ -98,7 +98,7 @@ def choose_device(name: str, *, allow_fallback: bool = False) -> torch.device:
         return torch.device("cuda", index)
     if not allow_fallback:
         found = f"PyTorch {torch.__version__} sees {count} CUDA GPU{'' if count == 1 else 's'}"
-        raise DeviceError(f"device {name} is not there ({found})", hint="use --device cpu or --allow-fallback")
+        raise DeviceError(f"device {name} is not there ({found})", hint="use --device cpu")
     _log.warning("device %s is not there; running on the CPU instead", name)
     return torch.device("cpu")
 
@@ -141,10 +141,8 @@ def _cannot(backend: Backend, plan: Plan, job: Job) -> str | None:
 
 def _refusal(backend: str, precision: str, device: torch.device, reasons: dict[str, str]) -> EngineError:
     if precision == "fp16" and device.type == "cpu":
-        return EngineError(
-            "fp16 needs a CUDA GPU and this run is on the CPU", hint="use --precision fp32 or --allow-fallback"
-        )
+        return EngineError("fp16 needs a CUDA GPU and this is the CPU", hint="use --precision fp32")
     why = "; ".join(reason if backend != "auto" else f"{name}: {reason}" for name, reason in reasons.items())
     if backend != "auto":
-        return EngineError(f"backend {backend} cannot be had: {why}", hint="use --backend auto or --allow-fallback")
-    return EngineError(f"{precision} cannot be had: {why}", hint="use --precision auto or --allow-fallback")
+        return EngineError(f"backend {backend} cannot be had: {why}", hint="use --backend auto")
+    return EngineError(f"{precision} cannot be had: {why}", hint="use --precision auto")

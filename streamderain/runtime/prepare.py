@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -105,11 +106,11 @@ def named(backend: Backend, job: Job) -> str:
 
 
 def compile_command(backend: Backend, job: Job) -> str:
-    """What to type to have it built."""
+    """What to type in a shell to have it built."""
     device = "" if job.device.type == "cpu" else f" --device {job.device}"
     device += "" if job.batch == 1 else f" --batch {job.batch}"
-    words = f"{job.model} --size {job.width}x{job.height} --backend {backend.name} --precision {job.precision}{device}"
-    return f"streamderain compile {words}"
+    what = f"{shlex.quote(job.model)} --size {job.width}x{job.height}"
+    return f"streamderain compile {what} --backend {backend.name} --precision {job.precision}{device}"
 
 
 def in_words(seconds: float) -> str:
@@ -207,9 +208,10 @@ def _waiting(backend: Backend, job: Job) -> None:
 
 
 def _no_memory(job: Job) -> DeviceError:
+    # Commands take the model by an option or as an argument: only the name is the same in all of them.
+    others = "" if job.device.type == "cpu" else ", --precision fp16, or --device cpu"
     return DeviceError(
-        f"{job.device} is out of memory at {job.width}x{job.height}",
-        hint="use --model fast, --precision fp16, or --device cpu",
+        f"{job.device} is out of memory at {job.width}x{job.height}", hint=f"use a smaller model, such as fast{others}"
     )
 
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import click.testing
 import pytest
+import torch
 from click.testing import CliRunner
 
 from streamderain.cli.app import cli
+from streamderain.errors import EngineError
 
 Clip = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
 COMPILE = ("compile", "fast", "--backend", "openvino", "--precision", "fp32", "--size", "64x48")
 
 
@@ -87,6 +90,35 @@ def test_wrong_recipes_and_words_are_wrong_usage(cache: Path, tmp_path: Path) ->
         result = command("compile", *arguments)
         assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is asked for is there")
+def test_a_way_out_is_named_only_where_the_command_has_it() -> None:
+    for words, told in (
+        (("compile", "fast", "--device", "cuda"), "use --device cpu"),
+        (("compile", ROOT / "engines" / "jetson-orin.toml"), "use --device cpu"),
+        (("compile", "identity", "--precision", "int8"), "use --precision auto"),
+        (("bench", "fast", "--device", "cuda"), "use --device cpu"),
+        (("bench", "fast", "--precision", "fp16"), "use --precision fp32"),
+        (("bench", "identity", "--backend", "openvino", "--precision", "fp16"), "use --precision fp32"),
+    ):
+        result = command(*words)
+        assert result.exit_code == 5, result.stderr
+        (line,) = result.stderr.splitlines()
+        assert line.endswith(told)
+
+
+def test_engines_for_gpus_elsewhere_are_not_said_to_be_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise EngineError("enough seen")
+
+    monkeypatch.setattr("streamderain.runtime.tensorrt_rtx.cannot_build", lambda: None)
+    monkeypatch.setattr("streamderain.runtime.ensure", stop)
+    start, end = command("compile", ROOT / "engines" / "desktop-rtx.toml").stderr.splitlines()
+    assert start == (
+        "streamderain: 9 engines of balanced for GPUs of compute capability 8.6, 8.9, 12.0, tensorrt-rtx, fp16"
+    )
+    assert end.endswith("enough seen")
 
 
 def test_a_model_with_nothing_to_compile_says_so(cache: Path) -> None:

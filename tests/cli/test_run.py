@@ -233,8 +233,8 @@ def test_unknown_model_device_and_precision(clip: Clip, tmp_path: Path) -> None:
     rainy, out = clip(), tmp_path / "out.mp4"
     assert_refused(run(rainy, out, model="nonsense"), 5, "nonsense")
     assert_refused(run(rainy, out, "--device", "toaster"), 2, "toaster")
-    assert_refused(run(rainy, out, "--device", "cuda:99"), 5, "cuda:99")
-    assert_refused(run(rainy, out, "--precision", "fp16"), 5, "fp16")
+    assert_refused(run(rainy, out, "--device", "cuda:99"), 5, "cuda:99", "use --device cpu or --allow-fallback")
+    assert_refused(run(rainy, out, "--precision", "fp16"), 5, "fp16", "use --precision fp32 or --allow-fallback")
     assert_refused(run(rainy, out, "--backend", "abacus"), 2, "abacus")
     assert [path.name for path in tmp_path.iterdir()] == ["rainy.mp4"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from streamderain.errors import EngineError
 from streamderain.networks import NetworkSpec
-from streamderain.runtime import Backend, Engine, EngineCache, Job, engine_for
+from streamderain.runtime import Backend, Engine, EngineCache, Job, compile_command, engine_for
 from streamderain.runtime.manifest import FORMAT, EngineFile, key_of, read_manifest, sha256_of
 
 ROOT = Path(__file__).parents[2]
@@ -380,6 +381,12 @@ def test_nothing_is_built_where_it_may_not_be(openvino: Backend, make_job: MakeJ
     with pytest.raises(EngineError, match=r"no engine yet.*streamderain compile tiny --size 64x48 --backend openvino"):
         engine_for(openvino, make_job(), build=False)
     assert not shelf.folder.exists() or not shelf.entries()
+
+
+def test_the_command_that_builds_can_be_pasted_into_a_shell(openvino: Backend, make_job: MakeJob) -> None:
+    for model in ("fast", "my weights/it's $HOME;.safetensors"):
+        words = shlex.split(compile_command(openvino, make_job(model=model)))
+        assert words[:4] == ["streamderain", "compile", model, "--size"]
 
 
 def test_a_cache_that_cannot_be_written_costs_the_engine_and_not_the_run(

@@ -87,7 +87,9 @@ def test_what_is_asked_for_by_name_is_had_or_refused_in_one_line(
     there: Callable[..., None], make_job: MakeJob, caplog: pytest.LogCaptureFixture
 ) -> None:
     there(swift=Pretend(missing="swift is not installed (pip install swift)"))
-    with pytest.raises(EngineError, match=r"backend swift cannot be had: swift is not installed.*--allow-fallback"):
+    with pytest.raises(
+        EngineError, match=r"backend swift cannot be had: swift is not installed.*: use --backend auto$"
+    ):
         make_plans(make_job(), backend="swift")
     plans = make_plans(make_job(), backend="swift", allow_fallback=True)
     assert [plan.backend for plan in plans] == ["eager"]
