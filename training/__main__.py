@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
@@ -14,6 +17,7 @@ from streamderain.errors import StreamderainError
 from streamderain.networks import NetworkSpec, Provenance, load_checkpoint, read_provenance, save_checkpoint
 from training.clips import ClipTask
 from training.data import evaluation_clips, split
+from training.errors import UsageError
 from training.evaluate import evaluate
 from training.loop import Run
 from training.pairs import LAYOUTS
@@ -21,13 +25,16 @@ from training.parallel import Workers
 from training.recipe import ClipRecipe, PairRecipe, load_recipe
 from training.render import Rendering, render
 from training.restoration import PairTask
+from training.style import FAMILIES, PRESETS
 from training.task import Task
+
+_SMALLEST = 32  # px
 
 
 def _clip_recipe(path: Path) -> ClipRecipe:
     recipe = load_recipe(path)
     if not isinstance(recipe, ClipRecipe):
-        raise SystemExit(f"{path} is for pairs of pictures; this needs one for clips")
+        raise UsageError(f"{path} is for pairs of pictures", hint="name a recipe for clips, as streaming-fast.toml")
     return recipe
 
 
@@ -56,10 +63,12 @@ def _train(args: argparse.Namespace) -> None:
         if isinstance(recipe, ClipRecipe):
             task = ClipTask(recipe, args.shards, validation=args.validation)
         elif args.data is None:
-            raise SystemExit(f"{args.recipe} trains on pairs of pictures: give --data")
+            raise UsageError(f"{args.recipe} trains on pairs of pictures", hint="give --data")
         else:
             task = PairTask(recipe, args.data, teacher=args.teacher)
         run = Run(recipe, task, args.run, workers=workers, start=args.start)
+        if run.step >= run.steps and workers.rank == 0:
+            print(f"{args.run} has its {run.steps} steps already; raise them in the recipe to go on", file=sys.stderr)
         stopped = run.train(checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard)
     finally:
         workers.leave()
@@ -69,7 +78,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     if (args.recipe is None) == (args.network is None):
-        raise SystemExit("give either a recipe, for what it holds out, or --network, for a folder of pairs")
+        raise UsageError("give either a recipe, for what it holds out, or --network, for a folder of pairs")
     if args.network is not None or isinstance(load_recipe(args.recipe), PairRecipe):
         _evaluate_pairs(args)
         return
@@ -77,9 +86,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     recipe = _clip_recipe(args.recipe)
     files = split(recipe.data, args.data)[args.part]
-    clips = evaluation_clips(
-        recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=_size(args.size)
-    )
+    clips = evaluation_clips(recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=args.size)
     result = evaluate(clips, Derainer(args.weights, device=args.device, backend="eager"))
     print(json.dumps(result, indent=2))
     if args.json:
@@ -110,7 +117,7 @@ def _evaluate_pairs(args: argparse.Namespace) -> None:
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     if args.table:
-        others = [json.loads(path.read_text()) for path in args.beside]
+        others = [_read_table(path) for path in args.beside]
         args.table.write_text(table([result, *others], dataset=None if recipe else guess_set(str(args.data.resolve()))))
     if args.sheet:
         sheet.write(args.sheet)
@@ -122,7 +129,7 @@ def _evaluate_video(args: argparse.Namespace) -> None:
 
     recipe = _clip_recipe(args.recipe)
     protocol = Protocol(
-        part=args.part, stills=args.clips, repeats=args.repeats, frames=args.frames, size=_size(args.size),
+        part=args.part, stills=args.clips, repeats=args.repeats, frames=args.frames, size=args.size,
         seed=args.seed, real=args.real_frames,
     )  # fmt: skip
     kept = Ledger.open(args.json, protocol)
@@ -141,7 +148,7 @@ def _preview(args: argparse.Namespace) -> None:
     recipe = _clip_recipe(args.recipe)
     files = split(recipe.data, args.data)[args.part]
     clips = draw(
-        recipe.data, files, count=args.clips, frames=args.frames, size=_size(args.size), seed=args.seed,
+        recipe.data, files, count=args.clips, frames=args.frames, size=args.size, seed=args.seed,
         family=args.family,
     )  # fmt: skip
     for description in write_preview(clips, args.out, columns=args.columns, seconds=args.seconds):
@@ -152,12 +159,12 @@ def _publish(args: argparse.Namespace) -> None:
     recipe = load_recipe(args.recipe)
     module, spec = load_checkpoint(args.weights)
     if spec != recipe.network:
-        raise SystemExit(f"{args.weights} is not of the network of {args.recipe}")
+        raise UsageError(f"{args.weights} is not of the network of {args.recipe}", hint="name the recipe of its run")
     origin = Provenance(
         **asdict(recipe.card),
         steps=read_provenance(args.weights).steps,
         seed=recipe.seed,
-        scores=json.loads(args.scores.read_text()),
+        scores=_read_table(args.scores),
     )
     save_checkpoint(args.out, module, spec, origin, half=True)
 
@@ -189,7 +196,7 @@ def _synthesise(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from training.demo import demo
 
-    size = _size(args.size)
+    size = args.size
     demo(args.folder, model=args.model, frames=args.frames, size=size, seed=args.seed)
     if args.sheet:
         from training.scene import street
@@ -202,14 +209,40 @@ def _demo(args: argparse.Namespace) -> None:
         sheet.write(args.sheet)
 
 
+def _read_table(path: Path) -> dict[str, Any]:
+    """What `evaluate --json` wrote."""
+    try:
+        table = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}", hint="name what `evaluate --json` wrote") from error
+    if not isinstance(table, dict):
+        raise UsageError(f"{path} is no table of scores", hint="name what `evaluate --json` wrote")
+    return table
+
+
 def _size(text: str) -> tuple[int, int]:
     """Height and width of WxH."""
-    width, height = text.split("x")
-    return int(height), int(width)
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
+    if found is None or min(int(n) for n in found.groups()) < _SMALLEST:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT of at least {_SMALLEST} px each, got {text!r}")
+    return int(found[2]), int(found[1])
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, got {text!r}")
+    return int(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, as the rest does, instead of its whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UsageError.exit_code, f"error: {message}; see {self.prog} --help\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser = _Parser(prog="python -m training", description=__doc__)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for PyTorch (0: its own choice)")
     commands = parser.add_subparsers(required=True)
 
@@ -218,7 +251,7 @@ def main() -> None:
     shards.add_argument("--data", type=Path, required=True, help="folder that the recipe's paths are under")
     shards.add_argument("--shards", type=Path, default=Path("runs/shards"), help="folder, for one recipe and part")
     shards.add_argument("--first", type=int, default=0, help="number of the first; those that are there stay")
-    shards.add_argument("--count", type=int, default=60)
+    shards.add_argument("--count", type=_count, default=60)
     shards.add_argument("--part", choices=("train", "validation"), default="train")
     shards.add_argument("--adopt", action="store_true", help="go on with a folder's shards though nothing tells whose")
     shards.set_defaults(run_command=_render)
@@ -232,7 +265,7 @@ def main() -> None:
     train.add_argument(
         "--start", type=Path, help="weights to start from; those of a smaller streaming network are grown"
     )
-    train.add_argument("--checkpoint-every", type=int, default=500)
+    train.add_argument("--checkpoint-every", type=_count, default=500)
     train.add_argument("--validation", type=Path, help="shards of the held-out part, where the recipe validates")
     train.add_argument("--tensorboard", action="store_true", help="write curves into the run's folder")
     train.set_defaults(run_command=_train)
@@ -246,16 +279,18 @@ def main() -> None:
     test.add_argument("--weights", required=True, help="a shipped model or a .safetensors file")
     test.add_argument("--data", type=Path, required=True)
     test.add_argument("--part", choices=("validation", "test"), default="validation")
-    test.add_argument("--clips", type=int, default=12, help="stills taken; videos are repeated to about half as many")
-    test.add_argument("--frames", type=int, default=8)
-    test.add_argument("--size", default="384x256")
+    test.add_argument(
+        "--clips", type=_count, default=12, help="stills taken; videos are repeated to about half as many"
+    )
+    test.add_argument("--frames", type=_count, default=8)
+    test.add_argument("--size", type=_size, default="384x256")
     test.add_argument("--seed", type=int, default=1)
     test.add_argument("--device", default="auto")
     test.add_argument("--json", type=Path)
     pairs = test.add_argument_group("pairs of pictures")
     pairs.add_argument("--layout", default="auto", choices=("auto", *LAYOUTS))
     pairs.add_argument("--clean", type=Path, help="the clean pictures' folder, where --data has the rainy ones")
-    pairs.add_argument("--limit", type=int, help="measure the first N pictures")
+    pairs.add_argument("--limit", type=_count, help="measure the first N pictures")
     pairs.add_argument("--table", type=Path, help="write Markdown, beside the papers' figures for the set")
     pairs.add_argument("--beside", type=Path, nargs="*", default=[], help="results of other networks, for the table")
     pairs.add_argument("--sheet", type=Path, help="write a contact sheet of rainy, ours and clean, PNG")
@@ -276,8 +311,8 @@ def main() -> None:
     video.add_argument("--part", choices=("validation", "test"), default="validation")
     video.add_argument("--clips", type=int, default=8, help="stills taken")
     video.add_argument("--repeats", type=int, default=4, help="places taken from each video")
-    video.add_argument("--frames", type=int, default=10)
-    video.add_argument("--size", default="256x192")
+    video.add_argument("--frames", type=_count, default=10)
+    video.add_argument("--size", type=_size, default="256x192")
     video.add_argument("--seed", type=int, default=1)
     video.add_argument(
         "--real", type=Path, nargs="*", default=[], help="clips of real rain, or folders of their frames"
@@ -292,13 +327,15 @@ def main() -> None:
     preview.add_argument("out", type=Path, help=".png or .jpg for a sheet, .mp4 or another video for a loop")
     preview.add_argument("--data", type=Path, required=True)
     preview.add_argument("--part", choices=("train", "validation", "test"), default="train")
-    preview.add_argument("--clips", type=int, default=12)
-    preview.add_argument("--frames", type=int, default=25)
-    preview.add_argument("--size", default="384x256")
-    preview.add_argument("--columns", type=int, default=3)
+    preview.add_argument("--clips", type=_count, default=12)
+    preview.add_argument("--frames", type=_count, default=25)
+    preview.add_argument("--size", type=_size, default="384x256")
+    preview.add_argument("--columns", type=_count, default=3)
     preview.add_argument("--seconds", type=float, default=8.0, help="how long the loop goes on")
     preview.add_argument("--seed", type=int, default=0)
-    preview.add_argument("--family", help="of the rain: physical, stylised, ...; default: drawn by lot, as in training")
+    preview.add_argument(
+        "--family", choices=FAMILIES + PRESETS, help="of the rain; default: drawn by lot, as in training"
+    )
     preview.set_defaults(run_command=_preview)
 
     publish = commands.add_parser("publish", help="write a run's weights as they ship: float16, with card and scores")
@@ -313,8 +350,8 @@ def main() -> None:
     calibrate.add_argument("--weights", type=Path, required=True)
     calibrate.add_argument("--data", type=Path, required=True)
     calibrate.add_argument("--out", type=Path, required=True)
-    calibrate.add_argument("--clips", type=int, default=16, help="clips of the training part to look at")
-    calibrate.add_argument("--frames", type=int, default=10, help="frames of each")
+    calibrate.add_argument("--clips", type=_count, default=16, help="clips of the training part to look at")
+    calibrate.add_argument("--frames", type=_count, default=10, help="frames of each")
     calibrate.set_defaults(run_command=_calibrate)
 
     synthesise = commands.add_parser("synthesise", help="render rain over a clean clip")
@@ -322,16 +359,14 @@ def main() -> None:
     synthesise.add_argument("out")
     synthesise.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     synthesise.add_argument("--seed", type=int, default=0)
-    synthesise.add_argument(
-        "--family", help="physical, stylised, rain100l, rain100h or nturain; default: drawn by seed"
-    )
+    synthesise.add_argument("--family", choices=FAMILIES + PRESETS, help="of the rain; default: drawn by seed")
     synthesise.set_defaults(run_command=_synthesise)
 
     show = commands.add_parser("demo", help="paint a street, let it rain, derain it, measure")
     show.add_argument("folder", type=Path)
     show.add_argument("--model", default="balanced")
-    show.add_argument("--frames", type=int, default=100)
-    show.add_argument("--size", default="640x360")
+    show.add_argument("--frames", type=_count, default=100)
+    show.add_argument("--size", type=_size, default="640x360")
     show.add_argument("--seed", type=int, default=1)
     show.add_argument("--sheet", type=Path, help="write two frames before, after and without rain, .png or .jpg")
     show.set_defaults(run_command=_demo)
@@ -341,8 +376,11 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     try:
         args.run_command(args)
-    except (StreamderainError, FileNotFoundError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from error
+    except (StreamderainError, OSError, FloatingPointError) as error:  # any other is a mistake of the program's
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_code", 1)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.errors import UsageError
+
 __all__ = ["KINDS", "simulate_camera"]
 
 KINDS = ("still", "pan", "driving", "shake", "pan+shake", "driving+shake")
@@ -50,7 +52,7 @@ def simulate_camera(
     height, width = size
     room = min((still.shape[1] - 1 - 2 * _BORDER) / height, (still.shape[2] - 1 - 2 * _BORDER) / width)
     if height < 1 or width < 1 or room < 1 / _LARGEST_UPSCALE:
-        raise ValueError(f"size {size} does not fit a still of {tuple(still.shape[1:])} enlarged {_LARGEST_UPSCALE}x")
+        raise UsageError(f"size {size} does not fit a still of {tuple(still.shape[1:])} enlarged {_LARGEST_UPSCALE}x")
 
     lot = torch.rand(16, generator=generator, device=generator.device, dtype=torch.float64).cpu().tolist()
     hand = torch.randn(3, frames, generator=generator, device=generator.device).cpu()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.errors import UsageError
 from training.scenery import noise
 
 __all__ = ["chart"]
@@ -31,10 +32,10 @@ def chart(size: tuple[int, int]) -> Tensor:
     """[3, H, W] sRGB 0..1; a band each of text, railing, leaning lines, and lights in the dark.
 
     Raises:
-        ValueError: ``size`` (height, width) is below 64 px.
+        UsageError: ``size`` (height, width) is below 64 px.
     """
     if min(size) < 64:
-        raise ValueError(f"a chart is at least 64 px each way, got {size}")
+        raise UsageError(f"a chart is at least 64 px each way, got {size}")
     height, width = (n * _SUPERSAMPLE for n in size)
     band = height // 4
     painted = torch.cat(

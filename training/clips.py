@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from streamderain.networks.streaming import StreamingNet
 from streamderain.preprocess import warp
 from training.data import ShardReader
+from training.errors import UsageError
 from training.losses import clip_loss
 from training.metrics import psnr, ssim, to_8bit
 from training.recipe import ClipLoss, ClipRecipe
@@ -88,17 +89,20 @@ class ClipTask:
     Args:
         shards: folder of what ``python -m training render`` wrote.
         validation: the same, rendered from the held-out part.
+
+    Raises:
+        UsageError: the recipe asks for what clips do not have, or for ``validation`` where there is none.
     """
 
     def __init__(self, recipe: ClipRecipe, shards: Path, *, validation: Path | None = None) -> None:
         torch.manual_seed(recipe.seed)
         network = recipe.network.build()
         if not isinstance(network, StreamingNet):
-            raise ValueError(f"clips train streaming networks, got {recipe.network.architecture!r}")
+            raise UsageError(f"clips train streaming networks, got {recipe.network.architecture!r}")
         if recipe.optimiser.epochs:
-            raise ValueError("shards may come while training runs, so there are no epochs; give steps")
+            raise UsageError("shards may come while training runs, so there are no epochs; give steps")
         if recipe.optimiser.validate_every and validation is None:
-            raise ValueError("validate_every asks for --validation, a folder of shards of the held-out part")
+            raise UsageError("validate_every asks for --validation, a folder of shards of the held-out part")
         self._recipe = recipe
         self._reader = ShardReader(shards, recipe.seed)
         self._held_out = ShardReader(validation, 0) if validation else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from streamderain.errors import InputError
 from streamderain.preprocess import MESH, Past, look_back
 from training.camera import simulate_camera
 from training.errors import UsageError
@@ -66,9 +68,13 @@ def split(data: ClipData, root: Path) -> dict[str, Split]:
 
 
 def read_clip(path: Path, *, start: int, frames: int, stride: int = 1) -> Tensor:
-    """``frames`` pictures from frame ``start`` on, every ``stride``-th: [T, 3, H, W], 0..1; fewer at the end."""
+    """``frames`` pictures from frame ``start`` on, every ``stride``-th: [T, 3, H, W], 0..1; fewer at the end.
+
+    Raises:
+        InputError: the file is damaged, or no picture.
+    """
     taken: list[Tensor] = []
-    with av.open(str(path)) as container:
+    with _readable(path), av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "SLICE"
         for index, frame in enumerate(container.decode(stream)):
@@ -79,8 +85,16 @@ def read_clip(path: Path, *, start: int, frames: int, stride: int = 1) -> Tensor
     return torch.stack(taken).float() / 255 if taken else torch.empty(0, 3, 1, 1)
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise InputError(f"cannot read {path}: {error}", hint="take it out of the data, or name others") from error
+
+
 def count_frames(path: Path) -> int:
-    with av.open(str(path)) as container:
+    with _readable(path), av.open(str(path)) as container:
         stream = container.streams.video[0]
         return stream.frames or sum(1 for _ in container.demux(stream))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from streamderain.networks import load_checkpoint
 from streamderain.networks.streaming import ResidualBlock, StreamingNet
+from training.errors import UsageError
 
 
 def begin_from(network: nn.Module, weights: Path) -> None:
@@ -20,16 +21,22 @@ def begin_from(network: nn.Module, weights: Path) -> None:
 
     Raises:
         ModelError: the file cannot be read.
-        ValueError: the weights are of another network, and not of a smaller streaming one.
+        UsageError: the weights are of another network, and not of a smaller streaming one.
     """
     source, _ = load_checkpoint(weights)
     same = {k: t.shape for k, t in source.state_dict().items()} == {k: t.shape for k, t in network.state_dict().items()}
     if same:
         network.load_state_dict(source.state_dict())
     elif isinstance(source, StreamingNet) and isinstance(network, StreamingNet):
-        grow(source, network)
+        try:
+            grow(source, network)
+        except ValueError as error:
+            raise UsageError(
+                f"the weights in {weights} do not go into this network: {error}",
+                hint="start from those of the same network or of a smaller one",
+            ) from error
     else:
-        raise ValueError(f"the weights in {weights} are not of this network")
+        raise UsageError(f"the weights in {weights} are not of this network")
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from streamderain.errors import StreamderainError
+
 _WIDTH, _EVERY = 24, 0.2  # of the bar, in characters and seconds
 
 
@@ -23,7 +25,7 @@ class Journal:
         tensorboard: write curves for ``tensorboard --logdir FOLDER`` as well.
 
     Raises:
-        ModuleNotFoundError: TensorBoard is asked for and not installed.
+        StreamderainError: TensorBoard is asked for and not installed.
     """
 
     def __init__(self, folder: Path, *, step: int, total: int, quiet: bool = False, tensorboard: bool = False) -> None:
@@ -40,7 +42,9 @@ class Journal:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ModuleNotFoundError("TensorBoard is not installed: pip install 'streamderain[train]'") from error
+                raise StreamderainError(
+                    "TensorBoard is not installed", hint="pip install 'streamderain[train]', or leave --tensorboard out"
+                ) from error
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def __enter__(self) -> Journal:

@@ -182,13 +182,14 @@ class Run:
 
         A step does not wait for the device to tell its loss; only this does. All processes end together, or none.
         """
-        finite = not losses or bool(torch.stack([entry["loss"] for entry in losses]).isfinite().all())
-        finite = finite and all(bool(t.isfinite().all()) for part in self._parts().values() for t in part.values())
-        if self.workers.any(not finite):
-            raise FloatingPointError(
-                f"the loss or the weights are no longer numbers, at step {self.step} or since the last line of the log;"
-                f" nothing is saved: {_CALMER}"
-            )
+        values = torch.stack([entry["loss"] for entry in losses]).tolist() if losses else []
+        wrong = next((f"the loss is {value}" for value in values if not math.isfinite(value)), None)
+        if wrong is None and not all(
+            bool(t.isfinite().all()) for part in self._parts().values() for t in part.values()
+        ):
+            wrong = "the weights are no longer numbers"
+        if self.workers.any(wrong is not None):
+            raise FloatingPointError(f"{wrong or 'another process failed'}; step {self.step} is not saved: {_CALMER}")
 
     def _parts(self) -> dict[str, Mapping[str, Tensor]]:
         """The tensors that resuming needs."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.networks.single_image import Restoration
+from training.errors import UsageError
 from training.metrics import ssim
 from training.recipe import ClipLoss, PairLoss
 
@@ -46,14 +47,14 @@ def pair_loss(
     by taking the maximum; minus the SSIM. ECNet: the same with the finest map alone. PReNet: minus the SSIM.
 
     Raises:
-        ValueError: the loss asks for what the network does not give.
+        UsageError: the loss asks for what the network does not give.
     """
     if weights.embedding and (ideal is None or not made.embeddings):
-        raise ValueError("the loss asks for an embedding, which this network has not")
+        raise UsageError("the loss asks for an embedding, which this network has not")
     if weights.attention and not made.attention:
-        raise ValueError("the loss asks for attention maps, which this network has not")
+        raise UsageError("the loss asks for attention maps, which this network has not")
     if len(weights.stages) > len(made.stages):
-        raise ValueError(f"the loss weighs {len(weights.stages)} stages of a network with {len(made.stages)}")
+        raise UsageError(f"the loss weighs {len(weights.stages)} stages of a network with {len(made.stages)}")
     total = rainy.new_zeros(())
     terms: dict[str, Tensor] = {}
     for stage, weight in enumerate(weights.stages, -len(weights.stages)):

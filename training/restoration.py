@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from streamderain.networks import load_checkpoint
 from streamderain.networks.ecnet import RainAutoencoder
 from streamderain.networks.single_image import SingleImage
+from training.errors import UsageError
 from training.losses import pair_loss
 from training.metrics import psnr, ssim, to_8bit
 from training.pairs import Pictures, find_pairs
@@ -62,7 +63,7 @@ class PairTask:
 
     Raises:
         FileNotFoundError, InputError, ModelError: pictures or the teacher's weights are missing or damaged.
-        ValueError: what the recipe asks for does not go together.
+        UsageError: what the recipe asks for does not go together.
     """
 
     def __init__(self, recipe: PairRecipe, data: Path, *, teacher: Path | None = None) -> None:
@@ -76,15 +77,15 @@ class PairTask:
             share = max(1.0, len(validation) / settings.validation_pictures)
             validation = [validation[int(i * share)] for i in range(min(len(validation), settings.validation_pictures))]
         if recipe.optimiser.validate_every and not validation:
-            raise ValueError(f"nothing is held out to validate on, {settings.held_out = }")
+            raise UsageError(f"nothing is held out to validate on, {settings.held_out = }")
         self._validation = validation
         self._stride = int(network.stride)  # type: ignore[arg-type]
         if recipe.optimiser.patch % self._stride:
-            raise ValueError(f"patch must be a multiple of {self._stride}, got {recipe.optimiser.patch}")
+            raise UsageError(f"patch must be a multiple of {self._stride}, got {recipe.optimiser.patch}")
         self.patches = self._cut(train)
         self.batches_per_epoch = len(self.patches) // recipe.optimiser.batch
         if self.batches_per_epoch == 0:
-            raise ValueError(f"{len(self.patches)} patches do not fill a batch of {recipe.optimiser.batch}")
+            raise UsageError(f"{len(self.patches)} patches do not fill a batch of {recipe.optimiser.batch}")
         self._order: tuple[int, list[int]] = (-1, [])
 
     def _cut(self, pictures: list[int]) -> list[Patch]:
@@ -150,11 +151,11 @@ def _objective(recipe: PairRecipe, network: nn.Module, weights: Path | None) -> 
     if isinstance(network, RainAutoencoder):
         return AutoencoderObjective(network, precision)
     if not isinstance(network, SingleImage):
-        raise ValueError(f"pairs train networks for single pictures, got {recipe.network.architecture!r}")
+        raise UsageError(f"pairs train networks for single pictures, got {recipe.network.architecture!r}")
     teacher: RainAutoencoder | None = None
     if recipe.loss.teacher:
         module, spec = load_checkpoint(weights or Path(recipe.loss.teacher))
         if not isinstance(module, RainAutoencoder):
-            raise ValueError(f"the teacher must be an autoencoder of rain, got {spec.architecture!r}")
+            raise UsageError(f"the teacher must be an autoencoder of rain, got {spec.architecture!r}")
         teacher = module
     return RestorationObjective(network, recipe.loss, precision, teacher=teacher)

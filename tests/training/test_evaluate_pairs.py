@@ -137,8 +137,9 @@ def test_evaluate_command_takes_a_network_or_a_recipe(
     assert "published" in Path(files["table"]).read_text()
     assert cv2.imread(files["sheet"]) is not None
     monkeypatch.setattr(sys, "argv", ["training", *arguments])
-    with pytest.raises(SystemExit, match="either a recipe"):
+    with pytest.raises(SystemExit, match="2"):
         command.main()
+    assert "either a recipe" in capsys.readouterr().err
 
 
 def test_evaluate_command_measures_what_a_recipe_holds_out(

@@ -1,0 +1,168 @@
+"""What people get wrong at the command line is told in one line; what the program gets wrong keeps its traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+from training import __main__ as command
+from training.errors import UsageError
+from training.recipe import ClipData, ClipOptimiser, Optimiser, PairData, load_recipe
+
+_RECIPE = """
+name = "tiny"
+[network]
+architecture = "streaming"
+options = { channels = [4, 8, 8], encoder_blocks = [1, 1, 1], decoder_blocks = [1, 1] }
+[data]
+stills = ["*.png"]
+clips = []
+[optimiser]
+steps = 2
+batch = 1
+frames = 2
+patch = 32
+"""
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ``r.toml``, a folder ``shards``, and weights of a larger network, ``large.safetensors``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text(_RECIPE)
+    (tmp_path / "shards").mkdir()
+    tensors = {"pictures": torch.zeros(2, 3, 4, 3, 40, 40, dtype=torch.uint8), "motion": torch.zeros(2, 3, 2, 9, 9)}
+    save_file(tensors, tmp_path / "shards" / "shard.safetensors")
+    large = NetworkSpec("streaming", {"channels": (8, 8, 12), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1)})
+    save_checkpoint(tmp_path / "large.safetensors", large.build(), large, Provenance(), half=False)
+    return tmp_path
+
+
+@pytest.fixture
+def fails(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs a command line that fails, and gives what it says: one line, with the exit code of wrong usage."""
+
+    def call(line: str, *, code: int = 2) -> str:
+        monkeypatch.setattr(sys, "argv", ["training", *line.split()])
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        assert ended.value.code == code
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return call
+
+
+_TRAIN = "train r.toml --shards shards --run run"
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "says"),
+    [
+        ("patch", "path", "unknown ['path']; it takes"),
+        ("patch = 32", "patch = ", "r.toml is no TOML"),
+        ('name = "tiny"', 'name = "tiny"\ncard = 5', "r.toml.card must be a table"),
+        ("steps = 2", "steps = 2\nvalidate_every = 1", "--validation"),
+        ("steps = 2", "epochs = 2", "give steps"),
+        ("frames = 2", "frames = 4", "lower frames or patch"),
+        ("patch = 32", "patch = 64", "3 frames and 40 px"),
+        ("clips = []", "clips = []\nforeground_share = 5", "foreground_share is a share, 0 to 1, got 5"),
+    ],
+)
+def test_mistakes_in_a_recipe(was: str, now: str, says: str, here: Path, fails: Fails) -> None:
+    (here / "r.toml").write_text(_RECIPE.replace(was, now))
+    assert says in fails(_TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("synthesise a.mp4 b.mp4 --family drizzle", "physical"),
+        ("preview r.toml b.png --data . --family drizzle", "physical"),
+        ("preview r.toml b.png --data . --size 96", "WIDTHxHEIGHT"),
+        ("evaluate r.toml --weights w --data . --size 96x", "WIDTHxHEIGHT"),
+        ("demo d --size 16x16", "at least 32 px"),
+        (f"{_TRAIN} --checkpoint-every 0", "number from 1 on"),
+        (f"{_TRAIN} --start large.safetensors", "of the same network or of a smaller one"),
+        ("trian r.toml", "see training --help"),
+        ("train training.toml --run", "see training train --help"),
+    ],
+)
+def test_mistakes_on_the_command_line(line: str, says: str, fails: Fails) -> None:
+    assert says in fails(line).replace("python -m training", "training")
+
+
+@pytest.mark.parametrize("scores", ["{", "[1, 2]", "\0"])
+def test_scores_that_are_none(scores: str, here: Path, fails: Fails) -> None:
+    (here / "s.json").write_text(scores)
+    text = _RECIPE.replace("[4, 8, 8]", "[8, 8, 12]")
+    (here / "r.toml").write_text(text)
+    line = "publish r.toml --weights large.safetensors --out out.safetensors --scores s.json"
+    assert "name what `evaluate --json` wrote" in fails(line)
+    assert not (here / "out.safetensors").exists()
+
+
+def test_failures_of_the_world_have_another_code(here: Path, fails: Fails) -> None:
+    assert "nothing.toml" in fails("train nothing.toml --run run", code=1)
+    (here / "broken.png").write_bytes(b"no picture")
+    assert "cannot read" in fails("preview r.toml b.png --data . --clips 1 --frames 2", code=4)
+
+
+def test_a_run_that_is_done_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["training", *_TRAIN.split()])
+    command.main()
+    assert "already" not in capsys.readouterr().err
+    command.main()
+    assert "has its 2 steps already; raise them in the recipe" in capsys.readouterr().err
+
+
+def test_mistakes_of_the_program_keep_their_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> None:
+        raise ValueError("of the program")
+
+    monkeypatch.setattr(command, "load_recipe", broken)
+    monkeypatch.setattr(sys, "argv", ["training", *_TRAIN.split()])
+    with pytest.raises(ValueError, match="of the program"):
+        command.main()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_shares_are_shares(share: float) -> None:
+    for name in ("held_out_stills", "video_share", "visible_share", "clutter_share", "foreground_share"):
+        with pytest.raises(ValueError, match=f"{name} is a share"):
+            ClipData(stills=("*.png",), clips=(), **{name: share})  # type: ignore[arg-type]
+    for name in ("reset_probability", "dry_share"):
+        with pytest.raises(ValueError, match=f"{name} is a share"):
+            ClipOptimiser(steps=1, batch=1, patch=32, frames=2, **{name: share})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="held_out is a share"):
+        PairData(folder="x", held_out=share)
+
+
+def test_what_is_made_of_stills_wants_stills() -> None:
+    for name in ("clutter_share", "foreground_share"):
+        with pytest.raises(ValueError, match="stills names none"):
+            ClipData(stills=(), clips=("*.mp4",), **{name: 0.5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["batch", "patch"])
+def test_counts_begin_at_one(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        Optimiser(**{"steps": 1, "batch": 1, "patch": 32, name: 0})  # type: ignore[arg-type]
+
+
+def test_a_recipe_that_is_no_text_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"r\.toml is no TOML.*training/recipes"):
+        load_recipe(tmp_path / "r.toml")
