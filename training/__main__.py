@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 
 from streamderain.errors import StreamderainError
 from streamderain.networks import NetworkSpec, Provenance, load_checkpoint, read_provenance, save_checkpoint
+from training.arguments import Parser, parse_count, parse_size, read_table
 from training.clips import ClipTask
-from training.data import evaluation_clips, split
+from training.data import Split, evaluation_clips, split
 from training.errors import UsageError
 from training.evaluate import evaluate
 from training.loop import Run
@@ -28,8 +27,6 @@ from training.restoration import PairTask
 from training.style import FAMILIES, PRESETS
 from training.task import Task
 
-_SMALLEST = 32  # px
-
 
 def _clip_recipe(path: Path) -> ClipRecipe:
     recipe = load_recipe(path)
@@ -38,9 +35,19 @@ def _clip_recipe(path: Path) -> ClipRecipe:
     return recipe
 
 
+def _files(recipe: ClipRecipe, args: argparse.Namespace) -> Split:
+    files = split(recipe.data, args.data)[args.part]
+    if not files.stills and not files.clips:
+        raise UsageError(
+            f"{args.recipe} leaves no files for the {args.part} part of {args.data}",
+            hint="see held_out_stills, validation_clips and test_clips in its [data]",
+        )
+    return files
+
+
 def _render(args: argparse.Namespace) -> None:
     recipe = _clip_recipe(args.recipe)
-    files = split(recipe.data, args.data)[args.part]
+    files = _files(recipe, args)
     rendering = Rendering(data=recipe.data, seed=recipe.seed, part=args.part)
     there = args.count
     for path in render(rendering, files, args.shards, first=args.first, count=args.count, adopt=args.adopt):
@@ -85,7 +92,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from streamderain.session import Derainer
 
     recipe = _clip_recipe(args.recipe)
-    files = split(recipe.data, args.data)[args.part]
+    files = _files(recipe, args)
     clips = evaluation_clips(recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=args.size)
     result = evaluate(clips, Derainer(args.weights, device=args.device, backend="eager"))
     print(json.dumps(result, indent=2))
@@ -117,7 +124,7 @@ def _evaluate_pairs(args: argparse.Namespace) -> None:
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     if args.table:
-        others = [_read_table(path) for path in args.beside]
+        others = [read_table(path) for path in args.beside]
         args.table.write_text(table([result, *others], dataset=None if recipe else guess_set(str(args.data.resolve()))))
     if args.sheet:
         sheet.write(args.sheet)
@@ -146,7 +153,7 @@ def _preview(args: argparse.Namespace) -> None:
     from training.preview import draw, write_preview
 
     recipe = _clip_recipe(args.recipe)
-    files = split(recipe.data, args.data)[args.part]
+    files = _files(recipe, args)
     clips = draw(
         recipe.data, files, count=args.clips, frames=args.frames, size=args.size, seed=args.seed,
         family=args.family,
@@ -164,7 +171,7 @@ def _publish(args: argparse.Namespace) -> None:
         **asdict(recipe.card),
         steps=read_provenance(args.weights).steps,
         seed=recipe.seed,
-        scores=_read_table(args.scores),
+        scores=read_table(args.scores),
     )
     save_checkpoint(args.out, module, spec, origin, half=True)
 
@@ -209,40 +216,8 @@ def _demo(args: argparse.Namespace) -> None:
         sheet.write(args.sheet)
 
 
-def _read_table(path: Path) -> dict[str, Any]:
-    """What `evaluate --json` wrote."""
-    try:
-        table = json.loads(path.read_text())
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}", hint="name what `evaluate --json` wrote") from error
-    if not isinstance(table, dict):
-        raise UsageError(f"{path} is no table of scores", hint="name what `evaluate --json` wrote")
-    return table
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Height and width of WxH."""
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
-    if found is None or min(int(n) for n in found.groups()) < _SMALLEST:
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT of at least {_SMALLEST} px each, got {text!r}")
-    return int(found[2]), int(found[1])
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 on, got {text!r}")
-    return int(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, as the rest does, instead of its whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(UsageError.exit_code, f"error: {message}; see {self.prog} --help\n")
-
-
 def main() -> None:
-    parser = _Parser(prog="python -m training", description=__doc__)
+    parser = Parser(prog="python -m training", description=__doc__)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for PyTorch (0: its own choice)")
     commands = parser.add_subparsers(required=True)
 
@@ -251,7 +226,7 @@ def main() -> None:
     shards.add_argument("--data", type=Path, required=True, help="folder that the recipe's paths are under")
     shards.add_argument("--shards", type=Path, default=Path("runs/shards"), help="folder, for one recipe and part")
     shards.add_argument("--first", type=int, default=0, help="number of the first; those that are there stay")
-    shards.add_argument("--count", type=_count, default=60)
+    shards.add_argument("--count", type=parse_count, default=60)
     shards.add_argument("--part", choices=("train", "validation"), default="train")
     shards.add_argument("--adopt", action="store_true", help="go on with a folder's shards though nothing tells whose")
     shards.set_defaults(run_command=_render)
@@ -265,7 +240,7 @@ def main() -> None:
     train.add_argument(
         "--start", type=Path, help="weights to start from; those of a smaller streaming network are grown"
     )
-    train.add_argument("--checkpoint-every", type=_count, default=500)
+    train.add_argument("--checkpoint-every", type=parse_count, default=500)
     train.add_argument("--validation", type=Path, help="shards of the held-out part, where the recipe validates")
     train.add_argument("--tensorboard", action="store_true", help="write curves into the run's folder")
     train.set_defaults(run_command=_train)
@@ -280,17 +255,17 @@ def main() -> None:
     test.add_argument("--data", type=Path, required=True)
     test.add_argument("--part", choices=("validation", "test"), default="validation")
     test.add_argument(
-        "--clips", type=_count, default=12, help="stills taken; videos are repeated to about half as many"
+        "--clips", type=parse_count, default=12, help="stills taken; videos are repeated to about half as many"
     )
-    test.add_argument("--frames", type=_count, default=8)
-    test.add_argument("--size", type=_size, default="384x256")
+    test.add_argument("--frames", type=parse_count, default=8)
+    test.add_argument("--size", type=parse_size, default="384x256")
     test.add_argument("--seed", type=int, default=1)
     test.add_argument("--device", default="auto")
     test.add_argument("--json", type=Path)
     pairs = test.add_argument_group("pairs of pictures")
     pairs.add_argument("--layout", default="auto", choices=("auto", *LAYOUTS))
     pairs.add_argument("--clean", type=Path, help="the clean pictures' folder, where --data has the rainy ones")
-    pairs.add_argument("--limit", type=_count, help="measure the first N pictures")
+    pairs.add_argument("--limit", type=parse_count, help="measure the first N pictures")
     pairs.add_argument("--table", type=Path, help="write Markdown, beside the papers' figures for the set")
     pairs.add_argument("--beside", type=Path, nargs="*", default=[], help="results of other networks, for the table")
     pairs.add_argument("--sheet", type=Path, help="write a contact sheet of rainy, ours and clean, PNG")
@@ -311,8 +286,8 @@ def main() -> None:
     video.add_argument("--part", choices=("validation", "test"), default="validation")
     video.add_argument("--clips", type=int, default=8, help="stills taken")
     video.add_argument("--repeats", type=int, default=4, help="places taken from each video")
-    video.add_argument("--frames", type=_count, default=10)
-    video.add_argument("--size", type=_size, default="256x192")
+    video.add_argument("--frames", type=parse_count, default=10)
+    video.add_argument("--size", type=parse_size, default="256x192")
     video.add_argument("--seed", type=int, default=1)
     video.add_argument(
         "--real", type=Path, nargs="*", default=[], help="clips of real rain, or folders of their frames"
@@ -327,10 +302,10 @@ def main() -> None:
     preview.add_argument("out", type=Path, help=".png or .jpg for a sheet, .mp4 or another video for a loop")
     preview.add_argument("--data", type=Path, required=True)
     preview.add_argument("--part", choices=("train", "validation", "test"), default="train")
-    preview.add_argument("--clips", type=_count, default=12)
-    preview.add_argument("--frames", type=_count, default=25)
-    preview.add_argument("--size", type=_size, default="384x256")
-    preview.add_argument("--columns", type=_count, default=3)
+    preview.add_argument("--clips", type=parse_count, default=12)
+    preview.add_argument("--frames", type=parse_count, default=25)
+    preview.add_argument("--size", type=parse_size, default="384x256")
+    preview.add_argument("--columns", type=parse_count, default=3)
     preview.add_argument("--seconds", type=float, default=8.0, help="how long the loop goes on")
     preview.add_argument("--seed", type=int, default=0)
     preview.add_argument(
@@ -350,8 +325,8 @@ def main() -> None:
     calibrate.add_argument("--weights", type=Path, required=True)
     calibrate.add_argument("--data", type=Path, required=True)
     calibrate.add_argument("--out", type=Path, required=True)
-    calibrate.add_argument("--clips", type=_count, default=16, help="clips of the training part to look at")
-    calibrate.add_argument("--frames", type=_count, default=10, help="frames of each")
+    calibrate.add_argument("--clips", type=parse_count, default=16, help="clips of the training part to look at")
+    calibrate.add_argument("--frames", type=parse_count, default=10, help="frames of each")
     calibrate.set_defaults(run_command=_calibrate)
 
     synthesise = commands.add_parser("synthesise", help="render rain over a clean clip")
@@ -365,8 +340,8 @@ def main() -> None:
     show = commands.add_parser("demo", help="paint a street, let it rain, derain it, measure")
     show.add_argument("folder", type=Path)
     show.add_argument("--model", default="balanced")
-    show.add_argument("--frames", type=_count, default=100)
-    show.add_argument("--size", type=_size, default="640x360")
+    show.add_argument("--frames", type=parse_count, default=100)
+    show.add_argument("--size", type=parse_size, default="640x360")
     show.add_argument("--seed", type=int, default=1)
     show.add_argument("--sheet", type=Path, help="write two frames before, after and without rain, .png or .jpg")
     show.set_defaults(run_command=_demo)

@@ -99,6 +99,8 @@ class ClipTask:
         network = recipe.network.build()
         if not isinstance(network, StreamingNet):
             raise UsageError(f"clips train streaming networks, got {recipe.network.architecture!r}")
+        if recipe.optimiser.patch % network.stride:
+            raise UsageError(f"patch must be a multiple of {network.stride}, got {recipe.optimiser.patch}")
         if recipe.optimiser.epochs:
             raise UsageError("shards may come while training runs, so there are no epochs; give steps")
         if recipe.optimiser.validate_every and validation is None:

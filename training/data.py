@@ -195,8 +195,6 @@ def check_material(data: ClipData, files: Split) -> None:
     Raises:
         UsageError: it cannot.
     """
-    if not files.stills and not files.clips:
-        raise UsageError("this part of the data has no files", hint="hold more out in the recipe, or see --part")
     if not files.stills and (data.clutter_share or data.foreground_share):
         raise UsageError(
             f"{data.clutter_share = } and {data.foreground_share = } are made of stills, and this part of the data has"

@@ -75,6 +75,7 @@ _TRAIN = "train r.toml --shards shards --run run"
         ("steps = 2", "steps = 2\nvalidate_every = 1", "--validation"),
         ("steps = 2", "epochs = 2", "give steps"),
         ("frames = 2", "frames = 4", "lower frames or patch"),
+        ("patch = 32", "patch = 30", "patch must be a multiple of 8, got 30"),
         ("patch = 32", "patch = 64", "3 frames and 40 px"),
         ("clips = []", "clips = []\nforeground_share = 5", "foreground_share is a share, 0 to 1, got 5"),
     ],
@@ -110,6 +111,14 @@ def test_scores_that_are_none(scores: str, here: Path, fails: Fails) -> None:
     line = "publish r.toml --weights large.safetensors --out out.safetensors --scores s.json"
     assert "name what `evaluate --json` wrote" in fails(line)
     assert not (here / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["evaluate r.toml --weights classic", "preview r.toml a.png --part test", "render r.toml --part validation"]
+)
+def test_a_part_without_files(line: str, here: Path, fails: Fails) -> None:
+    (here / "one.png").touch()
+    assert "see held_out_stills" in fails(f"{line} --data .")
 
 
 def test_failures_of_the_world_have_another_code(here: Path, fails: Fails) -> None:
