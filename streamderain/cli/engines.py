@@ -30,7 +30,7 @@ def engines_group() -> None:
 @talk_options
 @click.pass_context
 def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
-    """One line for each engine, the last used first."""
+    """One line for each engine, the last used first; those "of another version" no run takes any more."""
     cache = _cache(ctx, verbose=verbose, debug=debug)
     entries = cache.entries()
     if as_json:
@@ -138,6 +138,7 @@ def _as_json(entry: Entry) -> dict[str, Any]:
         "bytes": entry.bytes,
         "last_used": entry.last_used.isoformat(timespec="seconds"),
         "damage": entry.damage,
+        "of_this_version": _of_this_version(entry),
         "manifest": None if entry.manifest is None else asdict(entry.manifest),
     }
 
@@ -152,7 +153,19 @@ def _summary(entry: Entry) -> str:
     where = key.get("device", "?") if target is None else f"compute capability {target}"
     batch = key.get("batch", "1")
     size = key.get("size", "?") if batch == "1" else f"{batch} of {key.get('size', '?')}"
-    return in_line(" ".join((entry.manifest.model, size, key.get("backend", "?"), key.get("precision", "?"), where)))
+    words = (entry.manifest.model, size, key.get("backend", "?"), key.get("precision", "?"), where)
+    return in_line(" ".join(words)) + ("" if _of_this_version(entry) else ", of another version")
+
+
+def _of_this_version(entry: Entry) -> bool:
+    """Whether streamderain and PyTorch as they are now would take it; what is damaged they would not."""
+    from streamderain.runtime import BACKENDS, backend_of
+    from streamderain.runtime.manifest import of_this_version
+
+    if entry.manifest is None:
+        return False
+    name = entry.manifest.key.get("backend")
+    return name in BACKENDS and of_this_version(entry.manifest, backend_of(name))
 
 
 def _day(when: datetime) -> str:

@@ -212,9 +212,11 @@ class EngineCache:
 
     def _paths(self) -> list[Path]:
         """Of everything that has an engine's name: hexadecimal digits and nothing else."""
-        if not self.folder.is_dir():
+        try:
+            found = list(self.folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return [path for path in self.folder.iterdir() if path.name and set(path.name) <= set("0123456789abcdef")]
+        return [path for path in found if path.name and set(path.name) <= set("0123456789abcdef")]
 
     @staticmethod
     def _entry(path: Path) -> Entry | None:

@@ -89,11 +89,21 @@ def key_of(backend: Backend, job: Job) -> dict[str, str]:
         "precision": job.precision,
         "device": job.device.type if job.target is None else "cuda",
         "code": _code_of(type(backend).__module__),
-        "torch": torch.__version__.partition("+")[0],  # built for whichever CUDA: the hardware is an option
+        "torch": _torch(),
     }
     key |= {f"version of {name}": version for name, version in backend.versions().items()}
     key |= {f"option {name}": value for name, value in backend.options(job).items()}
     return key
+
+
+def of_this_version(manifest: Manifest, backend: Backend) -> bool:
+    """Whether this code and this PyTorch make engines like it; no run of theirs ever takes one of others."""
+    return (manifest.key.get("code"), manifest.key.get("torch")) == (_code_of(type(backend).__module__), _torch())
+
+
+def _torch() -> str:
+    """Without what it is built for, such as "+cu130": the hardware is an option."""
+    return torch.__version__.partition("+")[0]
 
 
 @cache

@@ -160,6 +160,21 @@ def test_engines_for_batches_are_told_from_the_others(cache: Path) -> None:
     assert "fast 64x48 openvino fp32 cpu" in listed
 
 
+def test_engines_that_no_run_takes_any_more_are_told(cache: Path) -> None:
+    assert "another version" not in command("engines", "list").stdout
+    whole = engine_in(cache)
+    for name, words in (("aaa", {"code": "0" * 64}), ("bbb", {"torch": "1.0.0"}), ("ccc", {"backend": "abacus"})):
+        shutil.copytree(whole, cache / name)
+        edit_key(cache / name, **words)
+    listed = command("engines", "list").stdout.splitlines()
+    assert sorted(line[:3] for line in listed if "of another version" in line) == ["aaa", "bbb", "ccc"]
+    of_ours = {
+        line["digest"][:3]: line["of_this_version"] for line in json.loads(command("engines", "list", "--json").stdout)
+    }
+    assert [of_ours[name] for name in ("aaa", "bbb", "ccc")] == [False] * 3
+    assert sum(of_ours.values()) == 1
+
+
 def test_what_a_manifest_says_cannot_command_the_terminal(cache: Path) -> None:
     digest = engine_in(cache).name
     edit_key(engine_in(cache), device="\x1b[2J\r\ncpu", backend="x" * 99_999)
