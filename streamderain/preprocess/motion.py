@@ -447,9 +447,9 @@ def same_scene(frame: Tensor, aligned: Tensor, *, closely: bool = True) -> Tenso
     """1.0 where the aligned last frame shows the same scene, 0.0 at a cut; [B].
 
     Compared small, where streaks have averaged out: a cut changes the picture and leaves little correlation, of the
-    whole or, looked at ``closely``, of its details, since one scene in seven is as bright above and as dark below as the
-    other. A flash changes it and correlates; flat fog correlates with nothing and does not change. Details of frames
-    that do not lie on each other have nothing in common either.
+    whole or, looked at ``closely``, of its details: one scene in seven is as bright above and as dark below as another.
+    A flash changes it and correlates; flat fog correlates with nothing and does not change. Details of frames that do
+    not lie on each other have nothing in common either.
     """
     factor = max(1, min(frame.shape[-2:]) // _CUT_ROWS)
     a, b = _grey(frame, factor), _grey(aligned, factor)
