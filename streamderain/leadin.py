@@ -79,9 +79,11 @@ def _glance(frame: Frame | YuvFrame) -> Tensor:
 
 def _is_cut(look: Tensor, before: Tensor) -> bool:
     """Whether a scene begins. Details tell, but of a moving camera only when one frame is laid on the other."""
-    if look.shape != before.shape or not same_scene(look, before, closely=False):
+    if look.shape != before.shape:
         return True
     if same_scene(look, before):
         return False
+    if not same_scene(look, before, closely=False):
+        return True
     look, before = (picture[..., ::_COARSER, ::_COARSER] for picture in (look, before))
     return not same_scene(look, warp(before, estimate_motion(look, before)))
