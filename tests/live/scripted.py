@@ -113,6 +113,9 @@ class Scripted:
                 answer = self._answer(request)
                 link.sendall(self._usual(request) if answer is None else answer)
                 if method == "PLAY" and (answer is None or b" 200 " in answer) and playing is None:
+                    if self._secure is not None:  # before Python 3.13 TLS bears no two threads, one for each way
+                        self._play(link)
+                        continue
                     playing = threading.Thread(target=self._play, args=(link,))
                     playing.start()
                 if method == "TEARDOWN":
