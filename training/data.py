@@ -6,7 +6,6 @@ processes as one likes, and training reads whatever shards there are.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +15,11 @@ from pathlib import Path
 import av
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from streamderain.errors import InputError
+from streamderain.networks.checkpoint import write_weights
 from streamderain.preprocess import MESH, Past, look_back
 from training.camera import simulate_camera
 from training.errors import UsageError
@@ -228,12 +228,7 @@ def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:
             left = int(torch.randint(0, _WIDTH - data.patch + 1, (), generator=generator))
             pictures.append(stack[..., top : top + data.patch, left : left + data.patch])
             motions.append(crop_motion(motion, (_HEIGHT, _WIDTH), (top, left), data.patch))
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # another process may be at the same shard
-    try:
-        save_file({"pictures": torch.stack(pictures), "motion": torch.stack(motions)}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_weights(path, {"pictures": torch.stack(pictures), "motion": torch.stack(motions)}, {})
 
 
 def crop_motion(motion: Tensor, size: tuple[int, int], corner: tuple[int, int], patch: int) -> Tensor:

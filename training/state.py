@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from streamderain.networks.checkpoint import write_weights
 
 Tensors = Mapping[str, Tensor]
 
@@ -21,13 +23,12 @@ def write_state(folder: Path, step: int, parts: Mapping[str, Tensors], progress:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, tensors in parts.items():
-        temporary = folder / f"{name}.tmp"
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
-        temporary.replace(folder / f"{name}-{step}.safetensors")
+        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        write_weights(folder / f"{name}-{step}.safetensors", plain, {})
     temporary = folder / "progress.tmp"
     temporary.write_text(json.dumps({"step": step, **progress}, default=str))
     temporary.replace(folder / "progress.json")
-    for old in folder.glob("*-*.safetensors"):
+    for old in folder.glob("*-*.safetensors*"):  # and what a run that was killed had begun to write
         if not old.name.endswith(f"-{step}.safetensors"):
             old.unlink()
 

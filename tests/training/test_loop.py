@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,6 +104,22 @@ def test_resuming_gives_the_weights_of_an_unbroken_run(recipe: Path, shards: Pat
         for key in a:
             assert torch.equal(a[key], b[key]), key
     load_checkpoint(tmp_path / "broken" / "tiny.safetensors")
+
+
+def test_a_state_has_the_mode_of_any_other_file_and_leaves_no_other(recipe: Path, shards: Path, tmp_path: Path) -> None:
+    run = _run(recipe, tmp_path / "run", shards)
+    state = tmp_path / "run" / "state"
+    before = os.umask(0o027)
+    try:
+        run.save()
+        (state / ".network-0.safetensors.999999").write_bytes(b"half of it")  # by a process that was killed
+        _step(run)
+        run.save()
+    finally:
+        os.umask(before)
+    names = {"average-1.safetensors", "network-1.safetensors", "optimiser-1.safetensors", "progress.json"}
+    assert {p.name for p in state.iterdir()} == names
+    assert {stat.S_IMODE(p.stat().st_mode) for p in state.iterdir()} == {0o640}
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,6 +97,15 @@ def test_shards_stand_beside_what_they_were_rendered_by(run: Command, recipe: Pa
     recorded = json.loads((recipe.parent / "shards" / RECORD).read_text())
     assert (recorded["seed"], recorded["part"], recorded["data"]["patches_per_clip"]) == (0, "train", 2)
     ShardReader(recipe.parent / "shards", 0).batch(0, size=1, frames=2, patch=32)
+
+
+def test_shards_have_the_mode_of_any_other_file(run: Command, recipe: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        run()
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (recipe.parent / "shards").iterdir()} == {0o640}
 
 
 def test_it_tells_when_all_is_there_already(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
