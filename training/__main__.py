@@ -111,6 +111,8 @@ def _evaluate_pairs(args: argparse.Namespace) -> None:
     if isinstance(recipe, PairRecipe):
         name, part, spec = recipe.name, "validation", recipe.network
         pairs = held_out(recipe, args.data)[: args.limit]
+        if not pairs:
+            raise UsageError(f"{args.recipe} holds out no pairs of {args.data}", hint="see held_out in its [data]")
     else:
         name, part = args.network, "all"
         spec = None if args.network == args.weights else find_spec(args.network)  # None for what ships by that name

@@ -13,18 +13,28 @@ from training.errors import UsageError
 SMALLEST = 32  # px
 
 
+def read_json(path: Path, *, hint: str) -> Any:
+    """What is in a file that a user names; ``hint`` is what to do where it is no JSON.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no JSON: {error}", hint=hint) from error
+
+
 def read_table(path: Path) -> dict[str, Any]:
     """What ``evaluate --json`` wrote.
 
     Raises:
         UsageError: the file holds something else.
     """
-    try:
-        table = json.loads(path.read_text())
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}", hint="name what `evaluate --json` wrote") from error
+    hint = "name what `evaluate --json` wrote"
+    table = read_json(path, hint=hint)
     if not isinstance(table, dict):
-        raise UsageError(f"{path} is no table of scores", hint="name what `evaluate --json` wrote")
+        raise UsageError(f"{path} is no table of scores", hint=hint)
     return table
 
 

@@ -7,6 +7,7 @@ same clips, which are drawn by seed, so results of several runs with one protoco
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,24 +20,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamderain.errors import OutputError
 from streamderain.frame import Frame
 from streamderain.networks import count_parameters
 from streamderain.session import Derainer, Session
 from streamderain.video import open_source
+from training.arguments import read_json
 from training.camera import simulate_camera
 from training.chart import chart
 from training.data import Split, clean_clip, evaluation_clips, read_clip
+from training.errors import UsageError
 from training.evaluate_pairs import find_spec, open_network
 from training.metrics import luma, psnr, ssim, temporal_error, to_8bit
 from training.noreference import neighbours, traces
 from training.recipe import ClipData
+from training.record import differences
 from training.scene import street
 from training.synthesise import to_tensor
 
 _SINGLE = "single:"  # before a model's name: its state is dropped before every frame
 _SETTLED = 2  # frames after which a network has all of its past
 _CUTS, _CUT_FRAMES = 8, 3
+_ALWAYS = {"model", "protocol", "kinds", "all", "dry", "cut", "real"}  # what every result has, for the tables
+_ANOTHER = "name another --json; this file stays as it is"
 
 Figures = dict[str, float]
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -129,12 +134,19 @@ class Ledger:
         """Go on with the results in ``path``, if it is there.
 
         Raises:
-            OutputError: they were measured by another protocol.
+            UsageError: it holds something else, or they were measured by another protocol.
         """
-        results = json.loads(path.read_text()) if path is not None and path.exists() else []
-        other = next((r["protocol"] for r in results if r["protocol"] != protocol.as_json()), None)
-        if other is not None:
-            raise OutputError(f"{path} holds results measured on {other}", hint="name another file, or measure alike")
+        if path is None or not path.exists():
+            return cls(path, [])
+        results = read_json(path, hint=_ANOTHER)
+        if not (isinstance(results, list) and all(map(_is_result, results))):
+            raise UsageError(f"{path} holds no results of evaluate-video", hint=_ANOTHER)
+        for result in results:
+            if other := differences(result["protocol"], protocol.as_json()):
+                raise UsageError(
+                    f"{path} holds results that were measured otherwise: {', '.join(other)}",
+                    hint="name another --json, or measure alike",
+                )
         return cls(path, results)
 
     @property
@@ -145,9 +157,13 @@ class Ledger:
         """Keep a result in place of an older one of its model, and write the file."""
         self._results[str(result["model"])] = dict(result)
         if self._path is not None:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.results, indent=1) + "\n")
-            temporary.replace(self._path)
+            part = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+            part.write_text(json.dumps(self.results, indent=1) + "\n")
+            part.replace(self._path)
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= _ALWAYS and isinstance(value["protocol"], dict)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.video.stills import SUFFIXES, read_still
+from training.errors import UsageError
 
 SIDE_BY_SIDE = "side-by-side"
 
@@ -52,7 +53,7 @@ class Pair:
 
         Raises:
             InputError: a file cannot be read.
-            ValueError: the two differ in size.
+            UsageError: the two differ in size.
         """
         if self.rainy == self.clean:
             both = _read(self.rainy)
@@ -60,7 +61,10 @@ class Pair:
             return both[..., middle : 2 * middle], both[..., :middle]
         rainy, clean = _read(self.rainy), _read(self.clean)
         if rainy.shape != clean.shape:
-            raise ValueError(f"{self.rainy} and {self.clean} differ: {tuple(rainy.shape)}, {tuple(clean.shape)}")
+            sizes = [f"{path} has {p.shape[2]}x{p.shape[1]}" for path, p in ((self.rainy, rainy), (self.clean, clean))]
+            raise UsageError(
+                f"{self.name} is no pair: {', '.join(sizes)}", hint="take both out of the data, or see its layout"
+            )
         return rainy, clean
 
 

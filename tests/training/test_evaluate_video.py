@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from streamderain.errors import ModelError, OutputError
+from streamderain.errors import ModelError
 from streamderain.networks import Provenance, save_checkpoint
 from streamderain.networks.named import NAMED
 from tests.training import pictures
 from training import __main__ as command
 from training.chart import chart
+from training.errors import UsageError
 from training.evaluate_video import Ledger, Material, Protocol, measure, open_model
 
 _SMALL = Protocol(stills=1, repeats=1, frames=4, size=(48, 64), real=4)
@@ -96,12 +97,14 @@ def test_labels_read_the_weights_of_others(tmp_path: Path) -> None:
 def test_results_of_one_protocol_stand_in_one_file(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     ledger = Ledger.open(path, _SMALL)
+    others: dict[str, object] = {name: {} for name in ("kinds", "all", "dry", "cut", "real")}
     for model, score in (("a", 1), ("b", 2), ("a", 3)):
-        ledger.add({"model": model, "score": score, "protocol": _SMALL.as_json()})
+        ledger.add({"model": model, "score": score, "protocol": _SMALL.as_json(), **others})
     again = Ledger.open(path, _SMALL)
     assert [(r["model"], r["score"]) for r in again.results] == [("a", 3), ("b", 2)]
-    with pytest.raises(OutputError, match="measured on"):
+    with pytest.raises(UsageError, match=r"frames \(4 there, 10 here\).* seed \(1 there, 2 here\).*another --json"):
         Ledger.open(path, Protocol(seed=2))
+    assert set(tmp_path.iterdir()) == {path}
 
 
 def _data(folder: Path) -> Path:

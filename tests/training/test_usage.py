@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+from tests.training.pictures import background, write, write_side_by_side
 from training import __main__ as command
 from training.errors import UsageError
 from training.recipe import ClipData, ClipOptimiser, Optimiser, PairData, load_recipe
@@ -111,6 +112,43 @@ def test_scores_that_are_none(scores: str, here: Path, fails: Fails) -> None:
     line = "publish r.toml --weights large.safetensors --out out.safetensors --scores s.json"
     assert "name what `evaluate --json` wrote" in fails(line)
     assert not (here / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ("", "is no JSON"),
+        ("[{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ('{"psnr": 30.0}', "holds no results of evaluate-video"),
+        ('[["model"]]', "holds no results of evaluate-video"),
+        ('[{"model": "a", "protocol": {}}]', "holds no results of evaluate-video"),
+        (
+            '[{"model": "a", "protocol": {"seed": 5}, "kinds": {}, "all": {}, "dry": [], "cut": {}, "real": {}}]',
+            "seed (5 there, 1 here)",
+        ),
+    ],
+)
+def test_what_is_no_result_of_this_protocol_is_not_added_to(kept: str, says: str, here: Path, fails: Fails) -> None:
+    (here / "r.json").write_text(kept)
+    err = fails("evaluate-video r.toml --data . --models none --json r.json")
+    assert says in err
+    assert "name another --json" in err
+    assert (here / "r.json").read_text() == kept
+
+
+def test_a_pair_that_is_none_is_named(here: Path, fails: Fails) -> None:
+    for name, side in (("rain/1", 32), ("clean/1", 32), ("rain/2", 32), ("clean/2", 40)):
+        write(here / f"{name}.png", background(1, 32, side))
+    err = fails("evaluate --network identity --weights identity --data . --layout folders")
+    assert "2 is no pair: rain/2.png has 32x32, clean/2.png has 40x32" in err
+
+
+def test_a_recipe_that_holds_no_pairs_out(here: Path, fails: Fails) -> None:
+    write_side_by_side(here / "pairs", 2)
+    shipped = (Path(command.__file__).parent / "recipes" / "paper-a-cpu.toml").read_text()
+    (here / "p.toml").write_text(shipped.replace("held_out = 0.1", "held_out = 0").replace("rain800/train", "pairs"))
+    assert "see held_out in its [data]" in fails("evaluate p.toml --weights paper-a --data .")
 
 
 @pytest.mark.parametrize(
