@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 class Derainer:
     """A model loaded once, for one device and precision: it makes a session per stream.
 
-    Nothing in it changes but the backend, once, where ``auto`` finds that an engine of the fastest cannot be built.
+    Nothing in it changes but the plan, where ``auto`` finds that an engine of a faster one cannot be built.
 
     Args:
         model: the name of shipped weights (``streamderain models list``) or a .safetensors file of ours.

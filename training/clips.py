@@ -46,10 +46,11 @@ def unroll(network: StreamingNet, pictures: Tensor, motion: Tensor, resets: Tens
             hidden = rainy.new_zeros(rainy.shape[1], network.hidden_channels, height, width)
         else:
             output, hidden = warp(output, motion[t]), warp(hidden.float(), motion[t], scale=4.0)
-        # The frame before last is not known to a session that was reset one frame ago.
-        young = resets[t - 1].view(-1, 1, 1, 1) if t else torch.zeros_like(keep, dtype=torch.bool)
-        oldest = torch.where(young, previous[t], before[t])
-        clean, _, _, _, hidden, _ = network(rainy[t], previous[t], oldest, output, hidden, keep)
+        last = torch.where(keep > 0, previous[t], rainy[t])
+        # The frame before last is not known to a session that was reset one frame ago, or is reset now.
+        young = (resets[t - 1 : t + 1].any(0) if t else resets[0]).view(-1, 1, 1, 1)
+        oldest = torch.where(young, last, before[t])
+        clean, _, _, _, hidden, _ = network(rainy[t], last, oldest, output, hidden, keep)
         outputs.append(clean.float())
         output = outputs[-1].clamp(0, 1)
     return outputs

@@ -46,8 +46,6 @@ class Classic(nn.Module):
 
     def forward(self, rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> tuple[Tensor, ...]:
         """[B, 3, H, W], 0..1, and the state aligned to it -> the clean frame, 0..1, and the new state."""
-        previous = rainy + keep * (previous - rainy)
-        before = rainy + keep * (before - rainy)
         darker, brighter = torch.minimum(previous, before), torch.maximum(previous, before)
         spikes, dips = F.relu(rainy - brighter), F.relu(darker - rainy)
         cells = F.avg_pool2d((spikes - dips).mean(1, keepdim=True), _CELL)

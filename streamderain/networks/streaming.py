@@ -62,7 +62,7 @@ class StreamingNet(nn.Module):
 
     The state is (previous, before, output, hidden, keep): the last frame and the aligned minimum's other frame, the
     last output, all [B, 3, H, W] in 0..1; features [B, C1, H/4, W/4]; and 0 or 1 [B, 1, 1, 1]. Zeros are the start:
-    with ``keep`` 0 the history becomes the frame itself and the network is a single-image one.
+    with ``keep`` 0 `align` takes the frame itself for its history, and the network is a single-image one.
     """
 
     stride = 8
@@ -120,13 +120,11 @@ class StreamingNet(nn.Module):
 
         Args:
             rainy: [B, 3, H, W], 0..1, H and W multiples of 8.
-            previous, before, output, hidden, keep: the state, aligned to ``rainy``.
+            previous, before, output, hidden, keep: the state as `align` gives it.
 
         Returns:
             The clean frame [B, 3, H, W], 0..1, and the new state.
         """
-        previous = rainy + keep * (previous - rainy)
-        before = rainy + keep * (before - rainy)
         output = rainy + keep * (output - rainy)
         minimum2 = torch.minimum(rainy, previous)
         minimum3 = torch.minimum(minimum2, before)

@@ -37,5 +37,7 @@ def look_back(rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> 
     motion = estimate_motion(rainy, previous, before)
     pictures = warp(torch.cat((previous, before), 1), motion)
     keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
-    previous, before = (torch.lerp(rainy, picture, keep) for picture in torch.split(pictures, 3, 1))
+    previous, before = torch.split(pictures, 3, 1)
+    if rainy.device.type != "cpu" or torch.compiler.is_compiling() or not keep.all():
+        previous, before = torch.lerp(rainy, previous, keep), torch.lerp(rainy, before, keep)
     return Past(motion, previous, before, keep)

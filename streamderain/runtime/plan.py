@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from streamderain.errors import DeviceError, EngineError
+from streamderain.errors import DeviceError, EngineError, ModelError
 from streamderain.runtime.backend import PRECISIONS, Backend, Job
 from streamderain.runtime.backends import BACKENDS, backend_of, fastest_first
 
@@ -56,7 +57,8 @@ def make_plans(
 
     Returns:
         The best first; others only where ``auto`` or ``allow_fallback`` left a choice. They are for when building an
-        engine of the first fails.
+        engine of the first fails; after one in int8 comes its backend's next precision, for it is the model's
+        calibration that fails where float32 does not.
 
     Raises:
         ValueError: for a word that is none of these.
@@ -69,7 +71,10 @@ def make_plans(
     chosen = choose_device(device, allow_fallback=allow_fallback)
     names = _candidates(backend, chosen, job)
     plans, reasons = _possible(names, chosen, precision, job)
-    if plans and (backend == "auto" or not allow_fallback):
+    if plans:
+        for damage in (reason for reason in reasons.values() if isinstance(reason, ModelError)):
+            _log.warning("%s; running on %s instead", damage, plans[0])
+    if plans and not allow_fallback:
         return plans
     if not plans:
         error = _refusal(backend, precision, chosen, reasons)
@@ -113,9 +118,10 @@ def _candidates(backend: str, device: torch.device, job: Job) -> tuple[str, ...]
 
 def _possible(
     names: tuple[str, ...], device: torch.device, precision: str, job: Job
-) -> tuple[tuple[Plan, ...], dict[str, str]]:
-    """A plan for each backend that can, in its best precision; and why the others cannot."""
-    plans, reasons = [], {}
+) -> tuple[tuple[Plan, ...], dict[str, str | ModelError]]:
+    """A plan for each backend that can, in its best precision, two where that is int8; and why the others cannot."""
+    plans: list[Plan] = []
+    reasons: dict[str, str | ModelError] = {}
     for name in names:
         backend = backend_of(name)
         if (missing := backend.missing(device)) is not None:
@@ -125,24 +131,32 @@ def _possible(
         for word in wanted:
             plan = Plan(device=device, precision=word, backend=name)
             why = _cannot(backend, plan, job)
-            if why is None:
-                plans.append(plan)
+            if why is not None:
+                reasons[name] = why
+                continue
+            plans.append(plan)
+            if word != "int8":
                 break
-            reasons[name] = why
     return tuple(plans), reasons
 
 
-def _cannot(backend: Backend, plan: Plan, job: Job) -> str | None:
+def _cannot(backend: Backend, plan: Plan, job: Job) -> str | ModelError | None:
+    """Why not; an error where it is the model that is damaged in what the backend reads of it."""
     offered = backend.precisions(plan.device)
     if plan.precision not in offered:
         return f"it runs {' and '.join(offered) or 'nothing'} on this device, not {plan.precision}"
-    return backend.refuses(plan.job(job))
+    try:
+        return backend.refuses(plan.job(job))
+    except ModelError as error:
+        return error
 
 
-def _refusal(backend: str, precision: str, device: torch.device, reasons: dict[str, str]) -> EngineError:
+def _refusal(
+    backend: str, precision: str, device: torch.device, reasons: Mapping[str, str | ModelError]
+) -> EngineError:
     if precision == "fp16" and device.type == "cpu":
         return EngineError("fp16 needs a CUDA GPU and this is the CPU", hint="use --precision fp32")
-    why = "; ".join(reason if backend != "auto" else f"{name}: {reason}" for name, reason in reasons.items())
+    why = "; ".join(str(reason) if backend != "auto" else f"{name}: {reason}" for name, reason in reasons.items())
     if backend != "auto":
         return EngineError(f"backend {backend} cannot be had: {why}", hint="use --backend auto")
     return EngineError(f"{precision} cannot be had: {why}", hint="use --precision auto")

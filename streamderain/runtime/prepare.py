@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from streamderain.errors import DeviceError, EngineError, StreamderainError
+from streamderain.errors import DeviceError, EngineError, ModelError, StreamderainError
 from streamderain.runtime.backend import Backend, Job, Progress
 from streamderain.runtime.cache import EngineCache
 from streamderain.runtime.eager import BACKEND as EAGER
@@ -194,6 +194,8 @@ def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -
         parity = compare(engine, reference, moving_texture(job.height, job.width, _CHECK_STEPS, batch=job.batch))
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _no_memory(job) from error
+    except ModelError as error:  # its calibration does not fit the network, which itself is in use
+        raise EngineError(f"{what} cannot be built: {error}") from error
     except StreamderainError:
         raise
     except Exception as error:

@@ -123,7 +123,9 @@ def test_models_without_weights_have_no_calibration() -> None:
     assert calibration_of("identity") is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"roundings": {"stem": {"low": 0}}}', '{"roundings": {"stem": 3}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[" * 100_000, '{"roundings": {"stem": {"low": 0}}}', '{"roundings": {"stem": 3}}']
+)
 def test_a_damaged_calibration_is_one_clear_error(weights: Path, tmp_path: Path, text: str) -> None:
     out = tmp_path / "damaged.safetensors"
     with safe_open(weights, framework="pt") as file:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from streamderain import Derainer
 from streamderain.errors import EngineError
+from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+from streamderain.networks.quantise import Rounding
 from streamderain.runtime import Engine, Job, Progress, make_plans
 from streamderain.runtime import plan as planning
 from streamderain.runtime.eager import EagerBackend
 
 MakeJob = Callable[..., Job]
+SPEC = NetworkSpec("streaming", {"channels": [8, 8, 8], "encoder_blocks": [1, 1, 1]})
 
 
 class Pretend(EagerBackend):
@@ -27,7 +34,7 @@ class Pretend(EagerBackend):
     ) -> None:
         self.name = "pretend"
         self._missing, self._offers, self._refuses = missing, offers, refuses
-        self.fails = False
+        self.fails: tuple[str, ...] = ()  # precisions
 
     def missing(self, device: torch.device) -> str | None:
         return self._missing
@@ -42,7 +49,7 @@ class Pretend(EagerBackend):
         return {"pretend": "1.0"}
 
     def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
-        if self.fails:
+        if job.precision in self.fails:
             raise RuntimeError("the compiler gave up\nafter a long traceback")
         (folder / "engine").write_text("eager")
 
@@ -107,7 +114,7 @@ def test_what_auto_picked_and_cannot_build_is_told_in_one_line_and_the_next_one_
     there: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Pretend()
-    broken.fails = True
+    broken.fails = ("fp32",)
     there(swift=broken)
     derainer = Derainer("fast")
     assert derainer.plan.backend == "swift"
@@ -121,6 +128,55 @@ def test_what_auto_picked_and_cannot_build_is_told_in_one_line_and_the_next_one_
     )
     with pytest.raises(EngineError, match=r"cannot be built: RuntimeError: the compiler gave up$"):
         Derainer("fast", backend="swift").prepare(48, 64)
+
+
+def test_after_int8_comes_float32_of_the_same_backend_and_eager_last(
+    there: Callable[..., None], make_job: MakeJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    swift = Pretend(offers=("int8", "fp32"))
+    swift.fails = ("int8",)
+    there(swift=swift)
+    in_turn = ["cpu, swift, int8", "cpu, swift, fp32", "cpu, eager, fp32"]
+    assert [str(plan) for plan in make_plans(make_job())] == in_turn
+    assert [str(plan) for plan in make_plans(make_job(), precision="int8", allow_fallback=True)] == in_turn
+    assert [str(plan) for plan in make_plans(make_job(), backend="swift")] == in_turn[:2]
+    derainer = Derainer("fast", backend="swift")
+    derainer.prepare(48, 64)
+    assert str(derainer.plan) == "cpu, swift, fp32"
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.endswith("; running on cpu, swift, fp32 meanwhile") for line in said] == [False, True, False]
+    swift.fails = ("int8", "fp32")
+    derainer = Derainer("fast")
+    derainer.prepare(56, 64)
+    assert str(derainer.plan) == "cpu, eager, fp32"
+    for words in ({"precision": "int8"}, {"backend": "swift"}):
+        with pytest.raises(EngineError, match=r"cannot be built: RuntimeError: the compiler gave up$"):
+            Derainer("fast", **words).prepare(56, 64)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spoilt", ["{", '{"measured_on": "", "roundings": {"nowhere": ROUNDING}}'])
+def test_a_calibration_that_is_damaged_costs_int8_and_nothing_else(
+    spoilt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("streamderain.runtime.backends._AUTO", {"cpu": ("openvino", "eager")})
+    weights = tmp_path / "mine.safetensors"
+    save_checkpoint(weights, SPEC.build(), SPEC, Provenance(), half=False)
+    with safe_open(weights, framework="pt") as file:
+        header = {**file.metadata(), "int8": spoilt.replace("ROUNDING", json.dumps(asdict(Rounding(0.0, 1.0))))}
+    save_file(load_file(weights), weights, metadata=header)
+    derainer = Derainer(weights, device="cpu")
+    derainer.prepare(48, 64)
+    assert str(derainer.plan) == "cpu, openvino, fp32"
+    told = [record.getMessage() for record in caplog.records if "calibration" in record.getMessage()]
+    assert len(told) == 1
+    assert "running on cpu, openvino, fp32" in told[0]
+    with pytest.raises(EngineError, match=r"int8 can.*the int8 calibration .*is (damaged|of another network)"):
+        Derainer(weights, device="cpu", precision="int8").prepare(48, 64)
+    kept = Derainer(weights, device="cpu", precision="int8", allow_fallback=True)
+    kept.prepare(48, 64)
+    assert str(kept.plan) == "cpu, openvino, fp32"
 
 
 def test_an_engine_that_hands_the_frame_through_is_found_out(there: Callable[..., None]) -> None:
