@@ -47,15 +47,23 @@ def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) 
 @talk_options
 @click.pass_context
 def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, debug: bool) -> None:
-    """Everything known of one model: its size, its training, its scores, its licence."""
+    """Everything known of one model: its size, its training, its scores, its licence.
+
+    Weights that were trained in several runs know the last one: steps and seed are its. The card beside weights that
+    ship tells of all.
+    """
     Reporter(verbose=verbose, debug=debug).attach(ctx)
-    from streamderain.networks import describe
+    from streamderain.networks import describe, model_names, model_path
 
     card = describe(name)
     if as_json:
         click.echo(json.dumps(asdict(card), indent=2))
         return
-    for key, value in _lines(card):
+    lines = _lines(card)
+    path = model_path(name) if name in model_names() else None
+    if path is not None:
+        lines.append(("card", str(path.with_suffix(".md"))))
+    for key, value in lines:
         click.echo(f"{key:>14}  {value}".rstrip())
 
 
@@ -73,8 +81,7 @@ def _lines(card: ModelCard) -> list[tuple[str, str]]:
     lines += [
         ("licence", card.licence),
         ("trained on", card.trained_on),
-        ("steps", str(card.steps)),
-        ("seed", str(card.seed)),
+        ("last run", f"{card.steps:,} steps, seed {card.seed}"),
     ]
     for protocol, figures in card.scores.items():
         lines.append(("score", f"{protocol}: {_figures(figures)}"))

@@ -204,6 +204,10 @@ def test_models_list_and_show() -> None:
         assert {"parameters", "macs_720p", "sha256", "licence", "scores", "trained_on"} <= set(card)
         shown = CliRunner().invoke(cli, ["models", "show", name])
         assert (shown.exit_code, name in shown.stdout) == (0, True)
+        if card["sha256"] is not None:  # the header knows one run, and the card of what ships knows all
+            lines = dict(line.strip().split("  ", 1) for line in shown.stdout.splitlines())
+            assert lines["last run"] == f"{card['steps']:,} steps, seed {card['seed']}"
+            assert "## Training" in Path(lines["card"]).read_text()
 
 
 def test_unknown_model_is_5() -> None:
