@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,10 @@ def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, 
 def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> int:
     """Compare every engine's files with what was built. Exits with 1 if one is damaged; a run builds it again."""
     cache = _cache(ctx, verbose=verbose, debug=debug)
-    findings = [(entry, cache.verify(entry)) for entry in cache.entries()]
+    findings: list[tuple[Entry, str | None]] = []
+    for entry in cache.entries():
+        with suppress(FileNotFoundError):  # another process has removed it meanwhile
+            findings.append((entry, cache.verify(entry)))
     if as_json:
         click.echo(json.dumps([{"digest": e.digest, "damage": d} for e, d in findings], indent=2))
     else:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from streamderain.runtime.manifest import (
     NAME,
@@ -28,6 +29,8 @@ from streamderain.runtime.manifest import (
 MAX_BYTES = 4 * 10**9
 _LOOK_EVERY = 0.2  # seconds between two looks whether another process is done
 _BEING_MADE, _GOING, _LOCK = ".building-", ".going-", ".lock"
+
+_Seen = TypeVar("_Seen")
 
 
 def cache_folder() -> Path:
@@ -152,16 +155,12 @@ class EngineCache:
         return sorted(there, key=lambda entry: entry.last_used, reverse=True)
 
     def verify(self, entry: Entry) -> str | None:
-        """What is wrong with an engine's files, in a few words; None when they are what was built."""
-        if entry.manifest is None:
-            return entry.damage
-        if entry.manifest.digest != entry.digest:
-            return "stands in the folder of another"
-        try:
-            check_files(entry.folder, entry.manifest)
-        except DamagedEngineError as damage:
-            return str(damage)
-        return None
+        """What is wrong by now with an engine's files, in a few words; None when they are what was built.
+
+        Raises:
+            FileNotFoundError: if another process has removed it.
+        """
+        return _settled(entry.folder, partial(_damage, entry.folder))
 
     def prune(self, max_bytes: int, *, keep: Path | None = None) -> list[Entry]:
         """Remove the engines that were not used for longest until the rest fits, and what was left half-written.
@@ -221,21 +220,22 @@ class EngineCache:
     @staticmethod
     def _entry(path: Path) -> Entry | None:
         """What stands at ``path``; None where another process has just removed it."""
+
+        def look() -> Entry:
+            used, size = path.lstat().st_mtime, _bytes_in(path)
+            try:
+                manifest, damage = read_manifest(path), None
+                used = (path / NAME).stat().st_mtime
+            except DamagedEngineError as error:
+                manifest, damage = None, str(error)
+            except OSError as error:  # the folder may not be looked into
+                manifest, damage = None, f"cannot be read: {error.strerror}"
+            return Entry(path, manifest, damage, size, _moment(used))
+
         try:
-            used = path.lstat().st_mtime
+            return _settled(path, look)
         except FileNotFoundError:
             return None
-        size = _bytes_in(path)
-        try:
-            manifest, damage = read_manifest(path), None
-            used = (path / NAME).stat().st_mtime
-        except DamagedEngineError as error:
-            manifest, damage = None, str(error)
-        except OSError as error:  # the manifest has gone meanwhile, or the folder may not be looked into
-            manifest, damage = None, f"cannot be read: {error.strerror}"
-        if not os.path.lexists(path):
-            return None
-        return Entry(path, manifest, damage, size, _moment(used))
 
     def _left_over(self) -> set[str]:
         """Of the engines that somebody began to build or to delete, and may not have lived to end it."""
@@ -307,6 +307,32 @@ class EngineCache:
                 waiting()
                 told = True
             time.sleep(_LOOK_EVERY)
+
+
+def _settled(path: Path, look: Callable[[], _Seen]) -> _Seen:
+    """What ``look`` sees of one and the same engine at ``path``: another may take its place meanwhile.
+
+    Raises:
+        FileNotFoundError: if there is none any longer.
+    """
+    while True:
+        before, seen, after = path.lstat(), look(), path.lstat()
+        if (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns):
+            return seen
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the engine at ``path``, in a few words."""
+    try:
+        manifest = read_manifest(path)
+        if manifest.digest != path.name:
+            return "stands in the folder of another"
+        check_files(path, manifest)
+    except DamagedEngineError as damage:
+        return str(damage)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
 
 
 def _bytes_in(path: Path) -> int:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from streamderain.cli.app import cli
 from streamderain.errors import EngineError
+from streamderain.runtime.cache import EngineCache, Entry
 
 Clip = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,19 @@ def test_list_show_and_verify(cache: Path) -> None:
     assert broken.exit_code == 1
     assert "has 0 bytes of network.bin" in broken.stdout
     assert command("engines", "show", "zzz").exit_code == 5
+
+
+def test_engines_that_go_while_they_are_verified_are_not_damaged(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = EngineCache.entries
+
+    def then_pruned(self: EngineCache) -> list[Entry]:
+        found = entries(self)
+        shutil.rmtree(engine_in(cache))
+        return found
+
+    monkeypatch.setattr(EngineCache, "entries", then_pruned)
+    verified = command("engines", "verify")
+    assert (verified.exit_code, verified.stdout) == (0, "")
 
 
 def edit_key(folder: Path, **words: str) -> None:

@@ -22,7 +22,16 @@ from torch import Tensor
 from streamderain.errors import EngineError
 from streamderain.networks import NetworkSpec
 from streamderain.runtime import Backend, Engine, EngineCache, Job, compile_command, engine_for
-from streamderain.runtime.manifest import FORMAT, DamagedEngineError, EngineFile, key_of, read_manifest, sha256_of
+from streamderain.runtime import cache as cache_module
+from streamderain.runtime.manifest import (
+    FORMAT,
+    DamagedEngineError,
+    EngineFile,
+    Manifest,
+    key_of,
+    read_manifest,
+    sha256_of,
+)
 
 ROOT = Path(__file__).parents[2]
 MakeJob = Callable[..., Job]
@@ -346,6 +355,38 @@ def test_what_vanishes_while_it_is_looked_at_is_not_there(shelf: EngineCache, mo
     for watched in ("", "engine", "manifest.json"):
         for when in ("before", "after"):
             assert with_removal(watched, when) == ["stays"], (watched, when)
+
+
+@pytest.mark.parametrize("then", ["removed", "built again"])
+def test_an_engine_that_goes_while_it_is_verified_is_not_damaged(
+    then: str, shelf: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, check = {"torch": "any"}, cache_module.check_files
+
+    def build(content: str) -> None:
+        def make(folder: Path) -> dict[str, float]:
+            (folder / "engine").write_text(content)
+            return {}
+
+        shelf.build(key, make, model="any", waiting=lambda: None, instead_of=None)
+
+    def meanwhile(folder: Path, manifest: Manifest) -> None:
+        monkeypatch.setattr(cache_module, "check_files", check)
+        assert len(shelf.prune(-1)) == 1
+        if then == "built again":
+            build("another")
+        check(folder, manifest)
+
+    build("one")
+    (entry,) = shelf.entries()
+    monkeypatch.setattr(cache_module, "check_files", meanwhile)
+    if then == "removed":
+        with pytest.raises(FileNotFoundError):
+            shelf.verify(entry)
+        return
+    assert shelf.verify(entry) is None
+    (entry.folder / "engine").write_text("damage!")
+    assert "another engine" in str(shelf.verify(entry))
 
 
 def test_one_that_cannot_be_removed_does_not_keep_the_others(shelf: EngineCache) -> None:
