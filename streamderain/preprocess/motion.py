@@ -236,11 +236,16 @@ def _residual(moved: Tensor, reference: Tensor, motion: Tensor, lattice: _Lattic
     return difference, inside, scale.clamp_min(2e-3)
 
 
+def _times(grey: Tensor, count: int) -> Tensor:
+    """[B, h, w] so many times: [count * B, h, w]; a single one is not copied."""
+    return grey.expand(count, *grey.shape).flatten(0, 1)
+
+
 def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lattice) -> Tensor:
     """Of several meshes the one with the least Geman-McClure residual, per batch item; a tie goes to the first."""
     count, batch = len(motions), moved.shape[0]
     together = torch.cat(motions)
-    difference, inside, scale = _residual(moved.repeat(count, 1, 1), reference.repeat(count, 1, 1), together, lattice)
+    difference, inside, scale = _residual(_times(moved, count), _times(reference, count), together, lattice)
     common = scale.view(count, batch).amin(0).repeat(count)[:, None, None]
     squared = (difference / common).square()
     share = inside.mean((-2, -1))
@@ -306,8 +311,9 @@ class _Moments:
 _moments = _kept(_Moments)
 
 
-def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, lattice: _Lattice, steps: int) -> Tensor:
+def _fit_affine(moved: Tensor, reference: Tensor, start: Tensor, lattice: _Lattice, steps: int) -> Tensor:
     """Better an affine map [B, 2, 3] px about the middle; the gradients are the moved frame's, taken once."""
+    affine = start
     slopes, products = _slopes(moved)
     of = _moments((moved.shape[-2], moved.shape[-1]), MESH, moved)
     for _ in range(steps):
@@ -318,7 +324,7 @@ def _fit_affine(moved: Tensor, reference: Tensor, affine: Tensor, lattice: _Latt
         step = _solve(normal + (1e-3 / 6) * trace * of.six, gradient).view(-1, 2, 3)
         affine = _compose(affine, step * of.units + of.eye)
     distortion = (affine[:, :, :2] - of.eye[:, :2]).abs().amax((1, 2))
-    return torch.where((distortion < 0.3)[:, None, None], affine, of.eye)  # what shears more is no camera
+    return torch.where((distortion < 0.3)[:, None, None], affine, start)  # what shears more is no camera
 
 
 def _compose(affine: Tensor, step: Tensor) -> Tensor:
@@ -395,9 +401,7 @@ def _neighbours(field: Tensor) -> Tensor:
 def _believed(moved: Tensor, reference: Tensor, rigid: Tensor, bent: Tensor, lattice: _Lattice) -> Tensor:
     """The mesh ``bent`` as far as it explains each window of ``moved`` better than ``rigid``, which it is elsewhere."""
     batch = moved.shape[0]
-    difference, inside, _ = _residual(
-        moved.repeat(2, 1, 1), reference.repeat(2, 1, 1), torch.cat((rigid, bent)), lattice
-    )
+    difference, inside, _ = _residual(_times(moved, 2), _times(reference, 2), torch.cat((rigid, bent)), lattice)
     energy = lattice.windows(difference.square()[:, None])
     seen, whole = lattice.windows(inside[:, None]), lattice.windows(torch.ones_like(inside[:1, None]))
     left = energy / seen.clamp_min(1e-3) + _NOISE
@@ -429,7 +433,7 @@ def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = No
         start = _best(small_a, small_b, [still, shifted], coarse)
         eye = torch.eye(2, device=a.device).expand(a.shape[0], 2, 2)
         affine = _fit_affine(small_a, small_b, torch.cat((eye, start[:, :, 0, :1]), 2), coarse, _AFFINE_STEPS)
-        rigid = _best(small_a, small_b, [still, start, coarse.affine(affine)], coarse) * half
+        rigid = _best(small_a, small_b, [still, coarse.affine(affine)], coarse) * half
         if before is not None:
             a = _centred(torch.minimum(a, _fetch(b[:, None], fine.grid(rigid))[:, 0]))
             b = _centred(torch.minimum(b, _grey(before, factor)))
