@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import click
 
 from streamderain.cli.options import Size, flag_of, talk_options, usage_errors
 from streamderain.cli.report import Reporter
+from streamderain.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from streamderain.bench import Timing
@@ -97,7 +100,7 @@ def bench_command(
                 reporter.say("progress", f"… making a clip of {width}x{height}")
                 clip = str(write_clip(folder / "clip.mp4", width=width, height=height, frames=frames or 100))
             target = out if out is not None else str(folder / "out.mp4") if encode else "null:"
-            with usage_errors():
+            with usage_errors(), _own_hints(ctx):
                 timings = time_pipeline(
                     derainers, clip, target, frames=frames, rounds=rounds, preset=preset, overwrite=overwrite
                 )
@@ -130,6 +133,20 @@ def _refuse(ctx: click.Context, *, network_only: bool, **given: object) -> None:
         raise click.UsageError("--output and --encode exclude each other", ctx=ctx)
     if given["clip"] and given["size"]:
         raise click.UsageError("--size is of a clip that is made up, and --input is one", ctx=ctx)
+
+
+@contextmanager
+def _own_hints(ctx: click.Context) -> Iterator[None]:
+    """Reading and writing name ways out that `run` has: where this command has not, another of its own."""
+    try:
+        yield
+    except (InputError, OutputError) as error:
+        named = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", error.hint or ""))
+        if named <= {word for parameter in ctx.command.params for word in parameter.opts}:
+            raise
+        what = str(error).removesuffix(f": {error.hint}")
+        hint = "name another --input" if isinstance(error, InputError) else "see --output and --preset"
+        raise type(error)(what, hint=hint) from error
 
 
 def _derainer(model: str, device: str, backend: str, precision: str) -> Derainer:

@@ -10,9 +10,11 @@ from typing import Any
 
 import av
 import pytest
+from click.testing import CliRunner
 
 from streamderain import Derainer, Frame
 from streamderain.bench import Clock, ratio, time_network, time_pipeline, write_clip
+from streamderain.cli.app import cli
 from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
 from streamderain.session import Session
 from streamderain.video import open_sink, open_source
@@ -114,6 +116,24 @@ def test_the_command_refuses_what_is_there_as_run_does(start: Start, clip: Clip,
     assert process.returncode == 0
     with av.open(str(out)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 3
+
+
+def test_hints_name_only_options_that_it_has(clip: Clip, tmp_path: Path) -> None:
+    rainy, damaged = clip(), tmp_path / "damaged.mp4"
+    content = bytearray(rainy.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
+    damaged.write_bytes(content)
+    (tmp_path / "there.mp4").touch()
+    for words, code, told in (
+        (("--input", rainy, "--output", tmp_path / "out.mp3"), 2, "mp3 cannot hold libx264: see --output and --preset"),
+        (("--input", rainy, "--output", tmp_path / "there.mp4"), 2, "choose another name, or pass --overwrite"),
+        (("--input", rainy, "--output", tmp_path / "o.y4m", "--preset", "fast"), 2, "no presets: leave out --preset"),
+        (("--input", damaged), 4, ": name another --input"),
+    ):
+        result = CliRunner().invoke(cli, ["bench", "identity", "--rounds", "1", *map(str, words)])
+        assert result.exit_code == code
+        (line,) = result.stderr.splitlines()
+        assert line.endswith(told)
 
 
 def test_age_is_from_decoded_to_handed_over(tmp_path: Path, clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
