@@ -117,16 +117,24 @@ class Derainer:
         return padded_size(self._job, height, width)
 
     def _engine(self, height: int, width: int, *, batch: int = 1) -> Engine:
+        best: EngineError | None = None  # why there is none of the best plan
         while True:
             plan = self.plan
             job = plan.job(replace(self._job, height=height, width=width, batch=batch))
             try:
-                return engine_for(backend_of(plan.backend), job, build=self.build == "auto")
+                engine = engine_for(backend_of(plan.backend), job, build=self.build == "auto")
             except EngineError as error:
                 if batch > 1 or len(self._plans) == 1 or self.build == "never":
                     raise
                 self._plans = self._plans[1:]
-                _log.warning("%s; running on %s meanwhile", error, self.plan)
+                if self.build == "auto":  # building the next one takes its time
+                    _log.warning("%s; running on %s meanwhile", error, self.plan)
+                else:
+                    best = best or error
+                continue
+            if best is not None:
+                _log.warning("%s; running on %s meanwhile", best, self.plan)
+            return engine
 
 
 def job_for(model: str | Path) -> Job:

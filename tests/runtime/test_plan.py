@@ -209,6 +209,22 @@ def test_ready_runs_on_what_is_there_and_never_is_an_error(
         assert derainer.plan.backend == "swift"
 
 
+def test_ready_takes_the_best_that_is_there_and_names_the_one_command_that_gives_the_best(
+    there: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    there(swift=Pretend(offers=("int8", "fp32")))
+    for words, running in (({}, "cpu, eager, fp32"), ({"precision": "fp32"}, "cpu, swift, fp32")):
+        if words:
+            Derainer("fast", **words).prepare(48, 64)  # type: ignore[arg-type]
+        caplog.clear()
+        ready = Derainer("fast", build="ready")
+        ready.prepare(48, 64)
+        assert str(ready.plan) == running
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert "streamderain compile fast --size 64x48 --backend swift --precision int8" in line
+        assert line.endswith(f"; running on {running} meanwhile")
+
+
 def test_a_prepared_engine_is_for_one_session(there: Callable[..., None]) -> None:
     there()
     derainer = Derainer("fast")
