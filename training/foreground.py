@@ -1,8 +1,9 @@
-"""Things nearer than the scene that move across it by themselves: leaves, branches, fingers, passers-by.
+"""Things nearer than the scene that move across it by themselves: leaves, fingers, passers-by, roadside posts.
 
 Where the background goes out behind them, or shines through between them, the frames before are brighter than this one
 or lie beside it, and their minimum is not the scene without rain. No motion of the camera over one photograph shows
-that; a second photograph behind a mask, moving on its own, does.
+that; a second photograph behind a mask, moving on its own, does. Posts are light, upright and thin besides, and pass a
+car at many pixels a frame: each frame shows them where no other does, as it shows a streak.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["KINDS", "lay_foreground"]
 
-KINDS = ("leaves", "bars", "body")
+KINDS = ("leaves", "bars", "body", "posts")
 
 _TOP_SPEED = 16.0  # px a frame
 _GROWTH = 0.03  # a frame, at most: what comes near
@@ -30,7 +31,8 @@ def lay_foreground(clip: Tensor, texture: Tensor, generator: torch.Generator, *,
         texture: [3, H, W], 0..1, what the thing looks like; repeated by reflection where it is too small.
         generator: the only source of chance, on the CPU.
         kind: one of ``KINDS``; None draws one by lot. "leaves" lets the scene through in many small holes, "bars" in
-            gaps between fingers, posts or boughs, "body" covers it.
+            gaps between fingers, rails or boughs, "body" covers it, "posts" are a few light and upright ones, which
+            move sideways.
 
     Returns:
         [T, 3, h, w], 0..1. The thing moves by up to 16 px a frame and grows or shrinks by up to 3 %.
@@ -43,7 +45,7 @@ def lay_foreground(clip: Tensor, texture: Tensor, generator: torch.Generator, *,
     frames, _, height, width = clip.shape
     lot = torch.rand(8, generator=generator).tolist()
     chosen = kind or KINDS[min(len(KINDS) - 1, int(lot[0] * len(KINDS)))]
-    make = {"leaves": _leaves, "bars": _bars, "body": _body}[chosen]
+    make = {"leaves": _leaves, "bars": _bars, "body": _body, "posts": _posts}[chosen]
     mask = make((2 * height, 2 * width), generator)
     rows, columns = (
         torch.arange(size * 2).add(int(shift * whole)).remainder(2 * whole - 2)
@@ -53,9 +55,14 @@ def lay_foreground(clip: Tensor, texture: Tensor, generator: torch.Generator, *,
         torch.where(at < whole, at, 2 * whole - 2 - at)
         for at, whole in ((rows, texture.shape[1]), (columns, texture.shape[2]))
     )
-    gain = 0.15 + 0.95 * lot[3]  # mostly in the shade
-    thing = torch.cat((texture[:, rows][:, :, columns] * gain * mask, mask))
+    surface = texture[:, rows][:, :, columns]
     speed, heading = _TOP_SPEED * lot[4] ** 1.5, 2 * math.pi * lot[5]
+    if chosen == "posts":
+        surface = 0.4 + 0.5 * lot[3] + 0.15 * surface
+        speed, heading = _TOP_SPEED * lot[4], round(lot[5]) * math.pi + 0.3 * (lot[7] - 0.5)
+    else:
+        surface = surface * (0.15 + 0.95 * lot[3])  # mostly in the shade
+    thing = torch.cat((surface * mask, mask))
     time = torch.arange(frames, dtype=torch.float32) - (frames - 1) / 2
     size = (1 + _GROWTH * (2 * lot[6] - 1)) ** time / 2  # the thing is twice as large as the frame
     theta = torch.zeros(frames, 2, 3)
@@ -109,3 +116,19 @@ def _bars(size: tuple[int, int], generator: torch.Generator) -> Tensor:
 def _body(size: tuple[int, int], generator: torch.Generator) -> Tensor:
     lot = torch.rand(2, generator=generator).tolist()
     return _cut(_noise(size, 50 + 200 * lot[0], generator), 0.15 + 0.35 * lot[1])
+
+
+def _posts(size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in size), indexing="ij")
+    lot = torch.rand(4, generator=generator).tolist()
+    count, wide, tall, gap = 2 + int(14 * lot[0]), 1.5 + 5 * lot[1] ** 2, 16 * 10 ** lot[2], 8 * 8 ** lot[3]
+    left, foot, rise = (torch.rand(3, generator=generator) * torch.tensor([1.0, 1.0, 0.6])).tolist()
+    mask = torch.zeros(size)
+    for index in range(count):
+        lean, shift, share = torch.randn(3, generator=generator).mul(torch.tensor([0.03, 0.2, 0.15])).tolist()
+        across = (left * size[1] + (index + shift) * gap) % size[1]
+        bottom = (0.25 + 0.5 * foot) * size[0] + rise * index * gap * 0.3
+        length = tall * (1 + share)
+        inside = torch.minimum(wide / 2 - (x - across - lean * (y - bottom)).abs(), length / 2 - (y - bottom).abs())
+        mask = torch.maximum(mask, (inside / (2 * _SOFT) + 0.5).clamp(0, 1))
+    return mask[None]
