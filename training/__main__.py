@@ -143,6 +143,7 @@ def _evaluate_video(args: argparse.Namespace) -> None:
     )  # fmt: skip
     kept = Ledger.open(args.json, protocol)
     material = gather(recipe.data, split(recipe.data, args.data)[args.part], protocol, real=args.real)
+    kept.fit(material)
     for model in args.models:
         result = measure(model, material, protocol)
         kept.add(result)

@@ -153,6 +153,18 @@ class Ledger:
     def results(self) -> list[dict[str, Any]]:
         return list(self._results.values())
 
+    def fit(self, material: Material) -> None:
+        """See that what is kept was measured on clips of the same kinds.
+
+        Raises:
+            UsageError: it was not; the file stays as it is.
+        """
+        kinds = {kind for kind, *_ in material.rainy}
+        for result in self.results:
+            if result["kinds"].keys() != kinds:
+                theirs = ", ".join(result["kinds"])
+                raise UsageError(f"{self._path} holds results on other clips: {theirs}", hint=_ANOTHER)
+
     def add(self, result: Mapping[str, Any]) -> None:
         """Keep a result in place of an older one of its model, and write the file."""
         self._results[str(result["model"])] = dict(result)

@@ -143,7 +143,8 @@ def quantised(network: nn.Module, calibration: Calibration) -> nn.Module:
     rounded = copy.deepcopy(network).eval()
     there = convolutions(rounded)
     if unknown := sorted(calibration.roundings.keys() - there.keys()):
-        raise ModelError(f"the int8 calibration is of another network: it has no convolutions {unknown}")
+        more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
+        raise ModelError(f"the int8 calibration is of another network: this has no convolution {unknown[0]!r}{more}")
     for name, rounding in calibration.roundings.items():
         parent, _, child = name.rpartition(".")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -105,6 +106,16 @@ def test_results_of_one_protocol_stand_in_one_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"frames \(4 there, 10 here\).* seed \(1 there, 2 here\).*another --json"):
         Ledger.open(path, Protocol(seed=2))
     assert set(tmp_path.iterdir()) == {path}
+
+
+def test_results_on_other_clips_are_not_put_beside_these(tmp_path: Path) -> None:
+    material = _material()
+    path = tmp_path / "r.json"
+    ledger = Ledger.open(path, _SMALL)
+    ledger.add(measure("none", material, _SMALL))
+    ledger.fit(material)
+    with pytest.raises(UsageError, match=f"on other clips: {material.rainy[0][0]}"):
+        ledger.fit(replace(material, rainy=tuple(("film", *clips) for _, *clips in material.rainy)))
 
 
 def _data(folder: Path) -> Path:
