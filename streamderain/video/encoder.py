@@ -25,6 +25,10 @@ _CHROMA_LEFT = {"libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc",
 _LOSSLESS = {"ffv1", "png", "rawvideo", "wrapped_avframe", "gif", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng"}
 _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
 _BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51)}  # FFmpeg itself lets them pass and x264 clamps
+# What puts pictures out of order if nobody says otherwise, and containers that cannot say when each of them is shown.
+_REORDERING = {"libx264", "libx264rgb", "libx265", *ON_THE_CPU}
+_IN_ORDER_ONLY = {"nut", "avi", "asf", "asf_stream"}
+_TAGGED_HVC1 = {"mp4", "mov", "ipod", "hls"}
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _SUGGESTED = {"vp9": "libvpx-vp9", "av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
 # What is encoded with where nothing was asked for; all other containers take the first.
@@ -86,6 +90,7 @@ def plan_encoder(
             f"this FFmpeg has no encoder {codec!r}",
             hint="--codec takes libx264, libx265, libsvtav1, libvpx-vp9, ffv1 …",
         ) from error
+    codec = found.name  # "h264" is FFmpeg's word for whichever of its encoders comes first, libx264 mostly
     if found.type != "video":
         raise OutputOptionError(
             f"{codec} encodes {found.type}, not video", hint="--codec takes libx264, libx265, ffv1 …"
@@ -113,8 +118,9 @@ def plan_encoder(
         # Its own defaults use one thread and take a minute for a second of video.
         for key, value in (("cpu-used", "4"), ("row-mt", "1")):
             chosen.setdefault(key, value)
-    if muxer == "nut" and codec in _BEST_AND_WORST:
-        # B-frames are decoded before time 0, which NUT cannot say: FFmpeg would move everything later.
+    if muxer in _IN_ORDER_ONLY and codec in _REORDERING:
+        # NUT cannot say that B-frames are decoded before time 0, and FFmpeg would move everything later. AVI and ASF
+        # hold one time a packet, that of decoding, and readers show the pictures at each other's times.
         chosen.setdefault("bf", "0")
     speed = chosen.get("preset")
     if codec in _BEST_AND_WORST and speed is not None and speed not in _PRESETS:
@@ -211,6 +217,8 @@ def add_stream(
         own = container.default_video_codec
         hint = f"use --codec {_SUGGESTED.get(own, own)}, or write to an .mkv" if own != "none" else "write to an .mp4"
         raise OutputOptionError(f"{name}: {container.format.name} cannot hold {plan.codec}", hint=hint) from error
+    if container.format.name in _TAGGED_HVC1 and stream.codec_context.codec.canonical_name == "hevc":
+        stream.codec_context.codec_tag = "hvc1"  # Apple's players do not open FFmpeg's own choice, hev1
     configure(stream, plan, info)
     return stream
 

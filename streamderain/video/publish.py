@@ -197,7 +197,7 @@ def _defaults(
     """Options, preset and crf with what suits a stream where nothing was asked for."""
     chosen = dict(options)
     chosen.setdefault("g", str(max(1, round(_KEY_EVERY * (info.frame_rate or _ASSUMED_RATE)))))
-    if codec in (None, "libx264", "libx265"):
+    if codec in (None, "libx264", "libx265", "h264", "hevc"):
         chosen.setdefault("tune", "zerolatency")
         chosen.setdefault("forced-idr", "1")
         preset = preset or "veryfast"

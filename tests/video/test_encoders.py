@@ -1,0 +1,65 @@
+"""What encoders are called, and what they and their containers must be told for players to show what was meant."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+from streamderain.video import open_source
+
+from .clips import COUNT, first_frame, times, write_clip
+from .copying import copy, copy_open
+
+
+@pytest.mark.parametrize(("called", "encoder"), [("h264", "libx264"), ("hevc", "libx265")])
+def test_a_codecs_common_name_means_all_that_its_encoders_name_means(
+    tmp_path: Path, called: str, encoder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(tmp_path / "in.mkv", size=(65, 48), codec="ffv1")
+    _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "out.mkv", codec=called, preset="ultrafast")
+    assert sink.description.startswith(f"{encoder} crf 18 yuv444p")
+    assert any(f"{encoder} takes only as 4:4:4" in note for note in sink.notes)
+    assert first_frame(tmp_path / "out.mkv").format.name == "yuv444p"
+    assert capfd.readouterr() == ("", "")  # x265 writes to stderr by itself, unless told not to
+
+
+@pytest.mark.parametrize("name", ["out.avi", "out.wmv", "out.asf", "out.nut"])
+@pytest.mark.parametrize("codec", ["libx264", "h264"])
+def test_pictures_stay_in_order_where_the_container_has_one_time_a_packet(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    write_clip(tmp_path / "in.mp4", time_base=Fraction(1, 25), count=30, options={"crf": "20", "bf": "0"})
+    copy(tmp_path / "in.mp4", tmp_path / name, codec=codec, preset="medium", options={"b_strategy": "0"})
+    shown = times(tmp_path / name)
+    assert len(shown) == 30
+    shown.pop()  # FFmpeg's reader has nothing to tell its time from in ASF
+    assert shown == [shown[0] + Fraction(index, 25) for index in range(29)]
+
+
+def test_bframes_stay_where_the_container_has_both_times(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", options={"crf": "20", "bf": "0"})
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", preset="medium", options={"b_strategy": "0"})
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        assert any(packet.pts != packet.dts for packet in out.demux(video=0) if packet.size)
+    assert times(tmp_path / "out.mp4") == times(tmp_path / "in.mp4")
+
+
+@pytest.mark.parametrize("codec", ["libx265", "hevc"])
+@pytest.mark.parametrize("name", ["out.mp4", "out.mov", "out.m3u8"])
+def test_hevc_is_tagged_as_apples_players_want_it(tmp_path: Path, name: str, codec: str) -> None:
+    write_clip(tmp_path / "in.mp4")
+    copy(tmp_path / "in.mp4", tmp_path / name, codec=codec, preset="ultrafast")
+    with av.open(str(tmp_path / name)) as out:
+        assert out.streams.video[0].codec_context.codec_tag == "hvc1"
+        assert sum(1 for _ in out.decode(video=0)) == COUNT
+
+
+def test_an_hevc_file_of_ours_is_read_again(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", codec="hevc", preset="ultrafast")
+    with open_source(str(tmp_path / "out.mp4")) as source:
+        assert "hevc" in source.description
+        assert sum(1 for _ in source) == COUNT
