@@ -15,6 +15,7 @@ from av.container import OutputContainer
 from streamderain.errors import OutputOptionError
 from streamderain.frame import VideoInfo
 from streamderain.video.colour import FULL, written_colour
+from streamderain.video.muxer import MP4
 from streamderain.video.nvenc import ON_THE_CPU
 
 # What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
@@ -28,6 +29,20 @@ _BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51)}  # FFmpeg itself lets
 # What puts pictures out of order if nobody says otherwise, and containers that cannot say when each of them is shown.
 _REORDERING = {"libx264", "libx264rgb", "libx265", *ON_THE_CPU}
 _IN_ORDER_ONLY = {"nut", "avi", "asf", "asf_stream"}
+# Which codecs say themselves what shape a pixel has, and which containers take it from the codec. Matroska and y4m take
+# it from FFmpeg's stream, where PyAV 18.1 does not set it.
+_CODECS_WITH_SHAPE = {
+    "libx264",
+    "libx264rgb",
+    "libx265",
+    "h264_nvenc",
+    "hevc_nvenc",
+    "mpeg4",
+    "mpeg2video",
+    "mjpeg",
+    "png",
+}
+_MUXERS_WITH_SHAPE = MP4 | {"asf", "asf_stream", "mxf", "gif"}
 _TAGGED_HVC1 = {"mp4", "mov", "ipod", "hls"}
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _SUGGESTED = {"vp9": "libvpx-vp9", "av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
@@ -96,6 +111,12 @@ def plan_encoder(
             f"{codec} encodes {found.type}, not video", hint="--codec takes libx264, libx265, ffv1 …"
         )
     pix_fmt, notes = _pixel_format(info, codec, [f.name for f in found.video_formats or ()])
+    shape = info.sample_aspect_ratio
+    if shape != 1 and muxer not in _MUXERS_WITH_SHAPE and codec not in _CODECS_WITH_SHAPE:
+        notes.append(
+            f"pixels will be shown square instead of {shape.numerator}:{shape.denominator}:"
+            f" {_NAMES.get(codec, codec)} in {muxer} does not hold their shape; H.264, H.265 or an .mp4 would"
+        )
     supported = av.CodecContext.create(codec, "w").supported_options
     known = {option.name for option in (*supported.private, *supported.generic)}
     private = {option.name for option in supported.private}

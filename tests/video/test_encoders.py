@@ -63,3 +63,22 @@ def test_an_hevc_file_of_ours_is_read_again(tmp_path: Path) -> None:
     with open_source(str(tmp_path / "out.mp4")) as source:
         assert "hevc" in source.description
         assert sum(1 for _ in source) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("out.webm", "libvpx-vp9"), ("out.mkv", "ffv1"), ("out.mkv", "libx264"), ("out.mp4", "libsvtav1"),
+     ("out.avi", "mpeg4"), ("out.mov", "prores_ks"), ("out.y4m", None), ("out.wmv", "wmv2")],
+)  # fmt: skip
+def test_the_shape_of_pixels_is_kept_or_its_loss_is_told(tmp_path: Path, name: str, codec: str | None) -> None:
+    write_clip(tmp_path / "in.mp4", sar=Fraction(4, 3), time_base=Fraction(1, 25), count=3)
+    _, sink = copy_open(tmp_path / "in.mp4", tmp_path / name, **({"codec": codec} if codec else {}))
+    told = any("shown square instead of 4:3" in note for note in sink.notes)
+    with av.open(str(tmp_path / name)) as out:
+        assert (out.streams.video[0].sample_aspect_ratio == Fraction(4, 3)) is not told
+
+
+def test_square_pixels_need_no_word(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", count=3)
+    _, sink = copy_open(tmp_path / "in.mp4", tmp_path / "out.webm")
+    assert sink.notes == ()
