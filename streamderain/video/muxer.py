@@ -15,6 +15,7 @@ from streamderain.video.remux import SideStreams
 MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
 _FRAGMENT = "2000000"  # microseconds that a killed process may lose; by key frames alone it would be a whole GOP
 SEGMENT = 2  # seconds of HLS that a player waits for at most
+_PHONES = ("com.apple.", "com.android.")  # camera, place and the like, by keys that FFmpeg would leave out
 _SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
 _SCHEMES = {
     "rtsp": "rtsp",
@@ -71,6 +72,9 @@ def muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[
         # hybrid_fragmented: playable up to the last fragment if the process dies, an ordinary MP4 once closed.
         # delay_moov: only then are edit lists right, which hold B-frame delay, audio priming and a late start.
         flags = "frag_keyframe+delay_moov" if piped else "hybrid_fragmented+delay_moov"
+        if side is not None and any(key.startswith(_PHONES) for key in side.metadata):
+            # Only for those: it moves title and the like to where iTunes and Windows do not look.
+            flags += "+use_metadata_tags"
         return {"movflags": flags, "use_editlist": "1", "flush_packets": "1", "frag_duration": _FRAGMENT}
     if muxer in ("matroska", "webm"):
         # B-frames begin at negative decoding times; FFmpeg would move everything later for their sake.

@@ -1,4 +1,4 @@
-"""What encoders are called, and what they and their containers must be told for players to show what was meant."""
+"""What encoders and containers are called, and what they must be told for players to show what was meant."""
 
 from __future__ import annotations
 
@@ -82,3 +82,22 @@ def test_square_pixels_need_no_word(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4", count=3)
     _, sink = copy_open(tmp_path / "in.mp4", tmp_path / "out.webm")
     assert sink.notes == ()
+
+
+@pytest.mark.parametrize("name", ["out.mov", "out.mp4", "out.m4v"])
+def test_what_phones_write_into_their_videos_is_kept(tmp_path: Path, name: str) -> None:
+    ordinary = {"title": "Rain", "comment": "hello", "artist": "me", "creation_time": "2024-05-01T10:00:00"}
+    phones = {"com.apple.quicktime.make": "Apple", "com.apple.quicktime.location.ISO6709": "+48.1+11.5/"}
+    write_clip(tmp_path / "in.mov", metadata=ordinary | phones, movflags="use_metadata_tags")
+    copy(tmp_path / "in.mov", tmp_path / name)
+    with av.open(str(tmp_path / name)) as out:
+        assert out.metadata["creation_time"].startswith(ordinary.pop("creation_time"))
+        assert {key: out.metadata.get(key) for key in ordinary | phones} == ordinary | phones
+
+
+def test_ordinary_tags_stay_where_players_look_for_them(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", metadata={"title": "Rain"})
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    data = (tmp_path / "out.mp4").read_bytes()
+    assert b"\xa9nam" in data  # iTunes' name for it
+    assert b"mdta" not in data
