@@ -47,7 +47,8 @@ class Frame:
         duration: in ticks of ``time_base``; None where the source does not say.
 
     Raises:
-        ValueError: if ``pixels`` has another shape or dtype.
+        TypeError: ``pixels`` is no tensor.
+        ValueError: ``pixels`` has another shape or dtype.
     """
 
     pixels: Tensor
@@ -56,6 +57,8 @@ class Frame:
     duration: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pixels, Tensor):
+            raise TypeError(f"pixels must be a torch tensor, got {type(self.pixels)}; torch.from_numpy makes one")
         if self.pixels.ndim != 3 or self.pixels.shape[2] != 3:
             raise ValueError(f"pixels must be [H, W, 3], got {tuple(self.pixels.shape)}")
         if self.pixels.dtype not in (torch.uint8, torch.uint16):

@@ -115,7 +115,7 @@ def unanswered(uri: str) -> str:
     return f"is {where(uri)} reachable from here, and does it send?"
 
 
-def address(uri: str, *, transport: Transport = "auto", open_timeout: float = 10.0) -> Address:
+def address(uri: str | os.PathLike[str], *, transport: Transport = "auto", open_timeout: float = 10.0) -> Address:
     """How to open ``uri`` live.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -34,8 +35,20 @@ def local_url(path: str) -> str:
     return path if "://" in path else f"file:{path}"
 
 
-def local_path(uri: str) -> str:
-    """``uri``, or the path that ``file:…`` and ``file://…`` mean, read as FFmpeg reads it: nothing is decoded."""
+def local_path(uri: str | os.PathLike[str]) -> str:
+    """``uri``, or the path that ``file:…`` and ``file://…`` mean, read as FFmpeg reads it: nothing is decoded.
+
+    A ``pathlib.Path`` is a file's name whatever it looks like; ``Path("-")`` is not standard input.
+
+    Raises:
+        TypeError: neither a string nor a path.
+    """
+    if isinstance(uri, os.PathLike):
+        path = os.fspath(uri)
+        if isinstance(path, str):
+            return "./-" if path == "-" else path
+    if not isinstance(uri, str):
+        raise TypeError(f"a name must be a str or a path, got {uri!r}")
     if not uri.lower().startswith("file:"):
         return uri
     path = uri[len("file:") :]

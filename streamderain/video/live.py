@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -301,7 +302,7 @@ class LiveSource:
 
 
 def open_live(
-    uri: str,
+    uri: str | os.PathLike[str],
     options: LiveOptions | None = None,
     *,
     observer: Observer | None = None,

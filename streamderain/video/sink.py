@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -226,7 +227,7 @@ class ContainerSink(Finishing):
 
 
 def open_sink(
-    uri: str,
+    uri: str | os.PathLike[str],
     info: VideoInfo,
     *,
     side: SideStreams | None = None,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from operator import index
+from typing import Any, Literal, SupportsIndex
 
 import av
 import av.error
@@ -30,7 +31,7 @@ _THREADS = 4
 
 
 def open_source(
-    uri: str,
+    uri: str | os.PathLike[str],
     *,
     start: float | None = None,
     duration: float | None = None,
@@ -63,13 +64,18 @@ def open_source(
         DeviceError: "nvdec" was asked for and cannot be had.
         InputError: no such file, a folder, no video in it, nothing decodable, a server that does not answer.
         UnsupportedInputError: HDR, or a colour matrix that cannot be converted.
+        TypeError: ``uri`` is neither a string nor a path.
         ValueError: an argument out of range.
     """
     for value, what in ((start, "start"), (duration, "duration")):
         if value is not None and (not math.isfinite(value) or value < 0 or (what == "duration" and value == 0)):
             raise ValueError(f"{what} must be a time in seconds, got {value}")
-    if frames is not None and frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}")
+    if frames is not None:
+        if not isinstance(frames, SupportsIndex) or index(frames) < 1:
+            raise ValueError(f"frames must be a whole number of at least 1, got {frames!r}")
+        frames = index(frames)
+    if on_error not in ("fail", "conceal"):
+        raise ValueError(f"on_error must be 'fail' or 'conceal', got {on_error!r}")
     if frame_rate is not None and frame_rate <= 0:
         raise ValueError(f"frame_rate must be positive, got {frame_rate}")
     if not 0 < read_timeout < math.inf:

@@ -47,7 +47,7 @@ _JFIF = Colour(matrix=5, range=colour.FULL)
 _TICK = Fraction(1, 25)
 
 
-def list_stills(uri: str) -> list[Path] | None:
+def list_stills(uri: str | os.PathLike[str]) -> list[Path] | None:
     """The pictures that ``uri`` means: a folder's, a glob's, or one; each is derained by itself.
 
     Returns:

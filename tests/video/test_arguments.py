@@ -1,0 +1,75 @@
+"""What a program may hand over: paths as well as names, and everything else is refused by its value."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamderain.frame import Frame
+from streamderain.video import list_stills, open_sink, open_source
+from streamderain.video.live import open_live
+
+from .clips import COUNT, times, write_clip
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    write_clip(tmp_path / "in.mp4")
+    return tmp_path / "in.mp4"
+
+
+def test_paths_are_names(clip: Path) -> None:
+    out = clip.with_name("out.mp4")
+    with open_source(clip) as source, open_sink(out, source.info, side=source.side) as sink:
+        for frame in source:
+            sink.write(frame)
+    assert len(times(out)) == COUNT
+    assert list_stills(clip) is None
+    with open_live(clip) as source:
+        assert source.info.width == 64
+
+
+def test_a_path_is_a_file_whatever_it_is_called(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clip.parent)
+    clip.rename("-")
+    with open_source(Path("-")) as source:
+        assert sum(1 for _ in source) == COUNT
+    clip.with_name("-").rename("file:in.mp4")
+    with open_source(Path("file:in.mp4")) as source:
+        assert sum(1 for _ in source) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"on_error": "concael"}, "on_error must be 'fail' or 'conceal', got 'concael'"),
+        ({"frames": 1.5}, "frames must be a whole number of at least 1, got 1.5"),
+        ({"frames": 0}, "frames must be a whole number of at least 1, got 0"),
+        ({"frames": "3"}, "got '3'"),
+    ],
+)
+def test_a_wrong_argument_is_printed(clip: Path, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        open_source(clip, **wrong)
+
+
+def test_numbers_of_numpy_are_numbers(clip: Path) -> None:
+    with open_source(clip, frames=np.int64(3)) as source:  # type: ignore[arg-type]
+        assert sum(1 for _ in source) == 3
+
+
+@pytest.mark.parametrize("wrong", [7, b"in.mp4", None])
+def test_what_is_no_name_is_printed(clip: Path, wrong: Any) -> None:
+    with open_source(clip) as source:
+        for opens in (open_source, lambda name: open_sink(name, source.info), list_stills, open_live):
+            with pytest.raises(TypeError, match=f"must be a str or a path, got {wrong!r}"):
+                opens(wrong)
+
+
+def test_an_array_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match=r"torch tensor, got <class 'numpy.ndarray'>; torch.from_numpy"):
+        Frame(np.zeros((48, 64, 3), np.uint8), 0, Fraction(1, 25))  # type: ignore[arg-type]
