@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ from av.filter import Graph
 
 from streamderain.errors import InputError
 from streamderain.video import ffmpeg, nvdec
+from streamderain.video.awaited import At, Awaited
 from streamderain.video.remux import SideStreams
 
 # Codecs in which every packet is one picture, so that a picture that never came out can be told.
@@ -61,8 +61,7 @@ class Decoder:
         self._name = name
         self._tick: Fraction = video.time_base
         self._step = max(1, round(1 / (rate * self._tick))) if rate else 1
-        # (recording, pts) of packets whose picture has not come; a file may hold several recordings on end.
-        self._awaited: list[tuple[int, int]] = []
+        self._awaited = Awaited(video.codec_context)
         self._read = self._shown = 0
         self._last_read: int | None = None
         self._last_shown: int | None = None
@@ -79,20 +78,17 @@ class Decoder:
             InputError: a picture or the container is damaged and ``on_error`` is "fail".
         """
         for packet in self._packets:
-            if packet.pts is not None and not packet.is_discard and packet.size:
-                # Decoding times tell: presentation times of packets go back with every B-frame.
-                now = packet.dts if packet.dts is not None else packet.pts
-                if self._last_read is not None and (self._last_read - now) * self._tick >= _BACKWARDS:
-                    self._read += 1
-                self._last_read = now
-                heapq.heappush(self._awaited, (self._read, packet.pts))
+            if not packet.is_discard and packet.size:
+                if packet.pts is None and self._container.format.name == "asf":
+                    packet.pts = (self._awaited.latest or (0, -1))[1] + 1  # FFmpeg leaves one out where it seeks to
+                self._awaited.read(self._at(packet) if packet.pts is not None else None)
             for frame in self._decode(packet):
                 yield from self._place(frame)
         if self._bwdif is not None:
             self._bwdif.vpush(None)
             for frame in self._pulled():
                 yield from self._place(frame)
-        yield from self._fill(None)
+        yield from self._fill(self._awaited.rest())
 
     def skim(self, end: Fraction) -> None:
         """Reads on, without decoding, for what belongs to the side streams before ``end`` seconds."""
@@ -123,6 +119,14 @@ class Decoder:
                 yield packet
             else:
                 self._side.put(packet, moved=self._moved * self._tick)
+
+    def _at(self, packet: Any) -> At:
+        # Decoding times tell: presentation times of packets go back with every B-frame.
+        now = packet.dts if packet.dts is not None else packet.pts
+        if self._last_read is not None and (self._last_read - now) * self._tick >= _BACKWARDS:
+            self._read += 1
+        self._last_read = now
+        return self._read, packet.pts
 
     def _decode(self, packet: Any) -> Iterator[av.VideoFrame]:
         try:
@@ -182,12 +186,15 @@ class Decoder:
             pts = before.pts + (before.duration or self._step) if before else 0
         else:
             raw = frame.pts if base == self._tick else round(frame.pts * base / self._tick)
-            if self._last_shown is not None and (self._last_shown - raw) * self._tick >= _BACKWARDS:
+            back = self._last_shown is not None and (self._last_shown - raw) * self._tick >= _BACKWARDS
+            if back and (self._shown, raw) not in self._awaited:
                 self._shown += 1
             self._last_shown = raw
+            at = self._shown, raw
             # Damage can make one packet two pictures, or one that comes after its turn was filled.
-            surplus = self.concealed > 0 and (self._shown, raw) not in self._awaited
-            yield from self._fill((self._shown, raw))
+            surplus = self.concealed > 0 and at not in self._awaited
+            (_, raw), lost = self._awaited.came(at)
+            yield from self._fill(lost)
             pts = raw + self._moved
         duration = round(frame.duration * base / self._tick) if frame.duration else None
         if before is not None and pts <= before.pts:
@@ -206,21 +213,18 @@ class Decoder:
         self.notes.append(f"time jumps back at {float(before.pts * self._tick):.2f} s: what follows was moved after it")
         return pts + jump
 
-    def _fill(self, until: tuple[int, int] | None) -> Iterator[Picture]:
-        """Deals with the packets before ``until`` (all, if None) of which no picture came."""
-        lost: list[int] = []
-        while self._awaited and (until is None or self._awaited[0] <= until):
-            seen = heapq.heappop(self._awaited)
-            if seen != until:
-                lost.append(seen[1])
+    def _fill(self, lost: list[At]) -> Iterator[Picture]:
+        """Deals with the packets at these times, of which no picture came."""
         # Before the first picture stand those that lean on a keyframe the file does not have.
         if not lost or self._latest is None:
             return
         if self._video.codec_context.name not in _ONE_PICTURE_A_PACKET and self._damage is None:
             return
         if not self._conceal:
-            raise self._failure(f"cannot be decoded: {ffmpeg.frames(len(lost))} missing from {self._clock(lost[0])} on")
-        for at in lost:
+            raise self._failure(
+                f"cannot be decoded: {ffmpeg.frames(len(lost))} missing from {self._clock(lost[0][1])} on"
+            )
+        for _, at in lost:
             if at + self._moved > self._latest.pts:
                 self.concealed += 1
                 self._latest = Picture(self._latest.frame, at + self._moved, None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import stat
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -75,6 +77,18 @@ def test_noise_in_h264_and_h265_is_never_lost_silently(tmp_path: Path, codec: st
         assert source.concealed > 0
         assert sink.frames_written == 40
         assert times(tmp_path / "out.mp4") == times(tmp_path / "in.mp4")
+
+
+def test_a_picture_missing_where_packets_have_no_times_of_their_own_is_missed(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.avi", count=80, time_base=Fraction(1, 25), options={"bf": "3"})
+    broken = spoil(tmp_path / "in.avi", every=100, first=30)
+    with pytest.raises(InputError, match=r"1 frame missing|Invalid data"):
+        copy(broken, tmp_path / "out.mkv")
+    source, sink = copy_open(broken, tmp_path / "out.mkv", reading={"on_error": "conceal"})
+    assert sink.frames_written == 80
+    assert source.concealed > 0
+    shown = times(tmp_path / "out.mkv")
+    assert {b - a for a, b in pairwise(shown)} == {Fraction(1, 25)}
 
 
 def test_one_bit_in_h264_is_patched_up_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from streamderain.errors import InputError
 from streamderain.video import open_source
 
-from .clips import COUNT, durations, times, write_clip
+from .clips import COUNT, durations, scene, times, write_clip
 from .copying import copy, copy_open
 
 TICK = Fraction(1, 12800)
@@ -124,3 +124,25 @@ def test_b_frames_at_one_frame_a_second_are_no_jump(tmp_path: Path) -> None:
     with open_source(str(tmp_path / "in.mp4")) as source:
         assert [frame.pts for frame in source] == wanted
     assert source.notes == ()
+
+
+@pytest.mark.parametrize("suffix", ["avi", "wmv"])
+def test_containers_without_presentation_times_are_read_in_order_at_even_times(tmp_path: Path, suffix: str) -> None:
+    """They hold the order of decoding; the times of packets, and so PyAV's of pictures, are muddled with B-frames."""
+    write_clip(tmp_path / f"in.{suffix}", count=45, time_base=Fraction(1, 25), options={"bf": "3"})
+    muddled = times(tmp_path / f"in.{suffix}")
+    assert muddled != sorted(muddled)
+    with open_source(str(tmp_path / f"in.{suffix}")) as source:
+        frames = list(source)
+    assert {(b.pts - a.pts) * a.time_base for a, b in pairwise(frames)} == {Fraction(1, 25)}
+    assert frames[0].pts * frames[0].time_base == min(muddled)
+    assert len(frames) == 45
+    for index, frame in enumerate(frames):
+        off = [abs(frame.pixels.numpy().astype(float) - scene(i)).mean() for i in range(45)]
+        assert off.index(min(off)) == index
+    with open_source(str(tmp_path / f"in.{suffix}"), start=0.8) as source:
+        later = list(source)
+    # Where the video begins such a container knows to a few frames only.
+    begin = next(i for i, frame in enumerate(frames) if (frame.pixels == later[0].pixels).all())
+    assert 17 <= begin <= 20
+    assert all((a.pixels == b.pixels).all() for a, b in zip(later, frames[begin:], strict=True))
