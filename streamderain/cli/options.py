@@ -183,7 +183,12 @@ def live_options(command: Decorated) -> Decorated:
                 show_default=True,
                 help="Silence of a camera or server that is a loss.",
             ),
-            click.option("--wait", type=Span(), default=0.0, help="How long to wait for both ends at the start."),
+            click.option(
+                "--wait",
+                type=Span(),
+                default=0.0,
+                help="How long to wait for both ends at the start.  [default: not at all; for who connects to us, ever]",
+            ),
             click.option(
                 "--transport",
                 type=click.Choice(["auto", "tcp", "udp"]),

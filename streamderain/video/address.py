@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -156,6 +157,14 @@ def address(uri: str | os.PathLike[str], *, transport: Transport = "auto", open_
         url, beside = (uri, {}) if scheme == "tcp" else (_LISTEN.sub("", uri).rstrip("?&"), {"listen": "1"})
         return Address(url, name, None, probing | beside, listens=True, open_timeout=_LISTEN_FOR)
     return Address(uri, name, None, dict(probing), open_timeout=open_timeout)
+
+
+def listening_for(address: Address, seconds: float) -> Address:
+    """The same, given up when nobody has connected to us for so many seconds."""
+    options = dict(address.options)
+    if "listen_timeout" in options:
+        options["listen_timeout"] = str(max(1, math.ceil(seconds)))
+    return replace(address, options=options, open_timeout=min(seconds, address.open_timeout))
 
 
 def where(uri: str) -> str:

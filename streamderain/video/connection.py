@@ -40,12 +40,19 @@ SOUND_LEFT_OUT = "sound left out: live inputs are taken without it"
 
 
 class LostError(Exception):
-    """The connection cannot be made, or is gone. ``hint`` is the next step; ``final``: trying again is no use."""
+    """The connection cannot be made, or is gone.
 
-    def __init__(self, reason: str, *, hint: str | None = None, final: bool = False) -> None:
+    Attributes:
+        hint: the next step.
+        final: trying again is no use.
+        late: opening was given up because nothing came in time.
+    """
+
+    def __init__(self, reason: str, *, hint: str | None = None, final: bool = False, late: bool = False) -> None:
         super().__init__(reason)
         self.hint = hint
         self.final = final
+        self.late = late
 
 
 class Arrival(NamedTuple):

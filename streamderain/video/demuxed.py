@@ -143,7 +143,7 @@ class Demuxed:
         reason, hint = refusal(error, self._address.url, within=self._address.open_timeout if late else None)
         if self._address.format == "video4linux2":
             hint = "v4l2-ctl --list-devices shows which cameras there are"
-        return LostError(reason, hint=hint, final=isinstance(error, av.error.HTTPUnauthorizedError))
+        return LostError(reason, hint=hint, final=isinstance(error, av.error.HTTPUnauthorizedError), late=late)
 
 
 def _sent(packet: Any) -> float:

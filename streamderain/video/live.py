@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -15,7 +16,7 @@ from streamderain.errors import InputError, StreamLostError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.observe import Observer, StreamState
 from streamderain.overlap import RunAhead
-from streamderain.video.address import Address, Transport, address
+from streamderain.video.address import Address, Transport, address, listening_for
 from streamderain.video.connect import connect
 from streamderain.video.connection import LostError
 from streamderain.video.joined import Captured, Joined
@@ -28,6 +29,7 @@ _QUEUE = 4  # pictures that may wait where none is skipped
 _GRACE = 10.0  # seconds beyond every time limit after which a reader counts as stuck for ever
 _STUCK_AT_MOST = 3  # readers that are left behind in calls that never return
 _PATIENCE = 0.5  # seconds that closing waits for the reader
+_LISTEN_AT_LEAST = 0.2  # seconds, for a publisher
 _TELL_EVERY = 60.0  # seconds between two lines about an outage that goes on
 
 
@@ -42,7 +44,8 @@ class LiveOptions:
         open_timeout: seconds that connecting may take.
         reconnect: come back after a loss; else the first loss is the end.
         reconnect_limit: seconds that one outage may last; None is for ever.
-        wait: seconds that the first connection is tried for; 0 fails at once, as a mistyped address should.
+        wait: seconds that the first connection is tried for; 0 fails at once, as a mistyped address should, and waits
+            for ever where it is we who are connected to.
         transport: of RTSP: "auto", "tcp" or "udp".
     """
 
@@ -214,15 +217,15 @@ class LiveSource:
 
     def _read(self, reader: int) -> Iterator[Captured]:
         backoff = Backoff()
-        began, told = time.monotonic(), 0.0
+        began, told, barred = time.monotonic(), 0.0, False
         while not self._left(reader):
-            if self._address.listens:
-                backoff.reset()
+            if self._address.listens and not barred:
+                backoff.reset()  # the next publisher may come at once
             if self._closing.wait(backoff.next()) or self._left(reader):
                 return
             try:
                 connection = connect(
-                    self._address, read_timeout=self._options.read_timeout, busy=lambda on: self._busy(reader, on)
+                    self._asked(began), read_timeout=self._options.read_timeout, busy=lambda on: self._busy(reader, on)
                 )
             except (LostError, InputError) as error:
                 if self._left(reader):
@@ -230,11 +233,12 @@ class LiveSource:
                 if not self._joined.begun and isinstance(error, InputError):
                     raise
                 self._failed(error, began)
+                barred = _barred(error)
                 if self._joined.begun and time.monotonic() - told > _TELL_EVERY:
                     told = time.monotonic()
                     _log.warning("%s cannot be reached: %s; trying on", self.name, error)
                 continue
-            before = connection.damaged
+            before, barred = connection.damaged, False
             try:
                 if self._left(reader):
                     return
@@ -252,6 +256,13 @@ class LiveSource:
                 told = time.monotonic()
             finally:
                 connection.close()
+
+    def _asked(self, began: float) -> Address:
+        """The address; a publisher that is waited for so long is not listened for any longer."""
+        if not self._address.listens or not self._options.wait or self._joined.begun:
+            return self._address
+        left = began + self._options.wait - time.monotonic()
+        return listening_for(self._address, max(_LISTEN_AT_LEAST, left))
 
     def _left(self, reader: int) -> bool:
         return self._closing.is_set() or reader != self._reader
@@ -282,11 +293,17 @@ class LiveSource:
     def _failed(self, error: LostError | InputError, began: float) -> None:
         """Returns to try again; raises where that is not wanted any more."""
         if not self._joined.begun and isinstance(error, LostError):
-            waited = time.monotonic() - began
-            if not error.final and (waited < self._options.wait or self._address.listens):
+            for_ever = self._address.listens and not self._options.wait and not _barred(error)
+            if not error.final and (for_ever or time.monotonic() - began < self._options.wait):
                 return
+            if self._address.listens and error.late:
+                raise InputError(
+                    f"{self.name}: nobody connected and sent a picture within {self._options.wait:g} s",
+                    hint="does the publisher send to this address? Without --wait it is waited for as long as it takes",
+                ) from error
             after = f" within {self._options.wait:g} s" if self._options.wait and not error.final else ""
-            raise InputError(f"{self.name} cannot be opened{after}: {error}", hint=error.hint) from error
+            hint = "does another program listen there? Choose another port" if _barred(error) else error.hint
+            raise InputError(f"{self.name} cannot be opened{after}: {error}", hint=hint) from error
         first = self._lost_at is None
         self._lose()
         limit = self._options.reconnect_limit if self._options.reconnect else 0.0
@@ -299,6 +316,11 @@ class LiveSource:
             raise StreamLostError(f"{self.name} is lost{after}: {error}", hint=hint) from error
         if first:
             _log.warning("%s is lost: %s; reconnecting", self.name, error)
+
+
+def _barred(error: BaseException) -> bool:
+    """Whether we may not listen there at all, as where another program does."""
+    return getattr(error.__cause__, "errno", None) in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
 def open_live(

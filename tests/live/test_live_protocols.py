@@ -19,6 +19,7 @@ import pytest
 
 from streamderain.errors import InputError
 from streamderain.video.address import is_live
+from streamderain.video.connect import connect
 from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import ROOT
 from tests.live.fake_camera import now_ms, read_stamp
@@ -113,6 +114,46 @@ def test_a_port_where_nothing_arrives_is_an_error_in_time() -> None:
     with pytest.raises(InputError, match=r"no answer within 1 s: is 127\.0\.0\.1:\d+ reachable"):
         open_live(f"udp://127.0.0.1:{_port(socket.SOCK_DGRAM)}", LiveOptions(open_timeout=1.0))
     assert time.monotonic() - began < 8
+
+
+_LISTENING = ["rtsp://127.0.0.1:{}/x?listen=1", "tcp://127.0.0.1:{}?listen=1", "rtmp://127.0.0.1:{}/live/x?listen=1"]
+
+
+@pytest.mark.parametrize("ours", _LISTENING)
+def test_a_publisher_is_waited_for_as_long_as_was_said(ours: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"nobody connected and sent a picture within 1 s: does the publisher"):
+        open_live(ours.format(_port()), LiveOptions(wait=1.0))
+    assert 0.9 < time.monotonic() - began < 8
+
+
+def test_a_publisher_that_comes_in_time_is_read_on(publish: Publish) -> None:
+    port = _port()
+    late = threading.Timer(0.5, lambda: publish(f"tcp://127.0.0.1:{port}", "mpegts"))
+    late.start()
+    with open_live(f"tcp://127.0.0.1:{port}?listen=1", LiveOptions(wait=20.0)) as source:
+        _fresh(source)
+    late.join()
+
+
+@pytest.mark.parametrize("ours", _LISTENING)
+@pytest.mark.parametrize("wait", [0.0, 1.5])
+def test_a_port_that_another_listens_on_is_told_and_not_hammered(
+    monkeypatch: pytest.MonkeyPatch, ours: str, wait: float
+) -> None:
+    tries: list[float] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        tries.append(time.monotonic())
+        return connect(*args, **options)
+
+    monkeypatch.setattr("streamderain.video.live.connect", counted)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(InputError, match=r"Address already in use: does another program listen there\?"):
+            open_live(ours.format(other.getsockname()[1]), LiveOptions(wait=wait))
+    assert len(tries) == 1 if wait == 0 else 2 <= len(tries) <= 5
 
 
 def test_standard_input_can_be_live(publish: Publish) -> None:
