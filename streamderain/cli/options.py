@@ -187,7 +187,7 @@ def live_options(command: Decorated) -> Decorated:
                 "--wait",
                 type=Span(),
                 default=0.0,
-                help="How long to wait for both ends at the start.  [default: not at all; for who connects to us, ever]",
+                help="How long to wait for both ends at the start.  [default: 0; for a publisher (?listen=1), ever]",
             ),
             click.option(
                 "--transport",
