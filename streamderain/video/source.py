@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -140,7 +141,7 @@ def _open_container(
     container_format = None
     url = uri
     if uri == "-":
-        url = "pipe:0"
+        url = "fd:" if _rewinds() else "pipe:0"
     elif sequence.is_pattern(uri):
         container_format = "image2"
         options = {"start_number": str(sequence.first_number(uri)), "framerate": str(frame_rate or 25)}
@@ -178,6 +179,19 @@ def _open_container(
             ) from ffmpeg.redacted(error)
 
 
+def _rewinds() -> bool:
+    """Whether standard input is a file, from its beginning, in which FFmpeg may go to and fro."""
+    try:
+        return stat.S_ISREG(os.fstat(0).st_mode) and os.lseek(0, 0, os.SEEK_CUR) == 0
+    except OSError:
+        return False
+
+
+def _seekable(uri: str) -> bool:
+    """False for what comes as a stream; what is served may be either."""
+    return os.path.isfile(uri) or (uri == "-" and _rewinds())
+
+
 def _start(
     container: InputContainer, uri: str, name: str, start: float | None, duration: float | None, frames: int | None,
     on_error: Literal["fail", "conceal"], gpu: torch.device | None, *, audio: bool, subtitles: bool,
@@ -205,6 +219,11 @@ def _start(
                 decoder, pictures, first = _seek(container, video, side, make, target)
         except InputError as error:
             said = ffmpeg.last_error(lines)
+            if "partial file" in f"{error} {said}" and not _seekable(uri):
+                raise InputError(
+                    f"{name} is an MP4 or MOV with its index at the end, which cannot be had before the pictures there",
+                    hint="name the file instead, or have it written with -movflags +faststart",
+                ) from error
             if said and said not in str(error):
                 raise InputError(f"{error} ({said})") from error
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 import av
 import pytest
 
-from streamderain.errors import OutputError
+from streamderain.errors import InputError, OutputError
 from streamderain.frame import Frame
 from streamderain.video import open_sink, open_source
 
@@ -80,6 +81,34 @@ def test_input_from_a_pipe(tmp_path: Path, container: str) -> None:
     feeder.join(10)
     first, *_ = times(tmp_path / f"in.{container}")
     assert times(tmp_path / "out.mp4") == [first + Fraction(i, 25) for i in range(COUNT)]
+
+
+def test_an_mp4_with_its_index_at_the_end_cannot_come_by_a_pipe(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", size=(320, 240), count=100)  # more than FFmpeg keeps of what it has read
+    data = (tmp_path / "in.mp4").read_bytes()
+    assert data.index(b"mdat") < data.index(b"moov")
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe:
+            pipe.write(data)
+
+    threading.Thread(target=feed, daemon=True).start()
+    with (
+        standing_in(0, reading),
+        pytest.raises(InputError, match=r"index at the end.*name the file.*faststart"),
+    ):
+        copy("-", tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize("start", [None, 2.0])
+def test_a_file_as_standard_input_is_read_as_the_file_it_is(tmp_path: Path, start: float | None) -> None:
+    write_clip(tmp_path / "in.mp4", size=(320, 240), count=100)
+    reading = {"start": start} if start is not None else {}
+    with standing_in(0, os.open(tmp_path / "in.mp4", os.O_RDONLY)):
+        assert copy("-", tmp_path / "out.mkv", reading=reading) == (100 if start is None else 50)
+    with standing_in(0, os.open(tmp_path / "in.mp4", os.O_RDONLY)), pytest.raises(OutputError, match="input itself"):
+        copy("-", tmp_path / "in.mp4", overwrite=True)
 
 
 @pytest.mark.parametrize("format", [None, "mpegts", "matroska", "y4m", "mp4"])
