@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _DEGRADED = 3
 _NULL = "null:"
+_A_VIDEO = 5  # pictures, at least
 _VIDEOS = {".3gp", ".avi", ".flv", ".gif", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg"}
 _VIDEOS |= {".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".webm", ".wmv", ".y4m"}
 
@@ -44,6 +46,11 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
         options.derainer("pictures"), views[options.compare], overwrite=options.overwrite, note=reporter.note
     )
     count = len(pairs)
+    if steps.derainer.remembers and (pattern := _video_in(stills)) is not None:
+        reporter.note(
+            f"each picture is derained by itself; if they are a video's, run {shlex.quote(pattern)} OUTPUT instead:"
+            f" {steps.derainer.model} then looks at the ones before"
+        )
     reporter.say(
         "start",
         f"{steps.derainer.description} → {count} picture{'s' if count > 1 else ''} → {target}",
@@ -91,6 +98,20 @@ def _code(done: int, failed: list[StreamderainError]) -> int:
     if not failed:
         return 0
     return _DEGRADED if done else failed[0].exit_code
+
+
+def _video_in(stills: list[Path]) -> str | None:
+    """The image sequence that ``stills`` look like: counted without a gap, and of one size as far as three tell."""
+    from streamderain.video import read_still
+    from streamderain.video.sequence import pattern_of
+
+    if len(stills) < _A_VIDEO or (pattern := pattern_of(stills)) is None:
+        return None
+    try:
+        sizes = {read_still(stills[at]).pixels.shape for at in (0, len(stills) // 2, -1)}
+    except StreamderainError:
+        return None  # it is told in its turn
+    return pattern if len(sizes) == 1 else None
 
 
 class _Stills:

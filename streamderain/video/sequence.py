@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def pictures(uri: str) -> list[Path]:
     if not is_pattern(uri) or not path.parent.is_dir():
         return [path]
     return [path.parent / (path.name % number) for number in numbered(uri)]
+
+
+def pattern_of(paths: Sequence[Path]) -> str | None:
+    """The pattern that means just these files, counted on from one to the next without a gap; None if there is none."""
+    if not paths or "%" in str(paths[0]):
+        return None
+    first = paths[0]
+    for digits in re.finditer(r"\d+", first.stem):
+        for counted in ("%d", f"%0{len(digits[0])}d"):
+            name = first.name[: digits.start()] + counted + first.name[digits.end() :]
+            start = int(digits[0])
+            if all(path.name == name % number for number, path in enumerate(paths, start)):
+                pattern = str(first.parent / name)
+                return pattern if is_pattern(pattern) and pictures(pattern) == list(paths) else None
+    return None
 
 
 def first_number(uri: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,45 @@ def test_folder_into_folder(tmp_path: Path) -> None:
         back = read(tmp_path / "out" / name)
         assert back.dtype == pixels.dtype
         np.testing.assert_array_equal(back, pixels)
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern"),
+    [
+        (["f00098.png", "f00099.png", "f00100.png", "f00101.png", "f00102.png"], "f%05d.png"),
+        (["8.png", "9.png", "10.png", "11.png", "12.png"], "%d.png"),
+        (
+            ["cam2 01 v3.png", "cam2 02 v3.png", "cam2 03 v3.png", "cam2 04 v3.png", "cam2 05 v3.png"],
+            "cam2 %02d v3.png",
+        ),
+        (["f1.png", "f2.png", "f4.png", "f5.png", "f6.png"], None),
+        (["f1.png", "f2.png", "f3.png", "f4.png", "g5.png"], None),
+        (["f1.png", "f2.png", "f3.png"], None),
+    ],
+)
+def test_a_folder_that_looks_like_a_video_is_told_how_to_be_run_as_one(
+    tmp_path: Path, names: list[str], pattern: str | None
+) -> None:
+    for name in names:
+        picture(tmp_path / "in" / name)
+    said = run(tmp_path / "in", "null:", "-m", "classic").stderr
+    if pattern is None:
+        assert "a video's" not in said
+        return
+    found = re.search(r"run (.+) OUTPUT instead", said)
+    assert found is not None
+    assert shlex.split(found[1]) == [str(tmp_path / "in" / pattern)]
+    again = run(*shlex.split(found[1]), "null:", "-m", "classic")
+    assert f"{len(names)} frames in" in again.stderr
+
+
+def test_nothing_is_said_of_videos_where_sizes_differ_or_the_network_has_no_past(tmp_path: Path) -> None:
+    for index in range(6):
+        picture(tmp_path / "same" / f"{index}.png")
+        picture(tmp_path / "differ" / f"{index}.png", width=32 + 8 * (index == 5))
+    assert "a video's" in run(tmp_path / "same", "null:", "-m", "classic").stderr
+    assert "a video's" not in run(tmp_path / "differ", "null:", "-m", "classic").stderr
+    assert "a video's" not in run(tmp_path / "same", "null:").stderr
 
 
 def test_single_picture_into_a_file_and_into_a_folder(tmp_path: Path) -> None:
