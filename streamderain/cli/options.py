@@ -244,8 +244,9 @@ def was_given(ctx: click.Context, name: str) -> bool:
 
 
 def flag_of(ctx: click.Context, name: str) -> str:
-    """How the parameter is written: "--read-timeout" of "read_timeout"."""
-    return next(p.opts[0] for p in ctx.command.params if p.name == name)
+    """How the parameter is written: "--read-timeout" of "read_timeout", and "--no-reconnect" where that was said."""
+    found = next(p for p in ctx.command.params if p.name == name)
+    return found.secondary_opts[0] if found.secondary_opts and ctx.params.get(name) is False else found.opts[0]
 
 
 @contextmanager

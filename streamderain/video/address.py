@@ -34,6 +34,10 @@ _AT_ONCE = {"analyzeduration": "0", "probesize": "32"}
 _SOON = {"analyzeduration": "100000", "probesize": "500000"}
 # FLV and playlists do not say at the beginning which streams there are.
 _LATER = {"analyzeduration": "500000", "probesize": "500000"}
+# A user and a password with one of / ? # in it, which end the host's part; what could be a port is none.
+_UNESCAPED = re.compile(r"://[^/?#\s:@\[]*:(?!\d*[/?#])[^/?#\s@]*[/?#]\S*@")
+#: What to do about that.
+ESCAPES = "write / in it as %2F, ? as %3F, # as %23 and @ as %40"
 _OPEN_TIMEOUT = 30.0  # seconds that opening something which is no live stream may take in all
 #: What a call raises that was cut off by a time limit, ours or FFmpeg's.
 TIMED_OUT = (av.error.ExitError, TimeoutError)
@@ -165,6 +169,11 @@ def listening_for(address: Address, seconds: float) -> Address:
     if "listen_timeout" in options:
         options["listen_timeout"] = str(max(1, math.ceil(seconds)))
     return replace(address, options=options, open_timeout=min(seconds, address.open_timeout))
+
+
+def splits_password(uri: str) -> bool:
+    """Whether the host that FFmpeg will see in ``uri`` is but the beginning of user and password."""
+    return _UNESCAPED.search(uri) is not None
 
 
 def where(uri: str) -> str:

@@ -14,7 +14,7 @@ import av.error
 
 from streamderain.frame import VideoInfo
 from streamderain.video import ffmpeg
-from streamderain.video.address import unanswered, where
+from streamderain.video.address import ESCAPES, splits_password, unanswered, where
 from streamderain.video.probe import Orientation
 
 #: What PyAV's calls raise.
@@ -139,6 +139,8 @@ def refusal(error: BaseException, url: str, *, within: float | None = None) -> t
     """
     if within is not None:
         return f"no answer within {within:g} s", unanswered(url)
+    if splits_password(url):
+        return "its password ends the address", ESCAPES
     reason, place = ffmpeg.explain(error, []), where(url)  # FFmpeg's own line says the same in more words
     hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
     unknown = isinstance(error, (socket.gaierror, UnicodeError))

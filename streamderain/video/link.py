@@ -18,6 +18,7 @@ from typing import Any
 from streamderain.errors import OutputError
 from streamderain.redaction import redact
 from streamderain.video import relay
+from streamderain.video.address import ESCAPES, splits_password
 from streamderain.video.reconnect import Backoff
 
 _LOG = logging.getLogger("streamderain.publish")
@@ -52,6 +53,7 @@ class Link:
         self._name = name
         self._keep_trying = keep_trying
         self._patience = ask["open_timeout"]
+        self._splits_password = splits_password(ask["url"])
         self._changed = threading.Condition()
         self._packets: deque[bytes] = deque()
         self._bytes = 0
@@ -164,7 +166,8 @@ class Link:
                     waiting = not self._was_connected and time.monotonic() < self._give_up
                     if not waiting and (not self._was_connected or not self._keep_trying):
                         what = "cannot be written" if self._was_connected else "cannot be reached"
-                        self._error = OutputError(f"{self._name} {what}: {reason}", hint=_hint(reason))
+                        hint = f"the password ends the address; {ESCAPES}" if self._splits_password else _hint(reason)
+                        self._error = OutputError(f"{self._name} {what}: {reason}", hint=hint)
                         return
                     if self._ending:
                         return

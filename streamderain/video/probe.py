@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import av
@@ -102,12 +103,13 @@ def exif_orientation(data: bytes) -> Orientation | None:
     return None
 
 
-def notes_on(picture: av.VideoFrame) -> list[str]:
-    """What is lost, to be said aloud."""
-    notes = []
+def notes_on(picture: av.VideoFrame, metadata: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """What is lost, to be said aloud. ``metadata``: of the stream."""
     if any(part.is_alpha for part in picture.format.components) and not picture.format.has_palette:
-        notes.append(f"transparency ({picture.format.name}) is dropped")
-    return notes
+        return [f"transparency ({picture.format.name}) is dropped"]
+    if metadata.get("alpha_mode") == "1":  # of VP8 and VP9: pictures of their own, which FFmpeg's decoders leave alone
+        return ["transparency (alpha_mode) is dropped"]
+    return []
 
 
 def video_info(

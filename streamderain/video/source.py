@@ -233,7 +233,7 @@ def _start(
         raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
     colour.check_supported(colour.colour_of(first.frame), name=name)
     turned, note = probe.orientation(first.frame, video.codec_context.name)
-    notes += [*([note] if note else []), *probe.notes_on(first.frame)]
+    notes += [*([note] if note else []), *probe.notes_on(first.frame, video.metadata)]
     upright = turned == probe.Orientation(0, mirrored=False)
     if gpu is not None:
         nvdec.check_first(first.frame, codec=video.codec_context.name, turned=not upright)

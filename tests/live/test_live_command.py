@@ -155,6 +155,8 @@ def test_a_signal_while_a_silent_camera_is_opened_ends_at_once(
         (("rtsp://127.0.0.1:9/x", "out.mp4", "--start", "5"), "--start is for recorded inputs"),
         (("rtsp://127.0.0.1:9/x", "out.mp4", "--audio", "copy"), "--audio is for recorded inputs"),
         (("clip.mp4", "out.mp4", "--on-loss", "slate"), "--on-loss is for live inputs"),
+        (("clip.mp4", "out.mp4", "--no-reconnect"), "--no-reconnect is for live inputs"),
+        (("clip.mp4", "out.mp4", "--reconnect"), "--reconnect is for live inputs"),
         (("clip.mp4", "out.mp4", "--latency", "realtime"), "add --live"),
         (("rtsp://127.0.0.1:9/x", "out.mp4", "--max-age", "soon"), "is not a time"),
         (("rtsp://127.0.0.1:9/x", "out.mp4", "--read-timeout", "0"), "read_timeout must be above 0"),

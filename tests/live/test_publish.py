@@ -130,6 +130,9 @@ def test_nobody_there_is_one_line_without_the_password() -> None:
         open_sink(url, LIVE)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(OutputError, match=r"the password ends the address; write / in it as %2F") as caught:
+        open_sink(url.replace("secret", "sec/ret"), LIVE)
+    assert "sec/ret" not in str(caught.value)
 
 
 def test_a_target_that_comes_up_later_is_waited_for(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:

@@ -180,3 +180,12 @@ def test_transparency_is_dropped_aloud(tmp_path: Path) -> None:
     with open_source(str(tmp_path / "in.mov")) as source:
         assert any("transparency" in note for note in source.notes)
         assert next(iter(source)).pixels.shape == (SIZE[1], SIZE[0], 3)
+
+
+def test_the_transparency_of_vp9_is_dropped_aloud(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.webm", codec="libvpx-vp9", pix_fmt="yuva420p", count=3, time_base=Fraction(1, 25))
+    write_clip(tmp_path / "opaque.webm", codec="libvpx-vp9", count=3, time_base=Fraction(1, 25))
+    with open_source(str(tmp_path / "in.webm")) as source:
+        assert any("transparency" in note for note in source.notes)
+    with open_source(str(tmp_path / "opaque.webm")) as source:
+        assert source.notes == ()
