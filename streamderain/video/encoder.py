@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any
 
 import av
 import av.codec.codec
+import av.error
 from av.codec.hwaccel import HWAccel
 from av.container import OutputContainer
 
@@ -242,6 +245,19 @@ def add_stream(
         stream.codec_context.codec_tag = "hvc1"  # Apple's players do not open FFmpeg's own choice, hev1
     configure(stream, plan, info)
     return stream
+
+
+def fits(plan: EncoderPlan, info: VideoInfo, *, muxer: str) -> bool:
+    """Whether the picture by itself can be written in the container; where one cannot be begun, that tells why."""
+    begun = False
+    with (
+        contextlib.suppress(OutputOptionError, av.error.FFmpegError, OSError, ValueError),
+        av.open(io.BytesIO(), "w", format=muxer) as container,
+    ):
+        add_stream(container, plan, info, name=muxer)
+        container.start_encoding()
+        begun = True  # some cannot be ended without a picture
+    return begun
 
 
 def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
