@@ -98,7 +98,12 @@ class ContainerSink(Finishing):
         self._rounded_to = info.time_base if container.format.name in _CONSTANT_RATE else None
         self._latest: int | None = None
         if self._rounded_to is not None:
-            self.notes += (f"{container.format.name} has a constant rate: times are rounded to {info.time_base} s",)
+            rate = 1 / info.time_base
+            self.notes += (
+                f"y4m holds no times: pictures follow each other at {rate} frames/s, and pauses are lost"
+                if container.format.name == "yuv4mpegpipe"
+                else f"{container.format.name} has a constant rate: times are rounded to {info.time_base} s",
+            )
         self.description = f"{plan.title} {plan.pix_fmt} → {target.name}"
         self._container = container
         self._stream = stream
@@ -328,6 +333,12 @@ def open_sink(
             target.discard()
             if isinstance(error, OutputError):
                 raise
+            beside = _copied(side, audio=audio == "copy", subtitles=subtitles == "copy")
+            if beside and not opening and encoder.fits(plan, info, muxer=muxer):
+                raise OutputOptionError(
+                    f"{name}: {muxer} cannot hold {' and '.join(beside)}",
+                    hint=f"use {' or '.join(beside.values())}, or write to an .mkv",
+                ) from error
             # The encoder itself finds a value bad: that is wrong usage, all else is the world.
             kind = OutputOptionError if opening and isinstance(error, ValueError) else OutputError
             raise kind(
@@ -336,6 +347,13 @@ def open_sink(
             ) from error
     planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if device is not None else None
     return ContainerSink(container, stream, remuxer, info, plan, target, planes)
+
+
+def _copied(side: SideStreams | None, *, audio: bool, subtitles: bool) -> dict[str, str]:
+    """Sound and subtitles that are to be copied, in words, and what does without each."""
+    kinds = {stream.kind: stream.codec for stream in side.streams} if side is not None else {}
+    named = (("audio", audio, "sound", "--audio none"), ("subtitle", subtitles, "subtitles", "--subs none"))
+    return {f"the {word}, {kinds[kind]}": option for kind, wanted, word, option in named if wanted and kind in kinds}
 
 
 def _nvenc_on(plan: encoder.EncoderPlan, device: torch.device | None) -> torch.device | None:

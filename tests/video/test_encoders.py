@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import pytest
 
+from streamderain.errors import OutputError, OutputOptionError
 from streamderain.video import open_source
 
 from .clips import COUNT, first_frame, times, write_clip
@@ -101,3 +102,26 @@ def test_ordinary_tags_stay_where_players_look_for_them(tmp_path: Path) -> None:
     data = (tmp_path / "out.mp4").read_bytes()
     assert b"\xa9nam" in data  # iTunes' name for it
     assert b"mdta" not in data
+
+
+@pytest.mark.parametrize("name", ["out.mpg", "out.mxf"])
+def test_sound_that_a_container_cannot_hold_is_named_as_the_trouble(tmp_path: Path, name: str) -> None:
+    write_clip(tmp_path / "in.mp4", audio=0.4)
+    with pytest.raises(OutputOptionError, match=r"cannot hold the sound, aac: use --audio none") as caught:
+        copy(tmp_path / "in.mp4", tmp_path / name)
+    assert "libx264" not in str(caught.value)
+    assert copy(tmp_path / "in.mp4", tmp_path / name, audio="none") == COUNT
+
+
+def test_a_picture_that_cannot_be_written_is_not_blamed_on_the_sound(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", audio=0.4)
+    with pytest.raises(OutputError, match="cannot be written with libx265 in mxf"):
+        copy(tmp_path / "in.mp4", tmp_path / "out.mxf", codec="libx265", preset="ultrafast")
+
+
+def test_that_y4m_loses_pauses_is_told(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", pts=[512 * at for at in (0, 1, 2, 3, 50, 51)], count=6)
+    _, sink = copy_open(tmp_path / "in.mp4", tmp_path / "out.y4m")
+    step = 1 / open_source(tmp_path / "in.mp4").info.frame_rate  # type: ignore[operator]
+    assert times(tmp_path / "out.y4m") == [index * step for index in range(6)]
+    assert any("pauses are lost" in note for note in sink.notes)
