@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ from streamderain.video import ffmpeg, stills
 from streamderain.video.remux import SideStreams
 
 MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
-_FRAGMENT = "2000000"  # microseconds that a killed process may lose; by key frames alone it would be a whole GOP
+FRAGMENT = Fraction(2)  # seconds that a killed process may lose; by key frames alone it would be a whole GOP
 SEGMENT = 2  # seconds of HLS that a player waits for at most
 _PHONES = ("com.apple.", "com.android.")  # camera, place and the like, by keys that FFmpeg would leave out
 _SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
@@ -75,7 +76,12 @@ def muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[
         if side is not None and any(key.startswith(_PHONES) for key in side.metadata):
             # Only for those: it moves title and the like to where iTunes and Windows do not look.
             flags += "+use_metadata_tags"
-        return {"movflags": flags, "use_editlist": "1", "flush_packets": "1", "frag_duration": _FRAGMENT}
+        return {
+            "movflags": flags,
+            "use_editlist": "1",
+            "flush_packets": "1",
+            "frag_duration": str(FRAGMENT * 1_000_000),  # microseconds
+        }
     if muxer in ("matroska", "webm"):
         # B-frames begin at negative decoding times; FFmpeg would move everything later for their sake.
         return {"flush_packets": "1", "avoid_negative_ts": "disabled"}

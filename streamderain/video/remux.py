@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -155,6 +155,14 @@ def _move(packet: Any, seconds: Fraction) -> None:
         packet.dts += ticks
 
 
+def _rebase(packet: Any, base: Fraction) -> None:
+    """As the muxer would, but before times are compared: two of the source's may be one of the output's."""
+    scale = packet.time_base / base
+    packet.pts, packet.dts = round(packet.pts * scale), round(packet.dts * scale)
+    packet.duration = round((packet.duration or 0) * scale)
+    packet.time_base = base
+
+
 def kept(metadata: Mapping[str, str]) -> dict[str, str]:
     """Metadata without what describes the old file itself."""
     return {
@@ -195,12 +203,14 @@ class Remuxer:
 
     Attributes:
         notes: what is left out although it was asked for, because no such container holds it.
+        watch: told of each packet that is muxed: its stream's index, and seconds when it is to be decoded.
     """
 
     def __init__(
         self, container: OutputContainer, side: SideStreams | None, *, audio: bool, subtitles: bool, name: str
     ) -> None:
         self.notes: list[str] = []
+        self.watch: Callable[[int, Fraction], None] | None = None
         self._container = container
         self._side = side
         self._streams: dict[int, Any] = {}
@@ -238,16 +248,19 @@ class Remuxer:
             out = self._streams[index]
             if packet.pts is None and packet.dts is None:
                 packet.pts = packet.dts = 0  # cover art
-            elif packet.dts is None:
-                packet.dts = packet.pts
+            packet.dts = packet.dts if packet.dts is not None else packet.pts
+            packet.pts = packet.pts if packet.pts is not None else packet.dts
+            _rebase(packet, out.time_base)
             # A muxer ends the file at a time stamp that does not grow; some demuxers hand out such.
             last = self._last.get(index)
             if last is not None and packet.dts <= last:
                 packet.dts = last + 1
-                packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else packet.dts
+                packet.pts = max(packet.pts, packet.dts)
             self._last[index] = packet.dts
-            if packet.pts is not None and packet.pts < 0 and self._container.format.name in _NOT_BEFORE_ZERO:
+            if packet.pts < 0 and self._container.format.name in _NOT_BEFORE_ZERO:
                 continue  # the priming of an audio codec, which is never heard
+            if self.watch is not None:
+                self.watch(index, packet.dts * packet.time_base)
             if index in self._unwrap:
                 base = packet.time_base  # the filter takes the packet away
                 for bare in self._unwrap[index].filter(packet):

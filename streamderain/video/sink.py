@@ -22,7 +22,8 @@ from streamderain.redaction import redact
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
 from streamderain.video.colour import YuvWriter
 from streamderain.video.display import open_display
-from streamderain.video.muxer import MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
+from streamderain.video.fragments import Fragments
+from streamderain.video.muxer import FRAGMENT, MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
 from streamderain.video.outlet import Finishing, check_size
 from streamderain.video.planes import PlaneWriter, delivery
 from streamderain.video.publish import open_publisher
@@ -95,6 +96,8 @@ class ContainerSink(Finishing):
         self.frames_written = 0
         self.replaces = target.replaces
         self.notes = (*target.notes, *plan.notes, *remuxer.notes)
+        self._fragments = Fragments(FRAGMENT) if container.format.name in MP4 else None
+        remuxer.watch = self._fragments.side if self._fragments is not None else None
         self._rounded_to = info.time_base if container.format.name in _CONSTANT_RATE else None
         self._latest: int | None = None
         if self._rounded_to is not None:
@@ -115,7 +118,7 @@ class ContainerSink(Finishing):
         self._target = target
         self._name = target.name
         self._packets = 0
-        self._latest_packet = 0  # pts
+        self._latest_picture = (0, 0)  # pts and duration
         self._open = True
 
     def write(self, frame: Frame | YuvFrame) -> None:
@@ -207,19 +210,33 @@ class ContainerSink(Finishing):
 
     def _flush(self) -> None:
         packets = self._stream.encode(None)
-        if packets and packets[-1].pts is not None:
-            # FFmpeg's MP4 ends where the last packet does, and its readers hide a picture that begins then: of B-frames
-            # at uneven times, as cameras have them, the last one. So the last packet lasts until every picture's end.
-            last = packets[-1]
-            step = round(1 / (self._info.frame_rate or _ASSUMED_RATE) / last.time_base)
-            self._latest_packet = max(self._latest_packet, *(packet.pts or 0 for packet in packets))
-            last.duration = max(last.duration or 0, self._latest_packet + max(1, step) - last.pts)
+        if self._fragments is None or not packets:
+            self._mux(packets)
+            return
+        # FFmpeg's MP4 ends with the latest picture of its last fragment, and readers hide one that begins then.
+        # B-frames may be all that is in there: then they last until the end of the picture that came before them.
+        end = sum(max([self._latest_picture, *map(self._lasting, packets)]))
+        for packet in packets[:-1]:
+            packet.duration = end - packet.pts  # MP4 tells how long it is shown by the next one's time of decoding
+        last = packets.pop()
         self._mux(packets)
+        begins = self._fragments.begins(last.dts * last.time_base)
+        last.duration = end - last.pts if begins else min(last.duration, end - last.pts)
+        self._packets += 1
+        self._container.mux(last)
+
+    def _lasting(self, packet: Any) -> tuple[int, int]:
+        """Its time and duration, which it is given if it has none."""
+        if not packet.duration:
+            packet.duration = max(1, round(1 / (self._info.frame_rate or _ASSUMED_RATE) / packet.time_base))
+        return packet.pts, packet.duration
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
             self._packets += 1
-            self._latest_packet = max(self._latest_packet, packet.pts or 0)
+            if self._fragments is not None:
+                self._latest_picture = max(self._latest_picture, self._lasting(packet))
+                self._fragments.begins(packet.dts * packet.time_base)
             self._container.mux(packet)
 
     def _failure(self, error: BaseException) -> OutputError:

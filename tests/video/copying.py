@@ -8,8 +8,6 @@ from typing import Any
 
 from streamderain.video import VideoSink, VideoSource, open_sink, open_source
 
-_BY_X264 = {".mp4", ".mkv", ".mov", ".ts", ".nut", ".avi"}
-
 
 def copy(source: Path | str, target: Path | str, *, reading: Mapping[str, Any] | None = None, **writing: Any) -> int:
     """Copies ``source`` to ``target``; returns the number of frames."""
@@ -20,8 +18,6 @@ def copy_open(
     source: Path | str, target: Path | str, *, reading: Mapping[str, Any] | None = None, **writing: Any
 ) -> tuple[VideoSource, VideoSink]:
     """The same, returning both ends for a look at what they say."""
-    if Path(target).suffix in _BY_X264 and writing.get("codec", "libx264") == "libx264":
-        writing.setdefault("preset", "ultrafast")
     with (
         open_source(str(source), **(reading or {})) as frames,
         open_sink(str(target), frames.info, side=frames.side, **writing) as sink,

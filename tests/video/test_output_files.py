@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -272,3 +273,37 @@ def test_the_last_frame_of_a_camera_is_seen_however_uneven_the_times(tmp_path: P
         for number, at in enumerate(pts):
             sink.write(Frame(torch.full((48, 64, 3), number, dtype=torch.uint8), at * 90, info.time_base))
     assert [round(at * 1000) for at in times(tmp_path / "out.mp4")] == pts
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+@pytest.mark.parametrize("sound", [None, 2.0], ids=["silent", "with sound"])
+@pytest.mark.parametrize("count", [28, 51, 52])
+def test_a_constant_rate_stays_constant_and_the_last_frame_is_seen(
+    tmp_path: Path, suffix: str, sound: float | None, count: int
+) -> None:
+    write_clip(tmp_path / "in.mp4", count=count, audio=sound, options={"preset": "ultrafast"})
+    copy(tmp_path / "in.mp4", tmp_path / f"out.{suffix}", options={"x264-params": "b-adapt=0"})
+    assert times(tmp_path / f"out.{suffix}") == [Fraction(index, 25) for index in range(count)]
+    with av.open(str(tmp_path / f"out.{suffix}")) as out:
+        video = out.streams.video[0]
+        decoded = [packet.pts or 0 for packet in out.demux(video) if packet.size]
+        assert decoded[-1] != max(decoded)  # which is the difficulty
+        assert (video.duration or 0) * video.time_base == Fraction(count, 25)
+        # After 2 s FFmpeg begins a fragment, of 51 frames with the packet that is decoded last. What keeps the picture
+        # before it in sight makes the average of all durations longer.
+        assert video.average_rate == (25 if count != 51 else Fraction(25 * 51, 52))
+
+
+def test_at_uneven_times_the_last_frame_lasts_as_long_as_it_should(tmp_path: Path) -> None:
+    pts = [0, 3000, 33000, 34500, 39000, 40500, 46500, 52500, 58500]
+    lasts = [*(b - a for a, b in pairwise(pts)), 1500]
+    info = VideoInfo(64, 48, Fraction(1, 90000), Fraction(25))
+    with open_sink(str(tmp_path / "out.mp4"), info, options={"x264-params": "b-adapt=0"}) as sink:
+        for number, (at, lasting) in enumerate(zip(pts, lasts, strict=True)):
+            pixels = torch.full((48, 64, 3), number, dtype=torch.uint8)
+            sink.write(Frame(pixels, at, info.time_base, lasting))
+    assert times(tmp_path / "out.mp4") == [at * info.time_base for at in pts]
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        video = out.streams.video[0]
+        lasted = (video.duration or 0) * video.time_base
+        assert abs(lasted - 60000 * info.time_base) <= Fraction(1, 1000)  # edit lists are in milliseconds
