@@ -81,7 +81,7 @@ class ClipObjective(Objective):
         assert isinstance(self.network, StreamingNet)
         with self.amp(pictures.device):
             outputs = unroll(self.network, pictures, motion, resets)
-        return clip_loss(outputs, list(pictures[:, 3]), self._loss), {}
+        return clip_loss(outputs, list(pictures[:, 3]), self._loss, resets=resets), {}
 
 
 class ClipTask:

@@ -12,12 +12,15 @@ from training.metrics import ssim
 from training.recipe import ClipLoss, PairLoss
 
 
-def clip_loss(outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss) -> Tensor:
-    """Loss of a clip, T tensors [B, 3, H, W] each way.
+def clip_loss(
+    outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss, *, resets: Tensor | None = None
+) -> Tensor:
+    """Loss of a clip, T tensors [B, 3, H, W] each way; ``resets`` [T, B] is True where the past was dropped before.
 
     ``log(mse + floor)`` per picture, so that light rain counts as much as a downpour: plain MSE leaves the light rain
     in and harms clean pictures, where its gradient is nothing beside a downpour's. Plus 1 - SSIM, plus the L1 of the
-    frame differences against the clean clip's (flicker).
+    frame differences against the clean clip's (flicker), but for those to and from a frame without a past: the next one
+    is to mend its mistakes, not to stand by them.
     """
     out, target = torch.stack(outputs), torch.stack(targets)  # [T, B, 3, H, W]
     error = (out - target).pow(2).mean((2, 3, 4))
@@ -25,7 +28,11 @@ def clip_loss(outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss) -
     if weights.structure:
         loss = loss + weights.structure * (1 - ssim(out.flatten(0, 1), target.flatten(0, 1))).mean()
     if weights.temporal and len(outputs) > 1:
-        loss = loss + weights.temporal * (out.diff(dim=0) - target.diff(dim=0)).abs().mean()
+        flicker = (out.diff(dim=0) - target.diff(dim=0)).abs().mean((2, 3, 4))  # [T - 1, B]
+        if resets is not None:
+            settled = ~(resets[1:] | resets[:-1])
+            flicker = flicker * settled * (settled.numel() / settled.sum().clamp_min(1))
+        loss = loss + weights.temporal * flicker.mean()
     return loss
 
 

@@ -8,8 +8,8 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from streamderain.networks.single_image import Restoration
-from training.losses import pair_loss, rain_mask
-from training.recipe import PairLoss
+from training.losses import clip_loss, pair_loss, rain_mask
+from training.recipe import ClipLoss, PairLoss
 
 
 def _pair() -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,6 +27,24 @@ def _made(rainy: torch.Tensor, *, stages: int = 1) -> Restoration:
         embeddings=tuple(torch.rand(2, 5, 2, 3, generator=generator) for _ in range(stages)),
         attention=tuple(tuple(torch.rand(2, 1, *s, generator=generator) for s in sizes) for _ in range(stages)),
     )
+
+
+def test_a_frame_after_one_without_a_past_may_differ_from_it() -> None:
+    target = torch.rand(4, 2, 3, 12, 12, generator=torch.Generator().manual_seed(2)) * 0.5
+    weights = ClipLoss(floor=1e9, structure=0.0, temporal=1.0)  # a floor so high that nothing else counts
+    resets = torch.zeros(4, 2, dtype=torch.bool)
+    resets[0], resets[2, 1] = True, True  # of the second clip no difference is left
+
+    def flicker(wrong: int, item: int) -> float:
+        out = target.clone()
+        out[wrong, item] += 0.3
+        losses = (clip_loss(list(o), list(target), weights, resets=resets) for o in (out, target))
+        return float(next(losses) - next(losses))
+
+    assert flicker(0, 0) == pytest.approx(0, abs=1e-4), "the second frame mends the first"
+    assert flicker(1, 0) == pytest.approx(0.3 / 2, rel=1e-2), "one of the two differences that count"
+    assert flicker(2, 0) == pytest.approx(0.3, rel=1e-2)
+    assert all(flicker(at, 1) == pytest.approx(0, abs=1e-4) for at in range(4))
 
 
 def test_it_rains_where_any_channel_is_brighter_than_the_threshold() -> None:
