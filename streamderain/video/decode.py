@@ -14,12 +14,12 @@ from av.filter import Graph
 from streamderain.errors import InputError
 from streamderain.video import ffmpeg, nvdec
 from streamderain.video.awaited import At, Awaited
+from streamderain.video.joins import Joins, is_back
 from streamderain.video.remux import SideStreams
 
 # Codecs in which every packet is one picture, so that a picture that never came out can be told.
 # Not VP8 (its hidden reference frames are packets) nor MPEG-2 and MPEG-4 (fields, packed B-frames).
 _ONE_PICTURE_A_PACKET = {"h264", "hevc", "vp9", "libdav1d", "av1", "mjpeg", "png", "ffv1"}
-_BACKWARDS = Fraction(1)  # seconds: less is a disordered time stamp, more is a new recording
 _INTERLEAVED = Fraction(1)  # seconds that a container may hold a stream back behind another
 
 
@@ -62,11 +62,10 @@ class Decoder:
         self._tick: Fraction = video.time_base
         self._step = max(1, round(1 / (rate * self._tick))) if rate else 1
         self._awaited = Awaited(video.codec_context)
-        self._read = self._shown = 0
-        self._last_read: int | None = None
+        self._joins = Joins(self._tick, self._step)
+        self._shown = 0  # number of the recording that pictures come from
         self._last_shown: int | None = None
         self._latest: Picture | None = None
-        self._moved = 0
         self._bwdif: Graph | None = None
         self._damage: str | None = None
         self._packets = self._demux()
@@ -81,7 +80,8 @@ class Decoder:
             if not packet.is_discard and packet.size:
                 if packet.pts is None and self._container.format.name == "asf":
                     packet.pts = (self._awaited.latest or (0, -1))[1] + 1  # FFmpeg leaves one out where it seeks to
-                self._awaited.read(self._at(packet) if packet.pts is not None else None)
+                self._awaited.read((self._joins.video(packet), packet.pts) if packet.pts is not None else None)
+                self._put(self._joins.waiting())
             for frame in self._decode(packet):
                 yield from self._place(frame)
         if self._bwdif is not None:
@@ -95,8 +95,11 @@ class Decoder:
         if not self._side.copied:
             return
         for packet in self._packets:
-            if packet.dts is not None and packet.dts * self._tick > end + _INTERLEAVED:
-                return
+            if packet.pts is not None and packet.size:
+                moved = self._joins.moved[self._joins.video(packet)]
+                self._put(self._joins.waiting())
+                if (packet.dts if packet.dts is not None else packet.pts) + moved > (end + _INTERLEAVED) / self._tick:
+                    return
 
     def _demux(self) -> Iterator[Any]:
         """Video packets, and at the end the empty one that flushes the decoder; the others go to ``side``."""
@@ -106,6 +109,7 @@ class Decoder:
             try:
                 packet = next(demuxed)
             except StopIteration:
+                self._put(self._joins.waiting(end=True))
                 return
             except (av.error.FFmpegError, OSError) as error:
                 if not self._conceal:
@@ -118,15 +122,11 @@ class Decoder:
             if packet.stream.index == self._video.index:
                 yield packet
             else:
-                self._side.put(packet, moved=self._moved * self._tick)
+                self._put(self._joins.side(packet))
 
-    def _at(self, packet: Any) -> At:
-        # Decoding times tell: presentation times of packets go back with every B-frame.
-        now = packet.dts if packet.dts is not None else packet.pts
-        if self._last_read is not None and (self._last_read - now) * self._tick >= _BACKWARDS:
-            self._read += 1
-        self._last_read = now
-        return self._read, packet.pts
+    def _put(self, packets: list[tuple[Any, Fraction]]) -> None:
+        for packet, moved in packets:
+            self._side.put(packet, moved=moved)
 
     def _decode(self, packet: Any) -> Iterator[av.VideoFrame]:
         try:
@@ -181,37 +181,38 @@ class Decoder:
         """Gives the frame its time, after those that should have come before it."""
         base = frame.time_base or self._tick
         before = self._latest
-        surplus = False
+        surplus = new = False
         if frame.pts is None:
             pts = before.pts + (before.duration or self._step) if before else 0
         else:
             raw = frame.pts if base == self._tick else round(frame.pts * base / self._tick)
-            back = self._last_shown is not None and (self._last_shown - raw) * self._tick >= _BACKWARDS
-            if back and (self._shown, raw) not in self._awaited:
-                self._shown += 1
+            back = self._last_shown is not None and is_back(self._last_shown * self._tick, raw * self._tick)
+            new = back and (self._shown, raw) not in self._awaited and self._shown < self._joins.recording
+            self._shown += new
             self._last_shown = raw
             at = self._shown, raw
             # Damage can make one packet two pictures, or one that comes after its turn was filled.
             surplus = self.concealed > 0 and at not in self._awaited
-            (_, raw), lost = self._awaited.came(at)
+            (recording, raw), lost = self._awaited.came(at)
             yield from self._fill(lost)
-            pts = raw + self._moved
+            before = self._latest
+            pts = raw + self._joins.moved[recording]
         duration = round(frame.duration * base / self._tick) if frame.duration else None
-        if before is not None and pts <= before.pts:
-            if surplus:
+        if before is not None and (new or pts <= before.pts):
+            if surplus and not new:
                 return  # its moment has passed, and another picture was shown for its packet
-            pts = self._forwards(pts, before)
+            pts = self._forwards(pts, before, new=new)
         self._latest = Picture(frame, pts, duration)
         yield self._latest
 
-    def _forwards(self, pts: int, before: Picture) -> int:
+    def _forwards(self, pts: int, before: Picture, *, new: bool) -> int:
         """A time later than ``before``'s: by one tick, or for a real jump (a new recording begins) by one frame."""
-        if (before.pts - pts) * self._tick < _BACKWARDS:
+        if not new and not is_back(before.pts * self._tick, pts * self._tick):
             return before.pts + 1
-        jump = before.pts + (before.duration or self._step) - pts
-        self._moved += jump
+        if pts <= before.pts:
+            pts += self._joins.push(self._shown, before.pts + (before.duration or self._step) - pts)
         self.notes.append(f"time jumps back at {float(before.pts * self._tick):.2f} s: what follows was moved after it")
-        return pts + jump
+        return pts
 
     def _fill(self, lost: list[At]) -> Iterator[Picture]:
         """Deals with the packets at these times, of which no picture came."""
@@ -224,10 +225,11 @@ class Decoder:
             raise self._failure(
                 f"cannot be decoded: {ffmpeg.frames(len(lost))} missing from {self._clock(lost[0][1])} on"
             )
-        for _, at in lost:
-            if at + self._moved > self._latest.pts:
+        for recording, at in lost:
+            pts = at + self._joins.moved[recording]
+            if pts > self._latest.pts:
                 self.concealed += 1
-                self._latest = Picture(self._latest.frame, at + self._moved, None)
+                self._latest = Picture(self._latest.frame, pts, None)
                 yield self._latest
 
     def _clock(self, pts: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,21 @@ def test_the_audio_of_a_source_may_be_ignored_from_the_start(tmp_path: Path) -> 
 def test_the_helper_for_planes_is_the_inverse_of_reading() -> None:
     red = scene(0)[..., 0]
     assert (from_planes([red], (64, 48), "gray").to_ndarray() == red).all()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_where_time_jumps_back_sound_and_picture_go_on_together(tmp_path: Path, suffix: str) -> None:
+    """Two recordings joined byte by byte: the new one's sound comes before and after its picture in the file."""
+    write_clip(tmp_path / "a.ts", count=75, audio=3.0)
+    (tmp_path / "in.ts").write_bytes((tmp_path / "a.ts").read_bytes() * 2)
+    assert copy(tmp_path / "in.ts", tmp_path / f"out.{suffix}") == 150
+    pictures, sounds = times(tmp_path / f"out.{suffix}"), times(tmp_path / f"out.{suffix}", "audio")
+    assert all(abs(b - a - Fraction(1, 25)) <= Fraction(1, 1000) for a, b in pairwise(pictures))
+    packet = Fraction(1024, 48000)
+    assert all(b - a > packet / 2 for a, b in pairwise(sounds))
+    assert sum(b - a > packet * 3 / 2 for a, b in pairwise(sounds)) <= 1  # but where one ends before its picture
+    once, twice = payload(tmp_path / "a.ts", "audio"), payload(tmp_path / f"out.{suffix}", "audio")
+    assert 2 * len(once) - 8 <= len(twice) <= 2 * len(once)
+    # The last sound is that of the last picture, as it was in each.
+    apart = times(tmp_path / "a.ts")[-1] - times(tmp_path / "a.ts", "audio")[-1]
+    assert abs(pictures[-1] - sounds[-1] - apart) <= Fraction(1, 500)
