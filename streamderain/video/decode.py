@@ -186,9 +186,7 @@ class Decoder:
             pts = before.pts + (before.duration or self._step) if before else 0
         else:
             raw = frame.pts if base == self._tick else round(frame.pts * base / self._tick)
-            back = self._last_shown is not None and is_back(self._last_shown * self._tick, raw * self._tick)
-            new = back and (self._shown, raw) not in self._awaited and self._shown < self._joins.recording
-            self._shown += new
+            new = self._begins(raw)
             self._last_shown = raw
             at = self._shown, raw
             # Damage can make one packet two pictures, or one that comes after its turn was filled.
@@ -204,6 +202,14 @@ class Decoder:
             pts = self._forwards(pts, before, new=new)
         self._latest = Picture(frame, pts, duration)
         yield self._latest
+
+    def _begins(self, raw: int) -> bool:
+        """Whether the picture is the first of a new recording, which is `_shown` then."""
+        last, before = self._last_shown, self._shown
+        if last is None or is_back(last * self._tick, raw * self._tick):
+            while self._shown < self._joins.recording and (self._shown, raw) not in self._awaited:
+                self._shown += 1
+        return self._shown > before
 
     def _forwards(self, pts: int, before: Picture, *, new: bool) -> int:
         """A time later than ``before``'s: by one tick, or for a real jump (a new recording begins) by one frame."""

@@ -109,6 +109,16 @@ def test_time_that_jumps_back_goes_on_growing(tmp_path: Path) -> None:
     assert any("jumps back" in note for note in source.notes)
 
 
+def test_a_start_is_found_in_recordings_on_end(tmp_path: Path) -> None:
+    """FFmpeg looks for it by the times of all three, and finds the end of one."""
+    write_clip(tmp_path / "a.ts", count=60, time_base=Fraction(1, 90_000))
+    (tmp_path / "in.ts").write_bytes((tmp_path / "a.ts").read_bytes() * 3)
+    with open_source(str(tmp_path / "in.ts"), start=2.0) as source:
+        pts = [frame.pts for frame in source]
+    assert len(pts) >= 60
+    assert all(b - a == 3600 for a, b in pairwise(pts))
+
+
 def test_the_frame_count_is_a_hint_for_the_range_asked_for(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4", count=50)
     with open_source(str(tmp_path / "in.mp4")) as source:
