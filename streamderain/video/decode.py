@@ -78,8 +78,8 @@ class Decoder:
         """
         for packet in self._packets:
             if not packet.is_discard and packet.size:
-                if packet.pts is None and self._container.format.name == "asf":
-                    packet.pts = (self._awaited.latest or (0, -1))[1] + 1  # FFmpeg leaves one out where it seeks to
+                if self._container.format.name == "asf":
+                    packet.pts = self._of_asf(packet)
                 self._awaited.read((self._joins.video(packet), packet.pts) if packet.pts is not None else None)
                 self._put(self._joins.waiting())
             for frame in self._decode(packet):
@@ -127,6 +127,13 @@ class Decoder:
     def _put(self, packets: list[tuple[Any, Fraction]]) -> None:
         for packet, moved in packets:
             self._side.put(packet, moved=moved)
+
+    def _of_asf(self, packet: Any) -> int:
+        """FFmpeg leaves a time out where it seeks to, and gives the last packet that of the one before."""
+        _, latest = self._awaited.latest or (0, -1)
+        if packet.pts is None:
+            return latest + 1
+        return int(packet.pts) if packet.pts != latest else latest + (packet.duration or self._step)
 
     def _decode(self, packet: Any) -> Iterator[av.VideoFrame]:
         try:

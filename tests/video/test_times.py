@@ -156,3 +156,13 @@ def test_containers_without_presentation_times_are_read_in_order_at_even_times(t
     begin = next(i for i, frame in enumerate(frames) if (frame.pixels == later[0].pixels).all())
     assert 17 <= begin <= 20
     assert all((a.pixels == b.pixels).all() for a, b in zip(later, frames[begin:], strict=True))
+
+
+@pytest.mark.parametrize("suffix", ["avi", "wmv"])
+def test_what_was_written_without_presentation_times_is_read_at_the_same_pace(tmp_path: Path, suffix: str) -> None:
+    write_clip(tmp_path / "in.mp4", count=45)
+    copy(tmp_path / "in.mp4", tmp_path / f"out.{suffix}")
+    with open_source(str(tmp_path / f"out.{suffix}")) as source:
+        at = [frame.pts * frame.time_base for frame in source]
+    assert len(at) == 45
+    assert {b - a for a, b in pairwise(at)} == {Fraction(1, 25)}
