@@ -12,9 +12,7 @@ from training.metrics import ssim
 from training.recipe import ClipLoss, PairLoss
 
 
-def clip_loss(
-    outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss, *, resets: Tensor | None = None
-) -> Tensor:
+def clip_loss(outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss, *, resets: Tensor) -> Tensor:
     """Loss of a clip, T tensors [B, 3, H, W] each way; ``resets`` [T, B] is True where the past was dropped before.
 
     ``log(mse + floor)`` per picture, so that light rain counts as much as a downpour: plain MSE leaves the light rain
@@ -29,10 +27,8 @@ def clip_loss(
         loss = loss + weights.structure * (1 - ssim(out.flatten(0, 1), target.flatten(0, 1))).mean()
     if weights.temporal and len(outputs) > 1:
         flicker = (out.diff(dim=0) - target.diff(dim=0)).abs().mean((2, 3, 4))  # [T - 1, B]
-        if resets is not None:
-            settled = ~(resets[1:] | resets[:-1])
-            flicker = flicker * settled * (settled.numel() / settled.sum().clamp_min(1))
-        loss = loss + weights.temporal * flicker.mean()
+        settled = ~(resets[1:] | resets[:-1])
+        loss = loss + weights.temporal * (flicker * settled).sum() / settled.sum().clamp_min(1)
     return loss
 
 
