@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 
 import av
 import av.error
@@ -17,6 +18,9 @@ from streamderain.redaction import redact
 
 # Without a handler Python itself would print FFmpeg's warnings on stderr.
 logging.getLogger("libav").addHandler(logging.NullHandler())
+
+ASSUMED_RATE = Fraction(25)  # frames/s of a video that does not tell its own
+WRITE_ERRORS = (av.error.FFmpegError, OSError, ValueError, RuntimeError)  # of an output that fails
 
 _ERRNO = re.compile(r"^\[Errno -?\d+\]\s*")
 _lock = threading.Lock()

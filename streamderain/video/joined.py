@@ -6,18 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 from streamderain.frame import Frame, VideoInfo
 from streamderain.observe import Observer
-from streamderain.video import colour, probe
+from streamderain.video import colour, ffmpeg, probe
 from streamderain.video.clock import TICK, CaptureClock, OutputClock, Pace
 from streamderain.video.connection import Connection
 from streamderain.video.letterbox import Letterbox
 
 _FASTEST = 240  # frames/s; what says more counts ticks, not pictures
-_ASSUMED_RATE = Fraction(25)
 _SMOOTH = 0.1  # weight of the newest interval in the running mean
 _AT_MOST = 2.0  # times that mean, of one interval: a hiccup is no rate, and a camera that slows down is followed
 
@@ -51,7 +49,7 @@ class Joined:
         self.info: VideoInfo
         self.description = ""
         self.camera_frames = 0
-        self.interval = float(1 / _ASSUMED_RATE)
+        self.interval = float(1 / ffmpeg.ASSUMED_RATE)
         self.notes: list[str] = []
         self._name, self._paced, self._closing, self._observer = name, paced, closing, observer
         self._clock: OutputClock | None = None
@@ -122,9 +120,9 @@ class Joined:
             rate = info.frame_rate if info.frame_rate and info.frame_rate <= _FASTEST else None
             self.info = replace(info, time_base=TICK, frame_count=None, frame_rate=rate, live=True)
             self.description = connection.describe(picture, self.info)
-            self.interval = float(1 / (rate or _ASSUMED_RATE))
+            self.interval = float(1 / (rate or ffmpeg.ASSUMED_RATE))
             self._box = Letterbox(info.width, info.height)
-            self._clock = OutputClock(round(1 / (rate or _ASSUMED_RATE) / TICK))
+            self._clock = OutputClock(round(1 / (rate or ffmpeg.ASSUMED_RATE) / TICK))
         elif (picture.width, picture.height) not in (size := (self.info.width, self.info.height), size[::-1]):
             notes.append(f"the picture is {picture.width}x{picture.height} now, fitted into {size[0]}x{size[1]}")
         if picture.interlaced_frame:

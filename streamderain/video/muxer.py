@@ -14,6 +14,7 @@ from streamderain.video import ffmpeg, stills
 from streamderain.video.remux import SideStreams
 
 MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
+CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # muxers that count pictures and hold no times
 FRAGMENT = Fraction(2)  # seconds that a killed process may lose; by key frames alone it would be a whole GOP
 SEGMENT = 2  # seconds of HLS that a player waits for at most
 _PHONES = ("com.apple.", "com.android.")  # camera, place and the like, by keys that FFmpeg would leave out

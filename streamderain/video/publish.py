@@ -28,11 +28,9 @@ from streamderain.video.remux import SideStreams
 _OPEN_TIMEOUT = 10.0  # seconds that a target may take to answer
 _WRITE_TIMEOUT = 10.0  # seconds that it may take nothing
 _KEY_EVERY = 2  # seconds between key frames: as long as somebody who tunes in waits at most
-_ASSUMED_RATE = Fraction(25)
 _CRF = 23  # a network has less room than a disk
 _TICK = Fraction(1, 90000)
 _PACED = {"rtsp", "flv", "mpegts"}  # muxers of targets that take a stream as it happens
-_FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
 
 
 class PublishSink(Finishing):
@@ -90,7 +88,7 @@ class PublishSink(Finishing):
             picture = self._writer.picture(Frame(eight_bits(frame), ticks, _TICK))
             picture.pict_type = 1 if self._link.needs_key else 0
             self._send(self._context.encode(picture))
-        except _FAILURES as error:
+        except ffmpeg.WRITE_ERRORS as error:
             raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from ffmpeg.redacted(error)
 
     def close(self) -> None:
@@ -107,7 +105,7 @@ class PublishSink(Finishing):
         except OutputError:
             self._link.abort()
             raise
-        except _FAILURES as error:
+        except ffmpeg.WRITE_ERRORS as error:
             self._link.abort()
             raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from ffmpeg.redacted(error)
         self._link.finish()
@@ -163,7 +161,7 @@ def open_publisher(
         context: Any = av.CodecContext.create(plan.codec, "w")
         _configure(context, plan, info)
         context.open()
-    except _FAILURES as error:
+    except ffmpeg.WRITE_ERRORS as error:
         kind = OutputOptionError if isinstance(error, ValueError) else OutputError
         raise kind(
             f"{name} cannot be written with {plan.codec}: {ffmpeg.explain(error)}",
@@ -196,7 +194,7 @@ def _defaults(
 ) -> tuple[dict[str, str], str | None, int | None]:
     """Options, preset and crf with what suits a stream where nothing was asked for."""
     chosen = dict(options)
-    chosen.setdefault("g", str(max(1, round(_KEY_EVERY * (info.frame_rate or _ASSUMED_RATE)))))
+    chosen.setdefault("g", str(max(1, round(_KEY_EVERY * (info.frame_rate or ffmpeg.ASSUMED_RATE)))))
     if codec in (None, "libx264", "libx265", "h264", "hevc"):
         chosen.setdefault("tune", "zerolatency")
         chosen.setdefault("forced-idr", "1")

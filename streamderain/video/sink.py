@@ -7,12 +7,10 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import av
-import av.error
 import torch
 from av.container import OutputContainer
 
@@ -20,22 +18,17 @@ from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.redaction import redact
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
-from streamderain.video.colour import YuvWriter
+from streamderain.video.container import ContainerSink
 from streamderain.video.display import open_display
-from streamderain.video.fragments import Fragments
-from streamderain.video.muxer import FRAGMENT, MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
-from streamderain.video.outlet import Finishing, check_size
-from streamderain.video.planes import PlaneWriter, delivery
+from streamderain.video.muxer import CONSTANT_RATE, MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
+from streamderain.video.outlet import Finishing
+from streamderain.video.planes import delivery
 from streamderain.video.publish import open_publisher
 from streamderain.video.remux import Remuxer, SideStreams
 from streamderain.video.target import Target, is_playlist
 from streamderain.yuv import Delivery, YuvFrame
 
 _TURNABLE = MP4 | {"matroska", "webm"}  # containers that can say how to turn the picture
-_COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
-_CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # containers that count pictures and hold no times
-_ASSUMED_RATE = Fraction(25)
-_FAILURES = (av.error.FFmpegError, OSError, ValueError, RuntimeError)
 
 
 class VideoSink(FrameSink, Protocol):
@@ -77,175 +70,6 @@ class NullSink(Finishing):
     def close_as_part(self) -> None: ...
 
     def abort(self) -> None: ...
-
-
-class ContainerSink(Finishing):
-    """A FrameSink over one container. Made by ``open_sink``; opened on one thread, then used by one other.
-
-    A file is written as ``OUT.part`` and renamed by ``close()``; ``abort()`` finishes it and leaves it as ``OUT.part``.
-
-    Attributes:
-        delivery: the planes that it would rather have than R'G'B'; None where it would not.
-    """
-
-    def __init__(
-        self, container: OutputContainer, stream: Any, remuxer: Remuxer, info: VideoInfo, plan: encoder.EncoderPlan,
-        target: Target, planes: Delivery | None,
-    ) -> None:  # fmt: skip
-        self.delivery = planes
-        self.frames_written = 0
-        self.replaces = target.replaces
-        self.notes = (*target.notes, *plan.notes, *remuxer.notes)
-        self._fragments = Fragments(FRAGMENT) if container.format.name in MP4 else None
-        remuxer.watch = self._fragments.side if self._fragments is not None else None
-        self._rounded_to = info.time_base if container.format.name in _CONSTANT_RATE else None
-        self._latest: int | None = None
-        if self._rounded_to is not None:
-            rate = 1 / info.time_base
-            self.notes += (
-                f"y4m holds no times: pictures follow each other at {rate} frames/s, and pauses are lost"
-                if container.format.name == "yuv4mpegpipe"
-                else f"{container.format.name} has a constant rate: times are rounded to {info.time_base} s",
-            )
-        self.description = f"{plan.title} {plan.pix_fmt} → {target.name}"
-        self._container = container
-        self._stream = stream
-        self._remuxer = remuxer
-        self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt, left=plan.chroma_left)
-        self._planes = PlaneWriter(info)
-        self._info = info
-        self._counted = plan.codec in _COUNTED
-        self._target = target
-        self._name = target.name
-        self._packets = 0
-        self._latest_picture = (0, 0)  # pts and duration
-        self._open = True
-
-    def write(self, frame: Frame | YuvFrame) -> None:
-        """Encodes one frame, and copies what the side streams have brought since the last.
-
-        One in planes must be in those of ``delivery``, and its planes are the encoder's from here on.
-
-        Raises:
-            OutputError: the disk is full, the reader went away, the encoder failed.
-            ValueError: ``frame`` has not the size that ``info`` promised, or comes in other planes.
-        """
-        check_size(frame, self._info)
-        if isinstance(frame, YuvFrame) and (self.delivery is None or frame.format != self.delivery.format):
-            raise ValueError(f"{self._name} takes {self.delivery and self.delivery.format}, got {frame.format}")
-        frame = self._timed(frame)
-        try:
-            writer: Any = self._planes if isinstance(frame, YuvFrame) else self._writer
-            self._mux(self._stream.encode(writer.picture(frame)))
-            self.frames_written += 1
-            self._remuxer.pump()
-        except _FAILURES as error:
-            raise self._failure(error) from error
-
-    def close(self) -> None:
-        """Flushes and finishes; only then does the file get its name.
-
-        Raises:
-            OutputError: it cannot be finished, or no frame was written. What there is stays as ``OUT.part``.
-        """
-        self._finish(named=True)
-
-    def close_as_part(self) -> None:
-        """Flushes and finishes, but leaves the file as ``OUT.part`` and whatever has its name as it is.
-
-        Raises:
-            OutputError: as ``close()``.
-        """
-        self._finish(named=False)
-
-    def _finish(self, *, named: bool) -> None:
-        if not self._open:
-            return
-        if not self.frames_written:
-            self.abort()
-            raise OutputError(f"no frame came, {self._name} was not written")
-        self._open = False
-        try:
-            self._flush()
-            self._remuxer.pump()
-            self._container.close()
-            if self._counted and self._packets != self.frames_written:
-                raise OutputError(
-                    f"{self._name}: {ffmpeg.frames(self.frames_written)} went in,"
-                    f" {self._packets} came out of the encoder"
-                )
-            if named:
-                self._target.commit()
-        except _FAILURES as error:
-            raise self._failure(error) from error
-        finally:
-            self._target.release()
-
-    def abort(self) -> None:
-        """Finishes what was written so far, so that ``OUT.part`` plays, and gives it no other name. Never raises.
-
-        With no frame written there is nothing worth keeping, and ``OUT.part`` is removed.
-        """
-        if not self._open:
-            return
-        self._open = False
-        try:
-            if self.frames_written:
-                self._flush()
-                self._remuxer.pump()
-            self._container.close()
-        except _FAILURES:
-            pass  # the reason for aborting is what the user must hear
-        if self.frames_written:
-            self._target.release()
-        else:
-            self._target.discard()
-
-    def _timed(self, frame: Frame | YuvFrame) -> Frame | YuvFrame:
-        if self._rounded_to is None:
-            return frame
-        pts = round(frame.pts * frame.time_base / self._rounded_to)
-        self._latest = pts if self._latest is None else max(pts, self._latest + 1)
-        return replace(frame, pts=self._latest, time_base=self._rounded_to, duration=1)
-
-    def _flush(self) -> None:
-        packets = self._stream.encode(None)
-        if self._fragments is None or not packets:
-            self._mux(packets)
-            return
-        # FFmpeg's MP4 ends with the latest picture of its last fragment, and readers hide one that begins then.
-        # B-frames may be all that is in there: then they last until the end of the picture that came before them.
-        end = sum(max([self._latest_picture, *map(self._lasting, packets)]))
-        for packet in packets[:-1]:
-            packet.duration = end - packet.pts  # MP4 tells how long it is shown by the next one's time of decoding
-        last = packets.pop()
-        self._mux(packets)
-        begins = self._fragments.begins(last.dts * last.time_base)
-        last.duration = end - last.pts if begins else min(last.duration, end - last.pts)
-        self._packets += 1
-        self._container.mux(last)
-
-    def _lasting(self, packet: Any) -> tuple[int, int]:
-        """Its time and duration, which it is given if it has none."""
-        if not packet.duration:
-            packet.duration = max(1, round(1 / (self._info.frame_rate or _ASSUMED_RATE) / packet.time_base))
-        return packet.pts, packet.duration
-
-    def _mux(self, packets: list[Any]) -> None:
-        for packet in packets:
-            self._packets += 1
-            if self._fragments is not None:
-                self._latest_picture = max(self._latest_picture, self._lasting(packet))
-                self._fragments.begins(packet.dts * packet.time_base)
-            self._container.mux(packet)
-
-    def _failure(self, error: BaseException) -> OutputError:
-        after = f"after {ffmpeg.frames(self.frames_written)}"
-        part = self._target.part
-        if isinstance(error, BrokenPipeError):
-            return OutputError(f"the reader of {self._name} went away {after}")
-        kept = f"what was written is in {part}" if part is not None and self.frames_written else None
-        return OutputError(f"{self._name} cannot be written {after}: {ffmpeg.explain(error)}", hint=kept)
 
 
 def open_sink(
@@ -317,10 +141,10 @@ def open_sink(
     muxer = choose_muxer(uri, name, format)
     if muxer not in _TURNABLE:
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
-    if muxer in _CONSTANT_RATE:
-        info = replace(info, time_base=1 / (info.frame_rate or _ASSUMED_RATE))
+    if muxer in CONSTANT_RATE:
+        info = replace(info, time_base=1 / (info.frame_rate or ffmpeg.ASSUMED_RATE))
     if is_playlist(uri):  # a segment begins with a key frame
-        options = {"g": str(max(1, round(SEGMENT * (info.frame_rate or _ASSUMED_RATE)))), **options}
+        options = {"g": str(max(1, round(SEGMENT * (info.frame_rate or ffmpeg.ASSUMED_RATE)))), **options}
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
     gpu = _nvenc_on(plan, device)
     container_options = muxer_options(muxer, side, piped=part is None)
@@ -344,7 +168,7 @@ def open_sink(
             _refuse_unread(plan, lines)
             target.begin()
             container.start_encoding()
-        except (*_FAILURES, OutputError) as error:
+        except (*ffmpeg.WRITE_ERRORS, OutputError) as error:
             if container is not None:
                 _discard(container)
             target.discard()
@@ -427,5 +251,5 @@ def _refuse_unread(plan: encoder.EncoderPlan, lines: list[tuple[int, str, str]])
 
 
 def _discard(container: OutputContainer) -> None:
-    with contextlib.suppress(*_FAILURES):
+    with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
         container.close()
