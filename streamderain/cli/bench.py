@@ -131,6 +131,8 @@ def _refuse(ctx: click.Context, *, network_only: bool, **given: object) -> None:
         raise click.UsageError("--overwrite is for what --output names", ctx=ctx)
     if given["out"] and given["encode"]:
         raise click.UsageError("--output and --encode exclude each other", ctx=ctx)
+    if given["out"] == "-":
+        raise click.UsageError("--output - would mix the video with the figures: name a file, or null:", ctx=ctx)
     if given["clip"] and given["size"]:
         raise click.UsageError("--size is of a clip that is made up, and --input is one", ctx=ctx)
 

@@ -180,6 +180,7 @@ def test_the_command_tells_in_json(start: Start, clip: Clip) -> None:
         (("--output", "a.mp4", "--encode"), "--output and --encode exclude"),
         (("--preset", "ultrafast"), "--preset is for an encoder"),
         (("--encode", "--overwrite"), "--overwrite is for what --output names"),
+        (("--output", "-"), "mix the video with the figures"),
     ],
 )
 def test_options_that_say_nothing_together_are_refused(start: Start, words: tuple[str, ...], message: str) -> None:
