@@ -221,7 +221,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = Parser(prog="python -m training", description=__doc__)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads for PyTorch (0: its own choice)")
+    parser.add_argument("--threads", type=parse_count, help="CPU threads for PyTorch; default: its own choice")
     commands = parser.add_subparsers(required=True)
 
     shards = commands.add_parser("render", help="render rain clips into shards")
@@ -287,15 +287,15 @@ def main() -> None:
         help="names, .safetensors files, `none`, LABEL=FILE (prenet=net.pth); `single:` before one drops its state",
     )
     video.add_argument("--part", choices=("validation", "test"), default="validation")
-    video.add_argument("--clips", type=int, default=8, help="stills taken")
-    video.add_argument("--repeats", type=int, default=4, help="places taken from each video")
+    video.add_argument("--clips", type=parse_count, default=8, help="stills taken")
+    video.add_argument("--repeats", type=parse_count, default=4, help="places taken from each video")
     video.add_argument("--frames", type=parse_count, default=10)
     video.add_argument("--size", type=parse_size, default="256x192")
     video.add_argument("--seed", type=int, default=1)
     video.add_argument(
         "--real", type=Path, nargs="*", default=[], help="clips of real rain, or folders of their frames"
     )
-    video.add_argument("--real-frames", type=int, default=12)
+    video.add_argument("--real-frames", type=parse_count, default=12, help="of each, three or more")
     video.add_argument("--json", type=Path, help="write results; those of other models that it holds are kept")
     video.add_argument("--table", type=Path, help="write all results of --json as Markdown")
     video.set_defaults(run_command=_evaluate_video)

@@ -79,7 +79,11 @@ def gather(data: ClipData, files: Split, protocol: Protocol, *, real: Sequence[P
     Args:
         files: of the part that is measured on.
         real: clips of real rain: videos, or folders of pictures in the order of their names.
+
+    Raises:
+        UsageError: one of these has no three frames in a row.
     """
+    traced = tuple((p.stem, _middle(p, protocol)) for p in real)  # first, for these may be refused
     size, frames = protocol.size, protocol.frames
     rainy = [
         ("stills", to_8bit(r), to_8bit(t))
@@ -92,7 +96,7 @@ def gather(data: ClipData, files: Split, protocol: Protocol, *, real: Sequence[P
             data, Split((), (path,)), stills=2 * protocol.repeats, frames=frames, seed=protocol.seed, size=size
         )
         rainy += [(path.stem, to_8bit(r), to_8bit(t)) for _, r, t in drawn]
-    return Material(tuple(rainy), tuple(_dry(files, protocol)), tuple((p.stem, _middle(p, protocol)) for p in real))
+    return Material(tuple(rainy), tuple(_dry(files, protocol)), traced)
 
 
 def _dry(files: Split, protocol: Protocol) -> Iterator[tuple[str, Tensor]]:
@@ -114,12 +118,25 @@ def _middle(path: Path, protocol: Protocol) -> Tensor:
     """The first frames of a clip of real rain, cut to the protocol's size about the middle."""
     if path.is_dir():
         pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
-        clip = torch.cat([read_clip(p, start=0, frames=1) for p in pictures[: protocol.real]])
+        read = [read_clip(p, start=0, frames=1)[0] for p in pictures[: protocol.real]]
     else:
         with open_source(str(path)) as frames:  # upright, as rain falls
-            clip = torch.stack([to_tensor(frame) for frame in islice(frames, protocol.real)])
+            read = [to_tensor(frame) for frame in islice(frames, protocol.real)]
+    if len(read) < 3:
+        raise UsageError(
+            f"{path}: real rain is measured on frames between two others, and only {len(read)} were taken",
+            hint="give a clip of three frames or more, and --real-frames 3 or more",
+        )
+    if len({picture.shape for picture in read}) > 1:
+        raise UsageError(f"{path} holds pictures of several sizes", hint="name a folder of one clip's frames")
+    clip = torch.stack(read)
     top, left = (max(0, (have - want) // 2) for have, want in zip(clip.shape[-2:], protocol.size, strict=True))
-    return clip[..., top : top + protocol.size[0], left : left + protocol.size[1]]
+    clip = clip[..., top : top + protocol.size[0], left : left + protocol.size[1]]
+    if not bool(neighbours(clip)[2].any()):
+        raise UsageError(
+            f"{path} is cut between all of its frames", hint="name a clip that shows one scene for a while"
+        )
+    return clip
 
 
 class Ledger:
@@ -233,17 +250,9 @@ def measure(text: str, material: Material, protocol: Protocol) -> dict[str, Any]
             "kinds": {kind: _means(rows) | {"clips": len(rows)} for kind, rows in kinds.items()},
             "all": _means([row for rows in kinds.values() for row in rows]),
             "dry": dry,
-            "cut": _cuts(run, material) if _remembers(derainer) and not text.startswith(_SINGLE) else {},
+            "cut": _cuts(run, material) if derainer.remembers and not text.startswith(_SINGLE) else {},
             "real": {name: asdict(traces(run([clip])[0], neighbours(clip))) for name, clip in material.real},
         }
-
-
-def _remembers(derainer: Derainer) -> bool:
-    """Whether the network has a state at all."""
-    state = derainer.spec.build().zero_state(  # type: ignore[operator]
-        1, 16, 16, device=torch.device("cpu"), dtype=torch.float32
-    )
-    return bool(state)
 
 
 def _scores(clean: Tensor, target: Tensor) -> Figures:

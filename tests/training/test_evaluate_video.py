@@ -20,8 +20,10 @@ from streamderain.networks.named import NAMED
 from tests.training import pictures
 from training import __main__ as command
 from training.chart import chart
+from training.data import split
 from training.errors import UsageError
-from training.evaluate_video import Ledger, Material, Protocol, measure, open_model
+from training.evaluate_video import Ledger, Material, Protocol, gather, measure, open_model
+from training.recipe import ClipRecipe, load_recipe
 
 _SMALL = Protocol(stills=1, repeats=1, frames=4, size=(48, 64), real=4)
 
@@ -149,6 +151,23 @@ def test_evaluate_video_command_adds_to_what_it_measured_before(
     rows = [line for line in text.splitlines() if line.startswith("| classic |")]
     assert len(rows) == 4
     assert '"model": "classic"' in capsys.readouterr().out
+
+
+def test_real_clips_that_show_no_rain_between_frames_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    recipe = load_recipe(_data(tmp_path))
+    assert isinstance(recipe, ClipRecipe)
+    files = split(recipe.data, tmp_path)["validation"]
+    for name, scenes, told in (
+        ("short", (7, 7), r"short: .* only 2 were taken"),
+        ("cuts", (1, 2, 3), r"cuts is cut between all of its frames"),
+    ):
+        for index, seed in enumerate(scenes):
+            pictures.write(tmp_path / name / f"{index}.png", pictures.background(seed))
+        with pytest.raises(UsageError, match=told):
+            gather(recipe.data, files, _SMALL, real=[tmp_path / name])
+    pictures.write(tmp_path / "short" / "2.png", pictures.background(7, 100, 130))
+    with pytest.raises(UsageError, match="short holds pictures of several sizes"):
+        gather(recipe.data, files, _SMALL, real=[tmp_path / "short"])
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "loop.mp4"])

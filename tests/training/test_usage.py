@@ -95,6 +95,8 @@ def test_mistakes_in_a_recipe(was: str, now: str, says: str, here: Path, fails: 
         ("evaluate r.toml --weights w --data . --size 96x", "WIDTHxHEIGHT"),
         ("demo d --size 16x16", "at least 32 px"),
         (f"{_TRAIN} --checkpoint-every 0", "number from 1 on"),
+        ("--threads -1 demo there", "number from 1 on"),
+        ("evaluate-video r.toml --data . --models none --real-frames 0", "number from 1 on"),
         (f"{_TRAIN} --start large.safetensors", "of the same network or of a smaller one"),
         ("trian r.toml", "see training --help"),
         ("train training.toml --run", "see training train --help"),
