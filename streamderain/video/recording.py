@@ -21,6 +21,8 @@ from streamderain.yuv import YuvFormat, YuvFrame
 class VideoSource:
     """A FrameSource over one container. Iterated once; its container is closed when iteration ends.
 
+    Iterating it a second time, or going on after ``close()``, is a ValueError.
+
     Made by ``open_source``. Opened on one thread, it may be iterated and closed on another, never on two at once.
 
     Attributes:
@@ -47,6 +49,7 @@ class VideoSource:
         self._offset = offset
         self._upright = upright
         self._planar: YuvFormat | None = None
+        self._begun = self._closed = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -82,7 +85,9 @@ class VideoSource:
         return self if self._planar is None else _InPlanes(self)
 
     def close(self) -> None:
-        """Closes the container; harmless when it is closed already."""
+        """Closes the container; harmless when it is closed already. Its frames stay."""
+        self._closed = True
+        self.side.close()
         self._container.close()
 
     def __enter__(self) -> Self:
@@ -95,10 +100,18 @@ class VideoSource:
 
     def _checked(self) -> Iterator[Picture]:
         """Its pictures, as far as they are what the first one was; closes the container at the end."""
+        if self._begun:
+            raise ValueError(f"{self._name} has been iterated already: a source is read once, open it again")
+        self._begun = True
         self._upright = None
         self.side.settle()
         try:
-            for picture in self._pictures:
+            while True:
+                if self._closed:  # FFmpeg would read memory that is no longer its own, and end the process
+                    raise ValueError(f"{self._name} is closed")
+                picture = next(self._pictures, None)
+                if picture is None:
+                    return
                 self._check(picture)
                 yield picture
         finally:

@@ -15,6 +15,7 @@ from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer, OutputContainer
 
 from streamderain.errors import OutputError
+from streamderain.redaction import redact
 
 _ATTACHED_PICTURE = 1 << 10
 _HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
@@ -71,6 +72,7 @@ class SideStreams:
         self._timeless = frozenset(stream.index for stream in streams if stream.kind == "cover")
         self._queue: deque[tuple[int, Any]] = deque()
         self._lock = threading.Lock()
+        self._closed = False
 
     @property
     def copied(self) -> bool:
@@ -112,6 +114,22 @@ class SideStreams:
         """Forgets what waits: reading begins again elsewhere."""
         with self._lock:
             self._queue.clear()
+
+    def close(self) -> None:
+        """The source is closed: packets that wait can still be had, but no stream can be copied from here on."""
+        self._closed = True
+
+    def check_open(self, *, audio: bool, subtitles: bool) -> None:
+        """Raises ValueError if one of the streams asked for was to be copied from a source that is closed."""
+        if self._closed and (lost := self.chosen(audio=audio, subtitles=subtitles)):
+            raise ValueError(
+                f"{redact(self.uri)} is closed, {lost[0]} cannot be copied: open the output before the input is read"
+            )
+
+    def chosen(self, *, audio: bool, subtitles: bool) -> list[SideStream]:
+        """The streams without sound or without subtitles, where these are not asked for."""
+        unwanted = {kind for kind, wanted in (("audio", audio), ("subtitle", subtitles)) if not wanted}
+        return [stream for stream in self.streams if stream.kind not in unwanted]
 
     def peek(self, index: int) -> bytes | None:
         """The data of the first packet waiting of stream ``index``: cover art arrives whole and first."""
@@ -218,9 +236,7 @@ class Remuxer:
         self._unwrap: dict[int, BitStreamFilterContext] = {}
         if side is None:
             return
-        for stream in side.streams:
-            if (stream.kind == "audio" and not audio) or (stream.kind == "subtitle" and not subtitles):
-                continue
+        for stream in side.chosen(audio=audio, subtitles=subtitles):
             self._add(stream, name)
         side.attach(self._streams)
 

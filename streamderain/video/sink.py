@@ -109,7 +109,8 @@ def open_sink(
         OutputExistsError: the file exists.
         OutputOptionError: what was asked for cannot be had; nothing is ever quietly left out.
         OutputError: anything else that would make the job fail later.
-        ValueError: ``audio`` or ``subtitles`` is neither "copy" nor "none".
+        ValueError: ``audio`` or ``subtitles`` is neither "copy" nor "none"; or what ``side`` is to be copied from is
+            closed, as it is when all frames have been read.
     """
     for value, what in ((audio, "audio"), (subtitles, "subtitles")):
         if value not in ("copy", "none"):
@@ -136,6 +137,8 @@ def open_sink(
             uri, info, muxer=choose_muxer(uri, redact(uri), format), side=side,
             codec=codec, crf=crf, preset=preset, options=options, wait=wait, stop=stop,
         )  # fmt: skip
+    if side is not None:
+        side.check_open(audio=audio == "copy", subtitles=subtitles == "copy")
     target = Target(uri, side, overwrite=overwrite)
     name, part = target.name, target.part
     muxer = choose_muxer(uri, name, format)

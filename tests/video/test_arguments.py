@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streamderain.frame import Frame
-from streamderain.video import list_stills, open_sink, open_source
+from streamderain.video import VideoSource, list_stills, open_sink, open_source
 from streamderain.video.live import open_live
 
 from .clips import COUNT, times, write_clip
@@ -73,3 +73,27 @@ def test_what_is_no_name_is_printed(clip: Path, wrong: Any) -> None:
 def test_an_array_is_no_tensor() -> None:
     with pytest.raises(TypeError, match=r"torch tensor, got <class 'numpy.ndarray'>; torch.from_numpy"):
         Frame(np.zeros((48, 64, 3), np.uint8), 0, Fraction(1, 25))  # type: ignore[arg-type]
+
+
+def test_a_source_is_read_once_and_not_after_it_was_closed(tmp_path: Path) -> None:
+    """FFmpeg would end the process."""
+    write_clip(tmp_path / "in.mp4", audio=0.5)
+    with open_source(tmp_path / "in.mp4") as source:
+        begun, later = iter(source), iter(source)
+        first = next(begun)
+        with pytest.raises(ValueError, match=r"in\.mp4 has been iterated already: .* open it again"):
+            next(later)
+    for pictures in (begun, iter(open_closed(tmp_path / "in.mp4")), iter(open_closed(tmp_path / "in.mp4").in_planes())):
+        with pytest.raises(ValueError, match=r"in\.mp4 is closed$"):
+            next(pictures)
+    with pytest.raises(ValueError, match=r"in\.mp4 is closed, audio stream #1 \(aac\) cannot be copied"):
+        open_sink(tmp_path / "out.mkv", source.info, side=source.side)
+    assert not list(tmp_path.glob("out*"))
+    with open_sink(tmp_path / "out.mkv", source.info, side=source.side, audio="none") as sink:
+        sink.write(first)
+    assert len(times(tmp_path / "out.mkv")) == 1
+
+
+def open_closed(path: Path) -> VideoSource:
+    with open_source(path) as source:
+        return source
