@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import av
 import av.error
 from av.container import InputContainer
-from av.filter import Graph
 
 from streamderain.errors import InputError
 from streamderain.video import ffmpeg, nvdec
 from streamderain.video.awaited import At, Awaited
+from streamderain.video.deinterlace import Deinterlacer
 from streamderain.video.joins import Joins, is_back
 from streamderain.video.remux import SideStreams
 
@@ -66,7 +66,7 @@ class Decoder:
         self._shown = 0  # number of the recording that pictures come from
         self._last_shown: int | None = None
         self._latest: Picture | None = None
-        self._bwdif: Graph | None = None
+        self._deinterlacer: Deinterlacer | None = None
         self._damage: str | None = None
         self._packets = self._demux()
 
@@ -84,9 +84,8 @@ class Decoder:
                 self._put(self._joins.waiting())
             for frame in self._decode(packet):
                 yield from self._place(frame)
-        if self._bwdif is not None:
-            self._bwdif.vpush(None)
-            for frame in self._pulled():
+        if self._deinterlacer is not None:
+            for frame in self._whole(self._deinterlacer.rest()):
                 yield from self._place(frame)
         yield from self._fill(self._awaited.rest())
 
@@ -152,37 +151,26 @@ class Decoder:
                 self.concealed += 1
                 self.patched += 1
             self.decoded += 1
-            if frame.interlaced_frame and self._bwdif is None:
-                self._bwdif = self._deinterlacer(nvdec.on_cpu(frame))
-            if self._bwdif is None:
+            if frame.interlaced_frame and self._deinterlacer is None:
+                self.notes.append("interlaced: deinterlaced with bwdif, one picture a frame")
+                self._deinterlacer = Deinterlacer(self._tick)
+            if self._deinterlacer is None:
                 yield frame
             else:
-                self._bwdif.vpush(nvdec.on_cpu(frame))
-                yield from self._pulled()
+                yield from self._whole(self._deinterlacer.through(nvdec.on_cpu(frame)))
 
     def _wanted(self, frame: av.VideoFrame) -> bool:
         """Whether the picture will be shown: those between a keyframe and the start asked for will not."""
         begin = self._side.begin
         return begin is None or frame.pts is None or frame.pts * (frame.time_base or self._tick) >= begin
 
-    def _deinterlacer(self, frame: av.VideoFrame) -> Graph:
-        self.notes.append("interlaced: deinterlaced with bwdif, one picture a frame")
-        graph = Graph()
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=self._tick, name="in"
-        )
-        # deint=interlaced: progressive pictures of a mixed stream pass untouched.
-        graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
-        graph.configure()
-        return graph
-
-    def _pulled(self) -> Iterator[av.VideoFrame]:
-        assert self._bwdif is not None
-        while True:
-            try:
-                yield self._bwdif.vpull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
+    def _whole(self, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """What comes out of the deinterlacer."""
+        try:
+            yield from pictures
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            after = ffmpeg.frames(self.decoded)
+            raise InputError(f"{self._name} cannot be deinterlaced (after {after}): {ffmpeg.explain(error)}") from error
 
     def _place(self, frame: av.VideoFrame) -> Iterator[Picture]:
         """Gives the frame its time, after those that should have come before it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.filter import Graph
 
-from streamderain.errors import UnsupportedInputError
+from streamderain.errors import InputError, UnsupportedInputError
 from streamderain.video import open_source
 
 from .clips import COUNT, SIZE, first_frame, scene, times, write_clip
@@ -135,18 +136,44 @@ def test_interlaced_is_deinterlaced_aloud_with_count_and_times_kept(tmp_path: Pa
     assert not first_frame(tmp_path / "out.mp4").interlaced_frame
 
 
-def _joined(tmp_path: Path) -> Iterator[bytes]:
-    for name, size, first in (("a", SIZE, 0), ("b", (80, 48), COUNT)):
-        pts = [(first + i) * 3600 for i in range(COUNT)]
-        write_clip(tmp_path / f"{name}.ts", size=size, pts=pts, time_base=Fraction(1, 90_000))
-        yield (tmp_path / f"{name}.ts").read_bytes()
+def _joined(path: Path, *parts: tuple[tuple[int, int], str], options: Mapping[str, str] | None = None) -> Path:
+    """One recording after the other in one transport stream: of these sizes and pixel formats."""
+    data = b""
+    for number, (size, pix_fmt) in enumerate(parts):
+        pts = [(number * COUNT + i) * 3600 for i in range(COUNT)]
+        part = path.with_name(f"{number}.ts")
+        write_clip(part, size=size, pix_fmt=pix_fmt, pts=pts, time_base=Fraction(1, 90_000), options=options)
+        data += part.read_bytes()
+    path.write_bytes(data)
+    return path
 
 
-def test_a_change_of_size_names_time_and_sizes(tmp_path: Path) -> None:
-    (tmp_path / "in.ts").write_bytes(b"".join(_joined(tmp_path)))
+INTERLACED = {"qp": "10", "bf": "0", "x264-params": "interlaced=1:tff=1"}
+
+
+@pytest.mark.parametrize("options", [None, INTERLACED], ids=["progressive", "interlaced"])
+def test_a_change_of_size_names_time_and_sizes(tmp_path: Path, options: Mapping[str, str] | None) -> None:
+    _joined(tmp_path / "in.ts", (SIZE, "yuv420p"), ((80, 48), "yuv420p"), options=options)
     with pytest.raises(UnsupportedInputError, match=r"from 64x48 to 80x48 at \d\.\d\d s"):
         copy(tmp_path / "in.ts", tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("options", [None, INTERLACED], ids=["progressive", "interlaced"])
+def test_a_change_of_chroma_loses_no_picture(tmp_path: Path, options: Mapping[str, str] | None) -> None:
+    _joined(tmp_path / "in.ts", (SIZE, "yuv420p"), (SIZE, "yuv422p"), options=options)
+    with open_source(str(tmp_path / "in.ts")) as source:
+        frames = list(source)
+    assert [frame.seconds for frame in frames] == [float(at) for at in times(tmp_path / "in.ts")]
+    for index, frame in enumerate(frames):
+        assert np.abs(frame.pixels.numpy().astype(int) - scene(index % COUNT)).mean() < 4, index
+
+
+def test_what_cannot_be_deinterlaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "in.ts", options=INTERLACED)
+    monkeypatch.setattr(Graph, "configure", lambda graph: graph.add("no such filter"))
+    with pytest.raises(InputError, match=r"in\.ts cannot be deinterlaced \(after 1 frame\)"):
+        open_source(str(tmp_path / "in.ts"))
 
 
 def test_the_types_of_picture_are_the_encoders_own_choice(tmp_path: Path) -> None:
