@@ -193,11 +193,14 @@ class Link:
     def _serve(self) -> str | None:
         """One child's life. Why it ended, redacted; None when it sent everything and was told to end."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        child = subprocess.Popen(
-            [sys.executable, "-P", str(_RELAY)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
-            start_new_session=True,  # Ctrl-C is for the one who finishes the stream
-        )  # fmt: skip
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-P", str(_RELAY)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+                start_new_session=True,  # Ctrl-C is for the one who finishes the stream
+            )  # fmt: skip
+        except OSError as error:  # no memory, processes or descriptors are left, which may pass
+            return f"its process cannot be started: {error.strerror or error}"
         assert child.stdin is not None
         assert child.stdout is not None
         with self._changed:

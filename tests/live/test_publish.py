@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -227,6 +228,20 @@ def test_a_file_whose_target_goes_away_is_an_error(watch: Watch) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write_on()
     sink.abort()
+
+
+def test_a_sender_that_cannot_be_started_is_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = 0
+
+    def none_left(*args: object, **options: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(subprocess, "Popen", none_left)
+    with pytest.raises(OutputError, match="cannot be reached: its process cannot be started: Too many open files"):
+        open_sink("tcp://127.0.0.1:9", LIVE, wait=0.2)
+    assert attempts > 1
 
 
 def test_options_that_cannot_be_had_start_no_process() -> None:
