@@ -93,6 +93,7 @@ class LiveSource:
         self._joined = Joined(where.name, paced=where.paced, closing=self._closing, observer=observer)
         self._connections = 0
         self._lost_at: float | None = None
+        self._why: LostError | InputError | None = None
         self._busy_since: float | None = None
         self._reader, self._stuck = 0, 0
         self._skipped_before = 0
@@ -200,18 +201,47 @@ class LiveSource:
         )  # fmt: skip
 
     def _watch(self) -> None:
-        """The watchdog: leaves a reader behind that no time limit has freed, and starts another."""
+        """The watchdog: leaves a reader behind that no time limit has freed, and starts another, or gives up.
+
+        Raises:
+            StreamLostError: the outage has lasted too long, or too many readers were left behind.
+            InputError: that many, before there was a first picture.
+        """
+        limit = self._limit
+        if limit and self._why is not None and self.lost_for() >= limit:
+            self._closing.set()  # for the reader, which would tell it by itself at the end of the call that it is in
+            raise self._given_up(self._why)
         since = self._busy_since
-        limit = max(self._address.open_timeout, self._options.read_timeout) + _GRACE
-        if since is None or time.monotonic() - since < limit or self._stuck >= _STUCK_AT_MOST:
+        patience = max(self._address.open_timeout, self._options.read_timeout) + _GRACE
+        if since is None or time.monotonic() - since < patience:
             return
+        self._why = LostError(f"its reader has been stuck for {patience:g} s", hint="start it again, in a new process")
+        self._lose()
+        if self._stuck >= _STUCK_AT_MOST or (self._joined.begun and limit is not None and self.lost_for() >= limit):
+            self._closing.set()
+            if not self._joined.begun:
+                raise InputError(f"{self.name} cannot be opened: {self._why}", hint=self._why.hint)
+            raise self._given_up(self._why)
         _log.warning("%s: the reader is stuck; it is left behind, and another one connects", self.name)
         self._stuck += 1
         self._skipped_before += self._ahead.skipped
         self._busy_since = None
-        self._lose()
         self._ahead.close(within=0)
         self._ahead = self._start_reader()
+
+    def _given_up(self, error: LostError | InputError) -> StreamLostError:
+        """What to raise where the outage has lasted long enough; from here on the state is "lost"."""
+        self.state = "lost"
+        if self._observer is not None:
+            self._observer.set_state("lost")
+        after = f" after {self.lost_for():.0f} s without it" if self._limit else ""
+        hint = error.hint if self._options.reconnect else "leave out --no-reconnect to have it come back by itself"
+        return StreamLostError(f"{self.name} is lost{after}: {error}", hint=hint)
+
+    @property
+    def _limit(self) -> float | None:
+        """Seconds that an outage may last; None is for ever."""
+        return self._options.reconnect_limit if self._options.reconnect else 0.0
 
     # ---- the reader's side, on its own thread
 
@@ -305,15 +335,11 @@ class LiveSource:
             hint = "does another program listen there? Choose another port" if _barred(error) else error.hint
             raise InputError(f"{self.name} cannot be opened{after}: {error}", hint=hint) from error
         first = self._lost_at is None
+        self._why = error
         self._lose()
-        limit = self._options.reconnect_limit if self._options.reconnect else 0.0
+        limit = self._limit
         if limit is not None and self.lost_for() >= limit:
-            self.state = "lost"
-            if self._observer is not None:
-                self._observer.set_state("lost")
-            after = f" after {self.lost_for():.0f} s without it" if limit else ""
-            hint = error.hint if self._options.reconnect else "leave out --no-reconnect to have it come back by itself"
-            raise StreamLostError(f"{self.name} is lost{after}: {error}", hint=hint) from error
+            raise self._given_up(error) from error
         if first:
             _log.warning("%s is lost: %s; reconnecting", self.name, error)
 

@@ -7,7 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -16,11 +18,12 @@ from streamderain.frame import Frame
 from streamderain.observe import Observer
 from streamderain.video import live
 from streamderain.video.address import Address
-from streamderain.video.connection import Connection
+from streamderain.video.connection import Connection, LostError
 from streamderain.video.joined import Captured
 from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import FakeCamera
 from tests.live.fake_camera import now_ms, read_stamp
+from tests.video.clips import write_clip
 
 Make = Callable[..., FakeCamera]
 QUICK = LiveOptions(read_timeout=0.5, open_timeout=2.0)
@@ -273,6 +276,48 @@ def test_a_reader_that_no_time_limit_frees_is_left_behind(camera: Make, monkeypa
             _take(source, 20)
             made.tell("drop")
             _take_of(source, 3)
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "says"),
+    [
+        (LiveOptions(reconnect_limit=0.2), "connects", r"is lost after 0 s without it: the stream ended"),
+        (LiveOptions(), "connects", r"is lost: its reader has been stuck for 0\.15 s"),
+        (LiveOptions(), "hangs", r"cannot be opened: its reader has been stuck for 0\.15 s"),
+    ],
+    ids=["limit", "no limit", "first"],
+)
+def test_readers_that_all_hang_are_no_picture_held_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: LiveOptions, first: str, says: str
+) -> None:
+    write_clip(tmp_path / "in.mp4", count=2)
+    release, connect, attempts = threading.Event(), live.connect, 0
+
+    def hanging(address: Address, *, read_timeout: float, busy: Callable[[bool], None]) -> Connection:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1 and first == "connects":
+            return connect(address, read_timeout=read_timeout, busy=busy)
+        busy(True)
+        release.wait(30)
+        raise LostError("it came back after all")
+
+    def watch() -> None:
+        with open_live(tmp_path / "in.mp4", replace(options, read_timeout=0.1, open_timeout=0.1)) as source:
+            try:
+                _take(source, 1000)
+            finally:
+                assert source.state == "lost"
+
+    monkeypatch.setattr(live, "connect", hanging)
+    monkeypatch.setattr(live, "_GRACE", 0.05 if "stuck" in says else 30)
+    monkeypatch.setattr(live, "_STUCK_AT_MOST", 1)
+    monkeypatch.setattr(live, "_PATIENCE", 0.0)
+    try:
+        with pytest.raises(StreamLostError if first == "connects" else InputError, match=says):
+            watch()
     finally:
         release.set()
 
