@@ -62,7 +62,6 @@ class ContainerSink(Finishing):
         self._name = target.name
         self._packets = 0
         self._latest_picture = (0, 0)  # pts and duration
-        self._open = True
 
     def write(self, frame: Frame | YuvFrame) -> None:
         """Encodes one frame, and copies what the side streams have brought since the last.
@@ -71,8 +70,9 @@ class ContainerSink(Finishing):
 
         Raises:
             OutputError: the disk is full, the reader went away, the encoder failed.
-            ValueError: ``frame`` has not the size that ``info`` promised, or comes in other planes.
+            ValueError: ``frame`` has not the size that ``info`` promised, or comes in other planes; or it is closed.
         """
+        self._check_open()
         check_size(frame, self._info)
         if isinstance(frame, YuvFrame) and (self.delivery is None or frame.format != self.delivery.format):
             raise ValueError(f"{self._name} takes {self.delivery and self.delivery.format}, got {frame.format}")

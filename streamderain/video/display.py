@@ -10,12 +10,10 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
-from streamderain.video.outlet import check_size, eight_bits
+from streamderain.video.outlet import Finishing, check_size, eight_bits
 from streamderain.video.pace import Pace
 
 _WINDOW = Path(__file__).with_name("window.py")
@@ -23,7 +21,7 @@ _PATIENCE = 3.0  # seconds that the window may take to close
 _HINT = "watch in a browser instead: --preview 8080"
 
 
-class DisplaySink:
+class DisplaySink(Finishing):
     """A FrameSink that shows frames in a window. Made by `open_display`.
 
     The newest frame is shown: who looks is never late, and a slow screen holds nobody up. Frames of a file are shown at
@@ -31,6 +29,7 @@ class DisplaySink:
     """
 
     def __init__(self, child: subprocess.Popen[bytes], info: VideoInfo, *, description: str) -> None:
+        self._name = "display:"
         self.frames_written = 0
         self.description = description
         self.notes: tuple[str, ...] = ()
@@ -49,8 +48,9 @@ class DisplaySink:
 
         Raises:
             OutputError: the window was closed.
-            ValueError: ``frame`` has not the size that ``info`` promised.
+            ValueError: ``frame`` has not the size that ``info`` promised; or it is closed.
         """
+        self._check_open()
         check_size(frame, self._info, of="window")
         if self._pace is not None:
             self._pace.await_moment(frame.seconds)
@@ -63,6 +63,7 @@ class DisplaySink:
 
     def close(self) -> None:
         """Shows the last frame, and closes the window."""
+        self._open = False
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -79,14 +80,6 @@ class DisplaySink:
         """Closes the window."""
         with self._changed:
             self._newest = None
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
         self.close()
 
     def _show(self) -> None:

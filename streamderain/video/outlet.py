@@ -13,7 +13,10 @@ from streamderain.yuv import YuvFrame
 
 
 class Finishing:
-    """A context manager that closes when all went well and aborts when something raised."""
+    """A context manager that closes when all went well and aborts when something raised. What is ended stays so."""
+
+    _name: str  # of the output, for people
+    _open = True
 
     def close(self) -> None:
         """Finishes the output."""
@@ -22,6 +25,11 @@ class Finishing:
     def abort(self) -> None:
         """Ends the output as it is. Never raises."""
         raise NotImplementedError
+
+    def _check_open(self) -> None:
+        """Raises ValueError when it was closed or aborted."""
+        if not self._open:
+            raise ValueError(f"{self._name} is closed")
 
     def __enter__(self) -> Self:
         return self

@@ -54,7 +54,6 @@ class PublishSink(Finishing):
         self._writer = YuvWriter(info, pix_fmt=plan.pix_fmt, left=plan.chroma_left)
         self._latest: int | None = None
         self._pace = pace
-        self._open = True
 
     @property
     def dropped(self) -> int:
@@ -71,8 +70,9 @@ class PublishSink(Finishing):
 
         Raises:
             OutputError: the encoder failed, or the connection is lost for good.
-            ValueError: ``frame`` has not the size that ``info`` promised.
+            ValueError: ``frame`` has not the size that ``info`` promised; or it is closed.
         """
+        self._check_open()
         check_size(frame, self._info)
         ticks = round(frame.pts * frame.time_base / _TICK)
         if self._latest is not None and ticks <= self._latest:

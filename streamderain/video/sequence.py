@@ -128,11 +128,17 @@ class SequenceSink(Finishing):
         if side is not None:
             side.attach(())
         self.replaces = bool(taken)
-        self._pattern = pattern
+        self._pattern = self._name = pattern
         self.description = f"{Path(pattern).suffix[1:].lower()} {info.width}x{info.height} → {pattern}"
 
     def write(self, frame: Frame) -> None:
-        """Writes one picture; it appears under its name when it is complete."""
+        """Writes one picture; it appears under its name when it is complete.
+
+        Raises:
+            OutputError: it cannot be written.
+            ValueError: the sequence is closed.
+        """
+        self._check_open()
         path = Path(self._pattern)
         stills.write_still(path.parent / (path.name % (self.frames_written + 1)), frame, overwrite=True)
         self.frames_written += 1
@@ -143,7 +149,8 @@ class SequenceSink(Finishing):
         Raises:
             OutputError: nothing was written.
         """
-        self._check_any()
+        if not self._ends():
+            return
         path, last = Path(self._pattern), self.frames_written
         old = []
         while self.replaces and (left := path.parent / (path.name % (last + 1))).is_file():
@@ -162,17 +169,21 @@ class SequenceSink(Finishing):
         Raises:
             OutputError: nothing was written.
         """
-        self._check_any()
-        self._lock.remove()
+        if self._ends():
+            self._lock.remove()
 
     def abort(self) -> None:
         """Keeps the pictures written so far; each is whole."""
+        self._open = False
         self._lock.remove()
 
-    def _check_any(self) -> None:
-        if not self.frames_written:
+    def _ends(self) -> bool:
+        """Whether it is ended only now. Raises OutputError where nothing was written."""
+        was_open, self._open = self._open, False
+        if was_open and not self.frames_written:
             self._lock.remove()
             raise OutputError(f"no frame came, nothing was written as {self._pattern}")
+        return was_open
 
 
 def existing(pattern: str, side: SideStreams | None, *, overwrite: bool) -> list[Path]:

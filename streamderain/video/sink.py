@@ -54,6 +54,7 @@ class NullSink(Finishing):
     """A FrameSink that counts and writes nothing. ``delivery``: as `ContainerSink`'s."""
 
     def __init__(self, side: SideStreams | None = None, *, planes: Delivery | None = None) -> None:
+        self._name = "null:"
         self.frames_written = 0
         self.delivery = planes
         self.description = "nothing is written"
@@ -63,13 +64,13 @@ class NullSink(Finishing):
             side.attach(())
 
     def write(self, frame: Frame | YuvFrame) -> None:
+        self._check_open()
         self.frames_written += 1
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self._open = False
 
-    def close_as_part(self) -> None: ...
-
-    def abort(self) -> None: ...
+    close_as_part = abort = close
 
 
 def open_sink(

@@ -93,6 +93,8 @@ def test_every_frame_arrives_at_who_listens(watch: Watch, scheme: str, info: Vid
         assert "libx264" in sink.description
         for index in range(12):
             sink.write(grey(index))
+    with pytest.raises(ValueError, match=f"{url} is closed"):
+        sink.write(grey(12))
     frames = seen(viewer)
     assert [mean for _, mean in frames] == pytest.approx([index * 5 for index in range(12)], abs=3)
     times = [at for at, _ in frames[1:] if at is not None]  # the first over RTSP has none

@@ -63,6 +63,8 @@ def test_frames_are_shown_as_the_toolkit_wants_them(toolkit: Path) -> None:
             time.sleep(0.02)
         assert (toolkit / "full").read_text() == "0"
     assert np.load(toolkit / "shown.npy").shape == (48, 64, 3)
+    with pytest.raises(ValueError, match="display: is closed"):
+        sink.write(red())
     assert not psutil.Process().children()
 
 

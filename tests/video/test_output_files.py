@@ -71,6 +71,22 @@ def test_an_aborted_file_plays_under_its_temporary_name(clip: Path) -> None:
         assert sum(1 for _ in part.decode(video=0)) == 5
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out%d.png", "null:"])
+@pytest.mark.parametrize("end", ["close", "close_as_part", "abort"])
+def test_nothing_is_written_after_the_end(tmp_path: Path, name: str, end: str) -> None:
+    frame = Frame(torch.zeros((48, 64, 3), dtype=torch.uint8), 0, Fraction(1, 25))
+    sink = open_sink(name if name == "null:" else str(tmp_path / name), VideoInfo(64, 48, Fraction(1, 25)))
+    sink.write(frame)
+    getattr(sink, end)()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"{name} is closed$"):
+        sink.write(frame)
+    sink.close()
+    sink.abort()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert sink.frames_written == 1
+
+
 def test_no_frame_is_an_error_and_leaves_nothing(clip: Path) -> None:
     with open_source(str(clip)) as source:
         sink = open_sink(str(clip.with_name("out.mp4")), source.info, side=source.side)
