@@ -33,7 +33,7 @@ def exposition(snapshots: Sequence[Snapshot]) -> str:
     lines: list[str] = []
     for name, kind, text, value in _NUMBERS:
         lines += _head(name, kind, text)
-        lines += [f"streamderain_{name}{_labels(s)} {value(s):g}" for s in snapshots]
+        lines += [f"streamderain_{name}{_labels(s)} {value(s)!r}" for s in snapshots]
     lines += _head("state", "gauge", "1 for the state that the stream is in.")
     lines += [
         f"streamderain_state{_labels(s, state=state)} {int(s.state == state)}" for s in snapshots for state in STATES

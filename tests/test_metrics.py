@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -88,6 +89,13 @@ def test_prometheus_reads_what_happened(observer: Observer, clock: Clock, server
     assert read["frame_age_seconds_count", ""] == read["frame_age_seconds_bucket", "+Inf"] == 4
     assert (read["frame_age_seconds_bucket", "0.2"], read["frame_age_seconds_bucket", "0.3"]) == (2, 3)
     assert read["frame_age_seconds_sum", ""] == pytest.approx(30.43)
+
+
+def test_no_digit_of_a_large_counter_is_lost(observer: Observer) -> None:
+    months = replace(observer.snapshot(), camera_frames=123_456_789, idle_seconds=1234.5678)
+    assert '"} 123456789\n' in exposition([months])  # a count stays an integer
+    read = samples(exposition([months]))
+    assert (read["camera_frames_total", ""], read["idle_seconds", ""]) == (123_456_789, 1234.5678)
 
 
 def test_rates_fall_when_frames_stop(observer: Observer, clock: Clock) -> None:
