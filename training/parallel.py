@@ -33,7 +33,7 @@ class Workers:
             torch.cuda.set_device(device)
         if count == 1:
             return cls(device=device)
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)  # else NCCL guesses it
         return cls(rank=dist.get_rank(), count=count, device=device)
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -253,8 +253,7 @@ def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lat
     # What throws half of the frame away has not explained it.
     sane = (share > 0.5) & cost.isfinite() & together.isfinite().flatten(1).all(1)
     costs = torch.where(sane, cost, torch.full_like(cost, 9.0)).view(count, batch)
-    handicap = torch.zeros(count, 1, device=cost.device)
-    handicap[0] = 1e-3
+    handicap = 1e-3 * (torch.arange(count, device=cost.device) < 1)[:, None]  # of the first
     best = (costs - handicap).argmin(0)
     return together.view(count, batch, *motions[0].shape[1:])[best, torch.arange(batch, device=moved.device)]
 
@@ -345,8 +344,11 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
     """Solve for a symmetric, positive definite matrix [B, K, K] and [B, K].
 
     In a graph by conjugate gradients with the diagonal as preconditioner (Hestenes & Stiefel 1952): a fixed number of
-    products, where no engine has a solver. By itself, PyTorch's solver is ten times as quick.
+    products, where no engine has a solver. By itself, PyTorch's solver is ten times as quick. On a GPU by elimination:
+    PyTorch's is NVIDIA's there, which is not known to do in a CUDA graph (pytorch/pytorch#96632, cupy/cupy#6290).
     """
+    if matrix.device.type != "cpu":
+        return _eliminated(matrix, right)
     if not torch.compiler.is_compiling():
         solved: Tensor = torch.linalg.solve_ex(matrix, right).result  # _ex: without asking the host whether it worked
         return solved
@@ -365,6 +367,15 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
         direction = ahead + new / old.clamp_min(1e-30) * direction
         old = new
     return solution
+
+
+def _eliminated(matrix: Tensor, right: Tensor) -> Tensor:
+    """`_solve` by Gauss and Jordan, a few small operations a row; such a matrix needs no pivoting."""
+    both = torch.cat((matrix, right[..., None]), 2)
+    for k, unit in enumerate(torch.eye(matrix.shape[-1], device=matrix.device).unbind(1)):
+        row = both[:, k : k + 1] / both[:, k : k + 1, k : k + 1]
+        both = both - (both[:, :, k : k + 1] - unit[:, None]) * row
+    return both[..., -1]
 
 
 def _bend(moved: Tensor, reference: Tensor, start: Tensor, lattice: _Lattice, steps: int) -> Tensor:

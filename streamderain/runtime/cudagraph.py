@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,7 +15,11 @@ from streamderain.runtime.engine import Engine
 
 _WARM_UP = 3  # steps before recording: libraries choose algorithms and allocate in the first
 
+_ONE_AT_A_TIME = threading.Lock()  # in a process, says PyTorch: a recording begins with waiting for the whole device
+
 _log = logging.getLogger(__name__)
+
+Step = Callable[[Tensor, State], tuple[Tensor, State]]
 
 
 class GraphedEngine:
@@ -27,27 +33,8 @@ class GraphedEngine:
         self.batch, self.height, self.width = engine.batch, engine.height, engine.width
         self.device, self.dtype = engine.device, engine.dtype
         self._engine = engine
-        with torch.no_grad(), torch.cuda.device(engine.device):
-            shape = engine.batch, 3, engine.height, engine.width
-            self._rainy = torch.zeros(shape, device=engine.device, dtype=engine.dtype)
-            self._state: State = tuple(torch.zeros_like(part) for part in engine.zero_state())
-            self._warm_up()
-            self._graph = torch.cuda.CUDAGraph()
-            # Other streams' threads may allocate meanwhile, which by default would spoil the recording.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._clean, state = engine.step(self._rainy, self._state)
-                # What goes into one buffer may come from another: all is read before anything is written.
-                for buffer, part in zip(self._state, [part.clone() for part in state], strict=True):
-                    buffer.copy_(part)
-
-    def _warm_up(self) -> None:
-        """On a stream aside, as recording demands."""
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP):
-                self._engine.step(self._rainy, self._state)
-        torch.cuda.current_stream().wait_stream(aside)
+        self._step = _Recording(engine, engine.step)
+        self._network: _Recording | None = None
 
     def zero_state(self) -> State:
         return self._engine.zero_state()
@@ -56,6 +43,41 @@ class GraphedEngine:
         """`step` finds it."""
 
     def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
+        return self._step(rainy, state)
+
+    def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        """`step` without the alignment, if the engine has that by itself; recorded when first asked for. To time it."""
+        if self._network is None:
+            self._network = _Recording(self._engine, getattr(self._engine, "infer", self._engine.step))
+        return self._network(rainy, state)
+
+
+class _Recording:
+    """A step with the buffers that it reads and writes. It is called on any stream of the engine's device."""
+
+    def __init__(self, engine: Engine, step: Step) -> None:
+        with _ONE_AT_A_TIME, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(engine.device):
+            here = torch.cuda.current_stream()
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._rainy = torch.zeros(
+                engine.batch, 3, engine.height, engine.width, device=engine.device, dtype=engine.dtype
+            )
+            self._state: State = tuple(torch.zeros_like(part) for part in engine.zero_state())
+            self._graph = torch.cuda.CUDAGraph()
+            aside.wait_stream(here)
+            # PyTorch leaves a stream on which recording failed the current one; this takes it back.
+            with torch.cuda.stream(aside):
+                for _ in range(_WARM_UP):  # on a stream aside, as recording demands
+                    step(self._rainy, self._state)
+                # Other streams' threads may allocate meanwhile, which by default would spoil the recording.
+                with torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"):
+                    self._clean, state = step(self._rainy, self._state)
+                    # What goes into one buffer may come from another: all is read before anything is written.
+                    for buffer, part in zip(self._state, [part.clone() for part in state], strict=True):
+                        buffer.copy_(part)
+            here.wait_stream(aside)
+
+    def __call__(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
         if state is not self._state:
             for buffer, part in zip(self._state, state, strict=True):
                 buffer.copy_(part)

@@ -13,6 +13,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from streamderain.networks import State
 from streamderain.preprocess import Past
+from streamderain.runtime import cuda_toolkit
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
@@ -53,7 +55,11 @@ class InductorEngine:
             state = self._align.lay(rainy, state, past)
         elif state:
             state = self._align(rainy, *(part.contiguous() for part in state))
-        clean, *rest = self._network(rainy, *(part.contiguous() for part in state))
+        return self.infer(rainy, state)
+
+    def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        """`step` without the alignment: the network alone, on the state as it lies. To time it."""
+        clean, *rest = self._network(rainy.contiguous(), *(part.contiguous() for part in state))
         return clean, tuple(rest)
 
 
@@ -69,6 +75,8 @@ class InductorBackend:
             return "there is no C++ compiler (install g++)"
         if device.type == "cuda" and importlib.util.find_spec("triton") is None:
             return "Triton is not installed (pip install triton)"
+        if device.type == "cuda" and cuda_toolkit.home() is None:
+            return "CUDA's headers are not found (install the CUDA toolkit, or set CUDA_HOME to where it is)"
         return None
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:
@@ -92,6 +100,10 @@ class InductorBackend:
     def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
         inputs = example_inputs(job)
         network = network_of(job)
+        if (
+            job.device.type == "cuda"
+        ):  # as cuDNN's and Triton's convolutions want them: else they are turned at each step
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows tensors only
         _compile(network, inputs, folder / _NETWORK, job, lambda stage: progress(f"{stage} the network"))
         if job.device.type == "cuda" and has_state(job):
             alignment = Alignment(network)
@@ -118,7 +130,8 @@ def _compile(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, job: Job
     program = exported(module, inputs)
     progress("compiling")
     # Inductor's own caches hold pickles; they live as long as this compilation.
-    with warnings.catch_warnings(), fresh_cache():
+    found = cuda_toolkit.within_reach() if job.device.type == "cuda" else nullcontext()
+    with warnings.catch_warnings(), fresh_cache(), found:
         warnings.simplefilter("ignore")
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=_options(job))
 

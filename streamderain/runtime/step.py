@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,6 +55,56 @@ class Alignment(nn.Module):
             return self.forward(rainy, *state)
         laid: State = self.network.lay(state, past)  # type: ignore[operator]
         return laid
+
+
+class Distinct(nn.Module):
+    """A network's outputs less those that are its inputs as they came, or each other: ``(*inputs) -> outputs``.
+
+    A state holds the last frames and the last result. Of torch-tensorrt's engines an output that is there twice comes
+    out once, and what is only handed through would be copied. ``complete`` puts all of them back.
+
+    Args:
+        network: of ``job``, wherever it is; the clean frame, its first output, stays in any case.
+
+    Attributes:
+        shapes: of the outputs that are left.
+    """
+
+    def __init__(self, network: nn.Module, job: Job) -> None:
+        super().__init__()
+        self.network = network
+        inputs, outputs = _on_meta(job)
+        # Of each output: whether it is an input, and which; else the first output that is the same.
+        self._sources = tuple(
+            (True, handed) if index and (handed := _place(output, inputs)) is not None else (False, first)
+            for index, output in enumerate(outputs)
+            if (first := _place(output, outputs)) is not None
+        )
+        self._own = tuple(dict.fromkeys(first for handed, first in self._sources if not handed))
+        self.shapes = tuple(tuple(outputs[index].shape) for index in self._own)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.network(*inputs)
+        return tuple(outputs[index] for index in self._own)
+
+    def complete(self, inputs: Sequence[Tensor], own: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """All outputs of the network, from its ``inputs`` and what ``forward`` gave for them."""
+        return tuple(inputs[index] if handed else own[self._own.index(index)] for handed, index in self._sources)
+
+
+def _on_meta(job: Job) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The network's inputs and outputs on the meta device, where nothing is computed: which of them are the same."""
+    meta = torch.device("meta")
+    network = copy.deepcopy(job.network).to(meta).eval()
+    frame = torch.empty(job.batch, 3, job.height, job.width, device=meta)
+    state = network.zero_state(job.batch, job.height, job.width, device=meta, dtype=frame.dtype)  # type: ignore[operator]
+    inputs = (frame, *(torch.empty_like(part) for part in state))  # a state may hold one tensor twice
+    with torch.no_grad():
+        return inputs, tuple(network(*inputs))
+
+
+def _place(tensor: Tensor, among: Sequence[Tensor]) -> int | None:
+    return next((place for place, other in enumerate(among) if other is tensor), None)
 
 
 def network_of(job: Job) -> nn.Module:

@@ -23,7 +23,7 @@ from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.cache import cache_folder
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
-from streamderain.runtime.step import example_inputs, exported, network_of
+from streamderain.runtime.step import Distinct, example_inputs, exported, network_of
 from streamderain.runtime.trt_engine import FILE, TensorRTEngine
 
 _WORKSPACE = 2 << 30  # bytes that building may use for trying kernels; building needs far more than running
@@ -68,21 +68,24 @@ class TensorRTBackend:
         converter, _ = _libraries()
         inputs = example_inputs(job)
         progress("tracing the network")
-        program = exported(network_of(job), inputs)
+        program = exported(Distinct(network_of(job), job), inputs)
         progress("building with TensorRT, which times every kernel")
         timings = cache_folder() / "tensorrt-timings.bin"
-        with _quiet():
-            engine: bytes = converter.dynamo.convert_exported_program_to_serialized_trt_engine(
-                program,
-                arg_inputs=list(inputs),
-                use_explicit_typing=True,
-                require_full_compilation=True,
-                min_block_size=1,
-                truncate_double=True,
-                workspace_size=_WORKSPACE,
-                timing_cache_path=str(timings),
-                device=torch.device(job.device),
-            )
+        try:
+            with _quiet(), torch.cuda.device(job.device):
+                engine: bytes = converter.dynamo.convert_exported_program_to_serialized_trt_engine(
+                    program,
+                    arg_inputs=list(inputs),
+                    use_explicit_typing=True,
+                    require_full_compilation=True,
+                    min_block_size=1,
+                    truncate_double=True,
+                    workspace_size=_WORKSPACE,
+                    timing_cache_path=str(timings),
+                    device=job.device,
+                )
+        except UnboundLocalError as error:  # 2.11 logs what is wrong, and goes on to return what there is not
+            raise EngineError("torch-tensorrt could not convert the network; it has logged why") from error
         (folder / FILE).write_bytes(engine)
 
     def load(self, job: Job, folder: Path) -> Engine:

@@ -23,7 +23,8 @@ from streamderain.errors import EngineError
 from streamderain.runtime.backend import Backend, Job, Progress
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
-from streamderain.runtime.step import example_inputs, exported, network_of
+from streamderain.runtime.kernels import kernels_file
+from streamderain.runtime.step import Distinct, example_inputs, exported, network_of
 from streamderain.runtime.trt_engine import FILE, TensorRTEngine
 
 _INSTALL = "pip install 'streamderain[tensorrt-rtx]'"
@@ -75,7 +76,12 @@ class TensorRTRTXBackend:
     def load(self, job: Job, folder: Path) -> Engine:
         if job.device.type != "cuda":
             raise EngineError("an engine of TensorRT-RTX needs an NVIDIA GPU", hint="use --device cuda")
-        return graphed(TensorRTEngine(_library(), folder / FILE, job))
+        library = _library()
+        kernels = kernels_file(job.device, _version("tensorrt-rtx"))
+        engine = TensorRTEngine(library, folder / FILE, job, kernels=kernels)
+        ready = graphed(engine)
+        engine.keep_kernels()
+        return ready
 
 
 def cannot_build() -> str | None:
@@ -88,7 +94,10 @@ def _onnx(job: Job) -> bytes:
     """The network as ONNX with its weights inside."""
     with warnings.catch_warnings(), _silence("torch.onnx", "onnx_ir"), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(exported(network_of(job), example_inputs(job)), dynamo=True, verbose=False)
+        network = Distinct(network_of(job), job)
+        names = [f"output{index}" for index in range(len(network.shapes))]
+        graph = exported(network, example_inputs(job))
+        program = torch.onnx.export(graph, dynamo=True, verbose=False, output_names=names)
     if program is None:
         raise EngineError("PyTorch could not export the network to ONNX")
     model: bytes = program.model_proto.SerializeToString()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.preprocess import MESH, estimate_motion, same_scene, warp
+from streamderain.preprocess.motion import _eliminated
 
 
 def _texture(height: int, width: int, *, seed: int = 0) -> Tensor:
@@ -214,6 +215,17 @@ def test_graph_of_the_estimate_finds_the_same_motion() -> None:
     assert not [name for name in operations if "fft" in name or "linalg" in name]
     other = _streaks(moved, 40, seed=2)
     assert (program.module()(other, reference) - estimate_motion(other, reference)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e4])
+def test_elimination_solves_as_pytorch_does(spread: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    scale = torch.logspace(0, -torch.tensor(spread).log10().item() / 2, 6)[:, None]
+    root = torch.randn(3, 6, 12, generator=generator) * scale
+    matrix = root @ root.mT + 1e-3 * torch.eye(6)
+    right = torch.randn(3, 6, generator=generator)
+    expected = torch.linalg.solve(matrix.double(), right.double())
+    torch.testing.assert_close(_eliminated(matrix, right).double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_what_inference_has_made_once_serves_training_too() -> None:

@@ -17,7 +17,8 @@ from streamderain.networks import NetworkSpec, model_names
 from streamderain.networks.named import NAMED
 from streamderain.runtime import EngineCache, Job, Plan, backend_of, ensure, make_plans
 from streamderain.runtime.manifest import read_manifest
-from streamderain.runtime.trt_engine import FILE
+from streamderain.runtime.step import Distinct, example_inputs
+from streamderain.runtime.trt_engine import FILE, in_order
 from streamderain.session import job_for
 
 MakeJob = Callable[..., Job]
@@ -39,6 +40,30 @@ def build(job: Job, capability: str, precision: str) -> Path:
     folder, built = ensure(backend_of("tensorrt-rtx"), replace(plan.job(job), target=capability))
     assert built
     return folder
+
+
+@pytest.mark.parametrize("architecture", ["streaming", "classic", "identity", "ecnet", "prenet", "detail-resnet"])
+def test_what_leaves_pytorch_hands_nothing_through_and_gives_nothing_twice(
+    architecture: str, make_job: MakeJob
+) -> None:
+    """TensorRT has no output that is an input, and torch-tensorrt drops the second of two that are the same."""
+    job = make_job(NetworkSpec(architecture))
+    distinct, inputs = Distinct(job.network, job), example_inputs(job)
+    with torch.no_grad():
+        own, expected = distinct(*inputs), job.network(*inputs)
+    given, made = {tensor.data_ptr() for tensor in inputs}, [tensor.data_ptr() for tensor in own]
+    assert len(set(made)) == len(made)
+    assert not given & set(made[1:]), "the first is the clean frame, whatever it is"
+    assert tuple(tuple(tensor.shape) for tensor in own) == distinct.shapes
+    for got, wanted in zip(distinct.complete(inputs, own), expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_inputs_and_outputs_are_bound_by_number_where_they_have_one() -> None:
+    assert in_order(["output10", "output2", "output0"]) == ["output0", "output2", "output10"]
+    assert in_order(["inputs_1", "inputs_0"]) == ["inputs_0", "inputs_1"]
+    assert in_order(["clamp_5", "sub_4"]) == ["clamp_5", "sub_4"], "a number of another kind"
+    assert in_order(["rainy"]) == ["rainy"]
 
 
 @pytest.mark.usefixtures("rtx", "shelf")
