@@ -190,11 +190,11 @@ def run_live(
             pictures; and say so in the log. None keeps to ``derainer``. See `adaptive`.
         frames, duration: end after so many frames written, or so many seconds since the first.
         observer: is told of every frame, of what was skipped, and how old frames were when they were written.
-        depth: frames that may wait for the sink; each adds its time to the age of all that follow.
+        depth: frames that may wait for the sink, at least 1; each adds its time to the age of all that follow.
 
     Raises:
         StreamderainError: of whichever stage failed. A camera lost for good is no error here: see `LiveStats.lost`.
-        ValueError: an argument out of range.
+        TypeError, ValueError: a wrong argument; neither the source nor the sink has then been touched.
     """
     if on_loss not in ON_LOSS:
         raise ValueError(f"on_loss must be {', '.join(ON_LOSS)}, got {on_loss!r}")
@@ -202,7 +202,7 @@ def run_live(
         raise ValueError(f"max_age must be above 0 s, got {max_age}")
     stopped = stop if stop is not None else threading.Event()
     began = time.monotonic()
-    network, stand_in, ages = _Network(derainer, cheaper, source, observer), _StandIn(source, on_loss), _Ages(observer)
+    stand_in, ages = _StandIn(source, on_loss), _Ages(observer)
     written = held = too_old = told = 0
     interrupted, lost = False, None
     last_pts: int | None = None
@@ -228,6 +228,7 @@ def run_live(
             on_frame(frame)
 
     with behind, source:
+        network = _Network(derainer, cheaper, source, observer)  # in here: an engine that cannot be had ends both
         while not (interrupted := stopped.is_set()):
             if (frames is not None and written >= frames) or (
                 duration is not None and written and source.elapsed() * source.info.time_base >= duration

@@ -137,7 +137,7 @@ def run(
     fails: its thread, a daemon, closes it whenever it comes back, so do not close it yourself.
 
     Args:
-        depth: frames that may wait before and after the network.
+        depth: frames that may wait before and after the network, at least 1.
         view: what is written instead of the clean frame; see `comparison`. The sink must be of its size.
         on_frame: called in this thread with each clean frame handed on.
         stop: when it gets set, the input ends there, even while it is waited for; what was handed on is written and
@@ -146,7 +146,7 @@ def run(
 
     Raises:
         StreamderainError: of whichever stage failed, the source's and the network's at the frame where it happened.
-        ValueError: if ``depth`` is less than 1.
+        TypeError, ValueError: a wrong argument; neither the source nor the sink has then been touched.
     """
     decoding, preparing, deraining, encoding = _Stage(), _Stage(), _Stage(), _Stage()
     stopped = stop if stop is not None else threading.Event()

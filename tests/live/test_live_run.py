@@ -6,15 +6,20 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from streamderain.errors import EngineError
 from streamderain.frame import Frame
+from streamderain.live import run_live
 from streamderain.observe import Observer
+from streamderain.session import Session
 from streamderain.video.live import LiveOptions, open_live
 from tests.live.cameras import Collect, FakeCamera, Stub, is_slate
 from tests.live.conftest import Running
 from tests.live.fake_camera import now_ms, read_stamp
+from tests.video.clips import write_clip
 
 Make = Callable[..., FakeCamera]
 Start = Callable[..., Running]
@@ -210,6 +215,24 @@ def test_a_failing_sink_is_told_of_while_the_camera_is_silent(camera: Make, runn
     with pytest.raises(OSError, match="disk full"):
         run.ended(within=10)
     assert sink.aborted
+
+
+def test_both_ends_are_finished_without_a_session_and_untouched_by_a_wrong_argument(tmp_path: Path) -> None:
+    class Nothing(Stub):
+        def session(self, height: int, width: int) -> Session:
+            raise EngineError("there is no engine yet")
+
+    write_clip(tmp_path / "camera.mp4")
+    source, sink = open_live(str(tmp_path / "camera.mp4")), Collect()
+    for wrong in ({"depth": 0}, {"max_age": 0.0}, {"on_loss": "weep"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            run_live(source, sink, Nothing(), **wrong)
+    assert source.wait_first(5)  # it goes on reading
+    assert not sink.aborted
+    with pytest.raises(EngineError, match="no engine yet"):
+        run_live(source, sink, Nothing(), on_loss="pause")
+    assert sink.aborted
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("streamderain-")]
 
 
 def _wait(condition: Callable[[], bool], within: float = 20.0) -> None:
