@@ -41,9 +41,9 @@ class ContainerSink(Finishing):
         self.notes = (*target.notes, *plan.notes, *remuxer.notes)
         self._fragments = Fragments(FRAGMENT) if container.format.name in MP4 else None
         remuxer.watch = self._fragments.side if self._fragments is not None else None
-        self._rounded_to = info.time_base if container.format.name in CONSTANT_RATE else None
+        self._constant = container.format.name in CONSTANT_RATE
         self._latest: int | None = None
-        if self._rounded_to is not None:
+        if self._constant:
             rate = 1 / info.time_base
             self.notes += (
                 f"y4m holds no times: pictures follow each other at {rate} frames/s, and pauses are lost"
@@ -70,7 +70,8 @@ class ContainerSink(Finishing):
 
         Raises:
             OutputError: the disk is full, the reader went away, the encoder failed.
-            ValueError: ``frame`` has not the size that ``info`` promised, or comes in other planes; or it is closed.
+            ValueError: ``frame`` has not the size that ``info`` promised, comes in other planes, or is not later than
+                the one before; or the sink is closed.
         """
         self._check_open()
         check_size(frame, self._info)
@@ -145,11 +146,17 @@ class ContainerSink(Finishing):
             self._target.discard()
 
     def _timed(self, frame: Frame | YuvFrame) -> Frame | YuvFrame:
-        if self._rounded_to is None:
-            return frame
-        pts = round(frame.pts * frame.time_base / self._rounded_to)
-        self._latest = pts if self._latest is None else max(pts, self._latest + 1)
-        return replace(frame, pts=self._latest, time_base=self._rounded_to, duration=1)
+        """The frame as it is to be written: later than the one before, of which muxers of a constant rate take care."""
+        tick = self._info.time_base
+        pts = frame.pts if frame.time_base == tick else round(frame.pts * frame.time_base / tick)
+        before = self._latest
+        if self._constant:
+            pts = pts if before is None else max(pts, before + 1)
+            frame = replace(frame, pts=pts, time_base=tick, duration=1)
+        elif before is not None and pts <= before:
+            raise ValueError(f"pts must grow, got {pts} after {before}, in ticks of {tick} s")
+        self._latest = pts
+        return frame
 
     def _flush(self) -> None:
         packets = self._stream.encode(None)

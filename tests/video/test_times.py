@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import pytest
+import torch
 
 from streamderain.errors import InputError
-from streamderain.video import open_source
+from streamderain.frame import Frame, VideoInfo
+from streamderain.video import open_sink, open_source
 
 from .clips import COUNT, durations, scene, times, write_clip
 from .copying import copy, copy_open
@@ -127,6 +130,24 @@ def test_the_frame_count_is_a_hint_for_the_range_asked_for(tmp_path: Path) -> No
         assert source.info.frame_count == 25
     with open_source(str(tmp_path / "in.mp4"), start=1.6, duration=1.0) as source:
         assert source.info.frame_count == len(list(source)) == 10
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "y4m"])
+def test_times_that_do_not_grow_are_refused_where_the_container_holds_times(tmp_path: Path, suffix: str) -> None:
+    def frame(pts: int, tick: Fraction) -> Frame:
+        return Frame(torch.zeros((48, 64, 3), dtype=torch.uint8), pts, tick)
+
+    constant = suffix == "y4m"  # counts its pictures
+    info = VideoInfo(64, 48, Fraction(1, 25), frame_rate=Fraction(25))
+    with open_sink(str(tmp_path / f"out.{suffix}"), info) as sink:
+        for index in range(3):
+            sink.write(frame(index, Fraction(1, 25)))
+        for pts, tick, got in ((2, Fraction(1, 25), 2), (1, Fraction(1, 25), 1), (2001, Fraction(1, 25_000), 2)):
+            with nullcontext() if constant else pytest.raises(ValueError, match=f"must grow, got {got} after 2, in"):
+                sink.write(frame(pts, tick))
+        sink.write(frame(8, Fraction(1, 50)))
+    wanted = range(7) if constant else (0, 1, 2, 4)
+    assert times(tmp_path / f"out.{suffix}") == [Fraction(index, 25) for index in wanted]
 
 
 def test_b_frames_at_one_frame_a_second_are_no_jump(tmp_path: Path) -> None:
