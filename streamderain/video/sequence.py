@@ -112,12 +112,13 @@ class SequenceSink(Finishing):
         overwrite: bool,
     ) -> None:
         self.frames_written = 0
+        self.description = f"{Path(pattern).suffix[1:].lower()} {info.width}x{info.height} → {pattern}"
         parent = folder_of(pattern)
         # %d and %03d mean the same pictures from 100 on.
         self._lock = Lock(parent / f"{_PATTERN.sub('%d', Path(pattern).name)}.part", name=pattern)
         try:
             taken = existing(pattern, side, overwrite=overwrite)
-        except (OutputError, InputError):
+        except BaseException:
             self._lock.remove()
             raise
         asked = {"audio": audio, "subtitle": subtitles}
@@ -129,7 +130,6 @@ class SequenceSink(Finishing):
             side.attach(())
         self.replaces = bool(taken)
         self._pattern = self._name = pattern
-        self.description = f"{Path(pattern).suffix[1:].lower()} {info.width}x{info.height} → {pattern}"
 
     def write(self, frame: Frame) -> None:
         """Writes one picture; it appears under its name when it is complete.

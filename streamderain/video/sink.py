@@ -155,43 +155,42 @@ def open_sink(
     if is_playlist(uri):
         container_options = playlist_options(Path(uri), live=info.live)
     target.claim()
-    with ffmpeg.listening() as lines, cuda.current(gpu):
-        container = None
-        opening = False
-        try:
-            container = av.open(target.url, "w", format=muxer, container_options=container_options)
-            stream = encoder.add_stream(
-                container, plan, info, name=name, hwaccel=None if gpu is None else cuda.acceleration(gpu)
-            )
-            _tag(stream, plan, info, side)
-            remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
-            remuxer.describe()
-            opening = True
-            stream.codec_context.open()
+    with contextlib.ExitStack() as undo:
+        undo.callback(target.discard)  # whatever raises: a wrong argument and Ctrl-C leave nothing behind either
+        with ffmpeg.listening() as lines, cuda.current(gpu):
             opening = False
-            _refuse_unread(plan, lines)
-            target.begin()
-            container.start_encoding()
-        except (*ffmpeg.WRITE_ERRORS, OutputError) as error:
-            if container is not None:
-                _discard(container)
-            target.discard()
-            if isinstance(error, OutputError):
-                raise
-            beside = _copied(side, audio=audio == "copy", subtitles=subtitles == "copy")
-            if beside and not opening and encoder.fits(plan, info, muxer=muxer):
-                raise OutputOptionError(
-                    f"{name}: {muxer} cannot hold {' and '.join(beside)}",
-                    hint=f"use {' or '.join(beside.values())}, or write to an .mkv",
+            try:
+                container = av.open(target.url, "w", format=muxer, container_options=container_options)
+                undo.callback(_discard, container)
+                stream = encoder.add_stream(
+                    container, plan, info, name=name, hwaccel=None if gpu is None else cuda.acceleration(gpu)
+                )
+                _tag(stream, plan, info, side)
+                remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
+                remuxer.describe()
+                opening = True
+                stream.codec_context.open()
+                opening = False
+                _refuse_unread(plan, lines)
+                target.begin()
+                container.start_encoding()
+            except ffmpeg.WRITE_ERRORS as error:
+                beside = _copied(side, audio=audio == "copy", subtitles=subtitles == "copy")
+                if beside and not opening and encoder.fits(plan, info, muxer=muxer):
+                    raise OutputOptionError(
+                        f"{name}: {muxer} cannot hold {' and '.join(beside)}",
+                        hint=f"use {' or '.join(beside.values())}, or write to an .mkv",
+                    ) from error
+                # The encoder itself finds a value bad: that is wrong usage, all else is the world.
+                kind = OutputOptionError if opening and isinstance(error, ValueError) else OutputError
+                raise kind(
+                    f"{name} cannot be written with {plan.codec} in {muxer}: {ffmpeg.explain(error, lines)}",
+                    hint="see --codec, --crf, --preset and -e",
                 ) from error
-            # The encoder itself finds a value bad: that is wrong usage, all else is the world.
-            kind = OutputOptionError if opening and isinstance(error, ValueError) else OutputError
-            raise kind(
-                f"{name} cannot be written with {plan.codec} in {muxer}: {ffmpeg.explain(error, lines)}",
-                hint="see --codec, --crf, --preset and -e",
-            ) from error
-    planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if device is not None else None
-    return ContainerSink(container, stream, remuxer, info, plan, target, planes)
+        planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if device is not None else None
+        sink = ContainerSink(container, stream, remuxer, info, plan, target, planes)
+        undo.pop_all()
+        return sink
 
 
 def _copied(side: SideStreams | None, *, audio: bool, subtitles: bool) -> dict[str, str]:

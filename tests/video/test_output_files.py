@@ -87,6 +87,21 @@ def test_nothing_is_written_after_the_end(tmp_path: Path, name: str, end: str) -
     assert sink.frames_written == 1
 
 
+@pytest.mark.parametrize("error", [AttributeError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["encoder.tag", "Remuxer", "ContainerSink", "sequence.existing"])
+def test_an_output_that_is_not_opened_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: type[BaseException]
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"streamderain.video.sink.{where}", fail)
+    name = "out%d.png" if "sequence" in where else "out.mp4"
+    with pytest.raises(error):
+        open_sink(str(tmp_path / name), VideoInfo(64, 48, Fraction(1, 25)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_frame_is_an_error_and_leaves_nothing(clip: Path) -> None:
     with open_source(str(clip)) as source:
         sink = open_sink(str(clip.with_name("out.mp4")), source.info, side=source.side)
