@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import av
 import numpy as np
-import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from streamderain.frame import Frame
 from streamderain.observe import Observer
+from streamderain.video.outlet import eight_bits
 
 Kind = Literal["pair", "rainy", "clean"]
 
@@ -44,7 +44,7 @@ class JpegEncoder:
         first = frames[0]
         width = min(first.width, self._width)
         height = max(1, round(first.height * width / first.width))
-        planes = [np.ascontiguousarray(_eight_bits(frame)) for frame in frames]
+        planes = [np.ascontiguousarray(eight_bits(frame).cpu().numpy()) for frame in frames]
         whole = np.concatenate(planes) if len(planes) > 1 else planes[0]
         picture = self._scaler.reformat(
             av.VideoFrame.from_ndarray(whole, format="rgb24"),
@@ -101,10 +101,3 @@ class Pictures:
                 self._made[kind] = made
                 self.encoded += 1
             return made
-
-
-def _eight_bits(frame: Frame) -> Any:
-    pixels = frame.pixels
-    if pixels.dtype != torch.uint8:
-        pixels = (pixels.int() >> 8).to(torch.uint8)
-    return pixels.cpu().numpy()
