@@ -12,8 +12,8 @@ import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -100,14 +100,15 @@ class InductorBackend:
     def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
         inputs = example_inputs(job)
         network = network_of(job)
-        if (
-            job.device.type == "cuda"
-        ):  # as cuDNN's and Triton's convolutions want them: else they are turned at each step
+        if job.device.type == "cuda":
+            # As its convolutions want the weights: else each step turns them anew.
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows tensors only
-        _compile(network, inputs, folder / _NETWORK, job, lambda stage: progress(f"{stage} the network"))
+        tuned = _options(job)
+        _compile(network, inputs, folder / _NETWORK, job, tuned, lambda stage: progress(f"{stage} the network"))
         if job.device.type == "cuda" and has_state(job):
             alignment = Alignment(network)
-            _compile(alignment, inputs, folder / _ALIGNMENT, job, lambda stage: progress(f"{stage} the alignment"))
+            # Not tuned: its products of matrices are small and many, and each would be timed in all variants.
+            _compile(alignment, inputs, folder / _ALIGNMENT, job, {}, lambda stage: progress(f"{stage} the alignment"))
 
     def load(self, job: Job, folder: Path) -> Engine:
         alignment = folder / _ALIGNMENT
@@ -122,7 +123,14 @@ def _options(job: Job) -> dict[str, bool]:
     return {"max_autotune": True} if job.device.type == "cuda" else {}
 
 
-def _compile(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, job: Job, progress: Progress) -> None:
+def _compile(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    job: Job,
+    options: Mapping[str, bool],
+    progress: Progress,
+) -> None:
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
@@ -130,10 +138,27 @@ def _compile(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, job: Job
     program = exported(module, inputs)
     progress("compiling")
     # Inductor's own caches hold pickles; they live as long as this compilation.
-    found = cuda_toolkit.within_reach() if job.device.type == "cuda" else nullcontext()
-    with warnings.catch_warnings(), fresh_cache(), found:
+    with warnings.catch_warnings(), fresh_cache(), ExitStack() as on_gpu:
         warnings.simplefilter("ignore")
-        aoti_compile_and_package(program, package_path=str(path), inductor_configs=_options(job))
+        if job.device.type == "cuda":
+            on_gpu.enter_context(cuda_toolkit.within_reach())
+            on_gpu.enter_context(_without_tables())
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(options))
+
+
+@contextmanager
+def _without_tables() -> Iterator[None]:
+    """Of what was timed: Inductor prints a dozen lines for each convolution to stderr, where our own lines go."""
+    from torch._inductor import config, select_algorithm
+
+    before = select_algorithm.PRINT_AUTOTUNE
+    select_algorithm.PRINT_AUTOTUNE = False
+    statistics = "max_autotune_report_choices_stats"  # which not all versions have
+    try:
+        with config.patch({statistics: False} if hasattr(config, statistics) else {}):
+            yield
+    finally:
+        select_algorithm.PRINT_AUTOTUNE = before
 
 
 def _package(path: Path, job: Job) -> Compiled:
