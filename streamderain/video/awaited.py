@@ -1,4 +1,4 @@
-"""Which packets have not become pictures yet, and which time the picture that came takes."""
+"""Which packets have given no picture yet, and at which time a picture that comes is shown."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PATIENCE = 32  # packets that a picture may be overtaken by: twice as many as t
 class Awaited:
     """Told of packets in the order of decoding, and of their pictures in the order of presentation.
 
-    AVI and ASF hold times of decoding alone. Of H.264 and HEVC with B-frames, their packets' times are those of all
-    pictures, but not each its own picture's: so the earliest picture takes the earliest time, and so on. Where the
-    times are true this comes to the same, and tells more: whoever is earlier and has not come never will. Otherwise
-    that is known only when `_PATIENCE` later packets have overtaken one.
+    AVI and ASF hold times of decoding alone. With the B-frames of H.264 and HEVC, the packets' times are then the right
+    set of times, but each belongs to another packet's picture: so the first picture takes the earliest of them, and so
+    on. Where the times are true that makes no difference, and a picture that has been overtaken by a later one is known
+    to be lost at once; otherwise only after `_PATIENCE` later packets.
 
     Args:
         context: of the decoder.
@@ -41,7 +41,7 @@ class Awaited:
         return at in self._packets
 
     def read(self, at: At | None) -> None:
-        """A packet goes to the decoder. None, or times that go back, are not made up: somebody knew them."""
+        """A packet goes to the decoder. A time that is missing or goes back shows that FFmpeg did not make them up."""
         if at is None:
             self._true = True
             return
@@ -52,7 +52,7 @@ class Awaited:
         heapq.heappush(self._times, at)
 
     def came(self, at: At) -> tuple[At, list[At]]:
-        """The picture of the packet ``at`` is there: its time, and the times before it that nobody comes for."""
+        """The picture of the packet ``at`` has come: its time, and earlier ones whose pictures will never come."""
         if self._led_in is None:
             self._led_in = self._read
         if self._true or not self._context.has_b_frames:
@@ -70,13 +70,13 @@ class Awaited:
         return heapq.heappop(self._times), lost
 
     def rest(self) -> list[At]:
-        """At the end: the times that nobody came for."""
+        """At the end: the times whose pictures never came."""
         if self._true or not self._context.has_b_frames:
             return sorted(self._times)
         return self._give_up(self._read)
 
     def _give_up(self, until: int) -> list[At]:
-        """Times for the pictures of the packets up to number ``until``."""
+        """Stops waiting for the pictures of the packets up to number ``until``; returns their times."""
         times = []
         for at, number in list(self._packets.items()):
             if number > until:

@@ -94,13 +94,13 @@ class CaptureClock:
 
 
 class Pace:
-    """When the pictures of a file are due that plays the part of a camera: the first at once."""
+    """When each picture of a file that stands in for a camera is due; the first is due at once."""
 
     def __init__(self) -> None:
         self._began: tuple[float, float] | None = None
 
     def wait(self, pts: int, base: Fraction) -> float:
-        """Seconds until the time of the picture with ``pts`` in units of ``base`` seconds; 0 if it is late."""
+        """Seconds until the picture with ``pts``, in units of ``base`` seconds, is due; 0 if it is late."""
         now, theirs = time.monotonic(), float(pts * base)
         if self._began is None:
             self._began = (now, theirs)

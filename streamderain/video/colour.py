@@ -221,7 +221,7 @@ class YuvWriter:
         return finish(picture, frame, colour=self._colour)
 
     def _canvas_for(self, pixels: NDArray[Any]) -> av.VideoFrame:
-        """The pixels as a picture that swscale reads and nobody keeps; the memory of the last one is used again."""
+        """The pixels as a picture for swscale to read. It must not be kept: its memory is used again for the next."""
         name = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
         height, width = pixels.shape[:2]
         canvas = self._canvas

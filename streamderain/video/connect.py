@@ -1,4 +1,4 @@
-"""Who reads a live source: we do ourselves where it is a camera that we know to read, FFmpeg all else."""
+"""What reads a live source: our own RTSP client for the cameras that it understands, FFmpeg for all else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection to a live source: what it is to those who read it, why it is lost, and what to do about that."""
+"""One connection to a live source: what its readers see of it, why it is lost, and what to do about that."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def without_delay(decoder: Any) -> None:
 
 
 def silent(read_timeout: float) -> LostError:
-    """It is lost because nothing has come for so many seconds."""
+    """The error of a connection over which nothing has come for ``read_timeout`` seconds."""
     return LostError(f"nothing came for {read_timeout:g} s")
 
 

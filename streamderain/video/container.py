@@ -146,7 +146,7 @@ class ContainerSink(Finishing):
             self._target.discard()
 
     def _timed(self, frame: Frame | YuvFrame) -> Frame | YuvFrame:
-        """The frame as it is to be written: later than the one before, of which muxers of a constant rate take care."""
+        """The frame with the time that is written. It must be later than the one before; at a constant rate it is."""
         tick = self._info.time_base
         pts = frame.pts if frame.time_base == tick else round(frame.pts * frame.time_base / tick)
         before = self._latest

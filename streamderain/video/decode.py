@@ -1,4 +1,4 @@
-"""From packets to pictures in presentation order: decoding, damage, deinterlacing, and who is missing."""
+"""From packets to pictures in presentation order: decoding, damage, deinterlacing, and what is missing."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Decoder:
             self._side.put(packet, moved=moved)
 
     def _of_asf(self, packet: Any) -> int:
-        """FFmpeg leaves a time out where it seeks to, and gives the last packet that of the one before."""
+        """A packet's pts in ASF: FFmpeg gives none after a seek, and to the last packet that of the one before."""
         _, latest = self._awaited.latest or (0, -1)
         if packet.pts is None:
             return latest + 1
@@ -216,7 +216,7 @@ class Decoder:
         return pts
 
     def _fill(self, lost: list[At]) -> Iterator[Picture]:
-        """Deals with the packets at these times, of which no picture came."""
+        """Makes up for the packets at these times, which gave no picture, or raises because of them."""
         # Before the first picture stand those that lean on a keyframe the file does not have.
         if not lost or self._latest is None:
             return

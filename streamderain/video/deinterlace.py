@@ -1,4 +1,4 @@
-"""Interlaced pictures become whole ones, each at its own time, whatever size and format those that follow have."""
+"""Deinterlacing: one whole picture for each, at its own time, also where size or pixel format change on the way."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ _HINT = "watch in a browser instead: --preview 8080"
 class DisplaySink(Finishing):
     """A FrameSink that shows frames in a window. Made by `open_display`.
 
-    The newest frame is shown: who looks is never late, and a slow screen holds nobody up. Frames of a file are shown at
-    the times at which they are due.
+    Only the newest frame is shown: what is on the screen is never out of date, and a slow screen does not hold the
+    pipeline up. Frames of a file are shown at the times at which they are due.
     """
 
     def __init__(self, child: subprocess.Popen[bytes], info: VideoInfo, *, description: str) -> None:

@@ -248,7 +248,7 @@ def add_stream(
 
 
 def fits(plan: EncoderPlan, info: VideoInfo, *, muxer: str) -> bool:
-    """Whether the picture by itself can be written in the container; where one cannot be begun, that tells why."""
+    """Whether the container can be begun with the video alone: then it is the other streams that it cannot hold."""
     begun = False
     with (
         contextlib.suppress(OutputOptionError, av.error.FFmpegError, OSError, ValueError),

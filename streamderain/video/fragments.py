@@ -10,7 +10,7 @@ _ORDERLY = Fraction(9)  # seconds; of packets that wait 10 s for those of the vi
 
 
 class Fragments:
-    """FFmpeg's rule, followed: a packet that is long enough after the first of its stream begins the next fragment.
+    """Follows FFmpeg's rule: a packet that is long enough after the first of its stream begins the next fragment.
 
     The end of the video, which its edit list tells to readers, is that of the latest picture *since then*: where a
     fragment begins between the last picture and the packets that were put off until after it, the picture is hidden.

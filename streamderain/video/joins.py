@@ -1,4 +1,4 @@
-"""Several recordings on end in one file, as broadcasters join transport streams: one time that grows over all."""
+"""Recordings that follow each other in one file, as in transport streams that were joined: one time that grows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WAITING = 256  # packets of another stream that wait for the video to begin ane
 
 
 def is_back(before: Fraction, now: Fraction) -> bool:
-    """Whether that much of a step back, in seconds, means that a new recording begins."""
+    """Whether a step back from ``before`` to ``now``, in seconds, is so large that a new recording must begin."""
     return before - now >= _BACKWARDS
 
 
@@ -27,7 +27,7 @@ class _Side:
 
 
 class Joins:
-    """Finds where recordings begin in each stream, for files do not have them at one place, and moves all alike.
+    """Finds where each recording begins, which is elsewhere in each stream, and moves all its streams by the same time.
 
     Attributes:
         moved: what each recording is moved by, in ticks of the video.

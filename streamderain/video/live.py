@@ -180,7 +180,7 @@ class LiveSource:
                 yield captured.frame
 
     def close(self) -> None:
-        """Ends the reader; one that is inside a call which does not return is not waited for."""
+        """Ends the reader; one that is stuck in a call is not waited for."""
         self._closing.set()
         self._ahead.close(within=_PATIENCE)
 
@@ -288,7 +288,7 @@ class LiveSource:
                 connection.close()
 
     def _asked(self, began: float) -> Address:
-        """The address; a publisher that is waited for so long is not listened for any longer."""
+        """The address, with what is left of ``wait`` as the time limit where a publisher is waited for."""
         if not self._address.listens or not self._options.wait or self._joined.begun:
             return self._address
         left = began + self._options.wait - time.monotonic()

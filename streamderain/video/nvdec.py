@@ -16,7 +16,7 @@ DECODINGS: tuple[Decoding, ...] = ("auto", "cpu", "nvdec")
 
 
 class RefusedError(Exception):
-    """NVDEC does not do this video, and its text says why. Never leaves ``video``: the CPU does it, or it is told."""
+    """NVDEC cannot decode this video; the text says why. `open_source` falls back to the CPU or makes it an error."""
 
 
 @cache

@@ -20,7 +20,7 @@ _SIZE = (256, 256)  # px; NVENC refuses small ones
 
 
 def require(codec: str, device: torch.device | None) -> None:
-    """Nothing for other codecs and where ``codec`` opens on ``device``, the first GPU if None.
+    """Checks that ``codec``, if it is one of NVENC's, opens on ``device``, or on the first GPU if that is None.
 
     Raises:
         DeviceError: it does not.

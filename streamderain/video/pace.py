@@ -14,7 +14,7 @@ class Pace:
         self._start: float | None = None
 
     def await_moment(self, seconds: float) -> None:
-        """Returns ``seconds`` of the recording after its beginning; who is much too late begins anew from there."""
+        """Sleeps until the frame at ``seconds`` of the recording is due; one that is far too late resets the clock."""
         now = time.monotonic()
         if self._start is None or now - (self._start + seconds) > _LATE:
             self._start = now - seconds

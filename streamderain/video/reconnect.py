@@ -16,7 +16,7 @@ _LONGEST_IN_SHORT = 1.0
 
 
 class Backoff:
-    """Seconds to wait before each attempt: 0, then 0.5 growing to 1, and after a minute to 10; shaken by chance.
+    """Seconds to wait before each attempt: 0, then 0.5 growing to 1, and after a minute to 10; with random jitter.
 
     Args:
         chance: a number in 0..1 for each wait; for tests.

@@ -174,7 +174,7 @@ def _move(packet: Any, seconds: Fraction) -> None:
 
 
 def _rebase(packet: Any, base: Fraction) -> None:
-    """As the muxer would, but before times are compared: two of the source's may be one of the output's."""
+    """Rescales times as the muxer would, but before they are compared: two of the source's may fall together."""
     scale = packet.time_base / base
     packet.pts, packet.dts = round(packet.pts * scale), round(packet.dts * scale)
     packet.duration = round((packet.duration or 0) * scale)
