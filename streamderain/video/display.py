@@ -119,11 +119,14 @@ def open_display(uri: str, info: VideoInfo) -> DisplaySink:
     if find_spec("cv2") is None:
         raise OutputOptionError("display: needs OpenCV", hint=f"pip install 'streamderain[display]', or {_HINT}")
     ask = {"width": info.width, "height": info.height, "title": "streamderain", "full": asked == "full"}
-    child = subprocess.Popen(
-        [sys.executable, "-P", str(_WINDOW)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )  # fmt: skip
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-P", str(_WINDOW)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )  # fmt: skip
+    except OSError as error:
+        raise OutputError(f"display: its process cannot be started: {error.strerror or error}") from error
     assert child.stdin is not None
     assert child.stdout is not None
     with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -105,6 +106,10 @@ def test_no_screen_no_window_and_no_such_place(toolkit: Path, monkeypatch: pytes
     (toolkit / "cv2.py").write_text("import os; os.abort()")  # as Qt does
     with pytest.raises(OutputError, match="no window can be opened"):
         open_sink("display:", INFO)
+    with monkeypatch.context() as full:
+        full.setattr("subprocess.Popen", lambda *args, **options: os.open("/none/left", 0))
+        with pytest.raises(OutputError, match="display: its process cannot be started: No such file"):
+            open_sink("display:", INFO)
     monkeypatch.delenv("DISPLAY")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(OutputError, match="no screen here"):
