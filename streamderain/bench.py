@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from streamderain.frame import Frame, FrameSink, FrameSource, VideoInfo
+from streamderain.frame import Frame, FrameSink, PlaneSource, VideoInfo
 from streamderain.pipeline import RunStats, run
 from streamderain.runtime import Engine
 from streamderain.session import Derainer
@@ -67,7 +67,7 @@ class _Round:
 class Clock:
     """A source that notes when each frame was decoded, and a sink that notes how old it is when it is handed over."""
 
-    def __init__(self, source: FrameSource, sink: FrameSink) -> None:
+    def __init__(self, source: PlaneSource, sink: FrameSink) -> None:
         self.source = _Stamped(source, self)
         self.sink = _Aged(sink, self)
         self.decoded: dict[int, float] = {}
@@ -75,7 +75,7 @@ class Clock:
 
 
 class _Stamped:
-    def __init__(self, source: FrameSource, clock: Clock) -> None:
+    def __init__(self, source: PlaneSource, clock: Clock) -> None:
         self._source, self._clock = source, clock
         self.info = source.info
 

@@ -11,10 +11,12 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from streamderain.exact import fraction, settle_times, whole
 from streamderain.yuv import YuvFrame
 
 _UNSPECIFIED = 2
 _PQ, _HLG = 16, 18
+_TURNS, _CHROMAS = (0, 90, 180, 270), ("420", "422", "444")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Frame:
 
     Raises:
         TypeError: ``pixels`` is no tensor.
-        ValueError: ``pixels`` has another shape or dtype.
+        ValueError: ``pixels`` has another shape or dtype, or a time is not exact (a float).
     """
 
     pixels: Tensor
@@ -63,6 +65,7 @@ class Frame:
             raise ValueError(f"pixels must be [H, W, 3], got {tuple(self.pixels.shape)}")
         if self.pixels.dtype not in (torch.uint8, torch.uint16):
             raise ValueError(f"pixels must be uint8 or uint16, got {self.pixels.dtype}")
+        settle_times(self)
 
     @property
     def height(self) -> int:
@@ -78,6 +81,13 @@ class Frame:
         return float(self.pts * self.time_base)
 
 
+def check_frame(frame: object) -> None:
+    """Raises: TypeError: it is neither a `Frame` nor a `YuvFrame`."""
+    if not isinstance(frame, (Frame, YuvFrame)):
+        made = "Frame(torch.from_numpy(pixels), pts, time_base)"
+        raise TypeError(f"a frame must be a streamderain.Frame, got {type(frame)}; {made} makes one of NumPy's pixels")
+
+
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
     """What a sink must know of the video it is to write.
@@ -85,13 +95,16 @@ class VideoInfo:
     Attributes:
         width, height: pixels as displayed, that is after ``rotation`` is applied; ``Frame.pixels`` has this size.
         time_base: seconds per tick of the frames' pts.
-        frame_rate: nominal frames/s; None when unknown or when there is no such thing.
+        frame_rate: nominal frames/s, a fraction or a whole number; None when unknown or when there is no such thing.
         frame_count: of what will be read; only ever a hint. None when live or unknown.
         colour: the source's tags.
         sample_aspect_ratio: of a displayed pixel, width to height.
         rotation: degrees counter-clockwise that a player turns the stored picture by: 0, 90, 180 or 270.
         chroma: subsampling of the source, "420", "422" or "444".
         live: frames arrive by the clock and cannot be had again.
+
+    Raises:
+        ValueError: a number is out of range, or not exact (a float).
     """
 
     width: int
@@ -105,9 +118,20 @@ class VideoInfo:
     chroma: str = "420"
     live: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least=1))
+        for name in ("time_base", "frame_rate", "sample_aspect_ratio"):
+            if getattr(self, name) is not None or name != "frame_rate":
+                object.__setattr__(self, name, fraction(name, getattr(self, name)))
+        if self.rotation not in _TURNS:
+            raise ValueError(f"rotation must be 0, 90, 180 or 270 degrees counter-clockwise, got {self.rotation!r}")
+        if self.chroma not in _CHROMAS:
+            raise ValueError(f"chroma must be 420, 422 or 444, got {self.chroma!r}")
 
-class FrameSource(Protocol):
-    """Yields frames in presentation order, some in planes where they were asked for. A context manager.
+
+class PlaneSource(Protocol):
+    """Yields frames in presentation order, those in planes that can be. A context manager.
 
     Opened, iterated and closed by one thread at a time: the pipeline hands it to its decode thread whole.
     """
@@ -119,6 +143,12 @@ class FrameSource(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+
+class FrameSource(PlaneSource, Protocol):
+    """A `PlaneSource` that yields `Frame`s alone: what ``open_source`` makes, and what your own source is."""
+
+    def __iter__(self) -> Iterator[Frame]: ...
 
 
 class FrameSink(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from streamderain.errors import UnsupportedInputError
-from streamderain.frame import Frame, FrameSink, FrameSource, VideoInfo
+from streamderain.frame import Frame, FrameSink, PlaneSource, VideoInfo
 from streamderain.leadin import with_lead_in
 from streamderain.overlap import WriteBehind, run_ahead
 from streamderain.preprocess.colour import rgb_frame
@@ -96,7 +96,7 @@ class _Steps:
         return self._session
 
 
-def derain(frames: Iterable[Frame], derainer: Derainer | None = None) -> Iterator[Frame]:
+def derain(frames: Iterable[Frame | YuvFrame], derainer: Derainer | None = None) -> Iterator[Frame]:
     """Derain frames one by one, as they are asked for; no threads, nothing stored but the network's own state.
 
     Args:
@@ -116,13 +116,13 @@ def derain(frames: Iterable[Frame], derainer: Derainer | None = None) -> Iterato
 
 
 def run(
-    source: FrameSource,
+    source: PlaneSource,
     sink: FrameSink,
     derainer: Derainer,
     *,
     depth: int = 4,
     view: View | None = None,
-    on_frame: Callable[[Frame | YuvFrame], object] | None = None,
+    on_frame: Callable[[Any], object] | None = None,
     stop: threading.Event | None = None,
     close_interrupted: Callable[[], object] | None = None,
 ) -> RunStats:
@@ -139,7 +139,7 @@ def run(
     Args:
         depth: frames that may wait before and after the network, at least 1.
         view: what is written instead of the clean frame; see `comparison`. The sink must be of its size.
-        on_frame: called in this thread with each clean frame handed on.
+        on_frame: called in this thread with each clean frame handed on, a `YuvFrame` where the sink takes planes.
         stop: when it gets set, the input ends there, even while it is waited for; what was handed on is written and
             the file is finished. Stopped before the first frame, the sink is aborted: no file holds no frames.
         close_interrupted: called instead of ``sink.close`` when ``stop`` ended the input.
@@ -221,7 +221,7 @@ def _in_order(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | YuvF
         del frame  # not kept while the next one is decoded
 
 
-def _decode(source: FrameSource, stage: _Stage) -> Generator[Frame | YuvFrame, None, None]:
+def _decode(source: PlaneSource, stage: _Stage) -> Generator[Frame | YuvFrame, None, None]:
     """The source's frames, its own time measured; closes it on the thread that iterated it."""
     with source:
         iterator = iter(source)

@@ -8,6 +8,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from streamderain.exact import settle_times
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -92,7 +94,7 @@ class YuvFrame:
         pts, time_base, duration: as `Frame`'s.
 
     Raises:
-        ValueError: if the planes are not those of the format.
+        ValueError: if the planes are not those of the format, or a time is not exact (a float).
     """
 
     planes: tuple[Tensor, ...]
@@ -109,6 +111,7 @@ class YuvFrame:
             raise ValueError(f"{self.format.pix_fmt} has no size of {given[0][1]}x{given[0][0]}")
         if any(plane.dtype != layout.dtype for plane in self.planes):
             raise ValueError(f"the planes of {self.format.pix_fmt} are {layout.dtype}, got {self.planes[0].dtype}")
+        settle_times(self)
 
     @property
     def height(self) -> int:

@@ -10,7 +10,7 @@ import av
 from av.container import InputContainer
 
 from streamderain.errors import UnsupportedInputError
-from streamderain.frame import Frame, FrameSource, VideoInfo
+from streamderain.frame import Frame, PlaneSource, VideoInfo
 from streamderain.video import colour, probe
 from streamderain.video.decode import Decoder, Picture
 from streamderain.video.planes import format_of, planes_of
@@ -74,7 +74,7 @@ class VideoSource:
         for picture in self._checked():
             yield self._frame(picture)
 
-    def in_planes(self) -> FrameSource:
+    def in_planes(self) -> PlaneSource:
         """The same frames for a GPU, which converts them itself: as `YuvFrame`s, in the memory they were decoded in.
 
         Iterate it instead. Where it cannot be (rotated, odd 4:2:0, palettes, more than 10 bits), they stay `Frame`s.
