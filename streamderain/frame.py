@@ -84,8 +84,8 @@ class Frame:
 def check_frame(frame: object) -> None:
     """Raises: TypeError: it is neither a `Frame` nor a `YuvFrame`."""
     if not isinstance(frame, (Frame, YuvFrame)):
-        made = "Frame(torch.from_numpy(pixels), pts, time_base)"
-        raise TypeError(f"a frame must be a streamderain.Frame, got {type(frame)}; {made} makes one of NumPy's pixels")
+        made = "streamderain.Frame(pixels, pts, time_base)"
+        raise TypeError(f"a frame must be a {made}, got {type(frame)}")
 
 
 @dataclass(frozen=True, slots=True)

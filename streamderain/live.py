@@ -17,7 +17,7 @@ from streamderain.errors import StreamLostError
 from streamderain.frame import Frame, FrameSink
 from streamderain.observe import Observer
 from streamderain.overlap import WriteBehind
-from streamderain.pipeline import View
+from streamderain.pipeline import View, check_derainer, check_sink
 from streamderain.session import Derainer, Session
 from streamderain.video.joined import Captured
 from streamderain.video.live import LiveSource
@@ -196,6 +196,11 @@ def run_live(
         StreamderainError: of whichever stage failed. A camera lost for good is no error here: see `LiveStats.lost`.
         TypeError, ValueError: a wrong argument; neither the source nor the sink has then been touched.
     """
+    if not hasattr(source, "take"):
+        raise TypeError(f"source must be what streamderain.video.live.open_live makes, got {source!r:.80}")
+    check_sink(sink)
+    for one in (derainer, *(cheaper or ())):
+        check_derainer(one)
     if on_loss not in ON_LOSS:
         raise ValueError(f"on_loss must be {', '.join(ON_LOSS)}, got {on_loss!r}")
     if max_age is not None and not max_age > 0:

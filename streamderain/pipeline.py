@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from streamderain.errors import UnsupportedInputError
-from streamderain.frame import Frame, FrameSink, PlaneSource, VideoInfo
+from streamderain.frame import Frame, FrameSink, PlaneSource, VideoInfo, check_frame
 from streamderain.leadin import with_lead_in
 from streamderain.overlap import WriteBehind, run_ahead
 from streamderain.preprocess.colour import rgb_frame
@@ -85,6 +86,7 @@ class _Steps:
         return session.step(frame) if self._delivery is None else session.step(frame, delivery=self._delivery)
 
     def _session_for(self, frame: Frame | YuvFrame) -> Session:
+        check_frame(frame)
         size = (frame.height, frame.width)
         if self._session is None:
             self._session, self._size = self._derainer.session(*size), size
@@ -107,9 +109,18 @@ def derain(frames: Iterable[Frame | YuvFrame], derainer: Derainer | None = None)
         One clean frame for each, with its pts, time base, duration and dtype.
 
     Raises:
+        TypeError: at once, where an argument is something else; at its frame, where one is no `Frame`.
         UnsupportedInputError: when the size changes on the way.
         ModelError, DeviceError, EngineError: when the model cannot be had.
     """
+    if isinstance(frames, str | bytes | os.PathLike):
+        raise TypeError(f"frames must be Frames, such as streamderain.open_source reads, got {frames!r}")
+    if derainer is not None:
+        check_derainer(derainer)
+    return _derained(frames, derainer)
+
+
+def _derained(frames: Iterable[Frame | YuvFrame], derainer: Derainer | None) -> Iterator[Frame]:
     steps = _Steps(Derainer() if derainer is None else derainer)
     for frame in frames:
         yield rgb_frame(steps.step(frame))
@@ -148,6 +159,10 @@ def run(
         StreamderainError: of whichever stage failed, the source's and the network's at the frame where it happened.
         TypeError, ValueError: a wrong argument; neither the source nor the sink has then been touched.
     """
+    if not hasattr(source, "info"):
+        raise TypeError(f"source must be a FrameSource, such as streamderain.open_source makes, got {source!r:.80}")
+    check_sink(sink)
+    check_derainer(derainer)
     decoding, preparing, deraining, encoding = _Stage(), _Stage(), _Stage(), _Stage()
     stopped = stop if stop is not None else threading.Event()
     steps = _Steps(derainer, getattr(sink, "delivery", None) if view is None else None)
@@ -215,6 +230,18 @@ def run(
     )
 
 
+def check_sink(sink: object) -> None:
+    """Raises: TypeError: it is no `FrameSink`."""
+    if not (hasattr(sink, "write") and hasattr(sink, "abort")):
+        raise TypeError(f"sink must be a FrameSink, such as streamderain.open_sink makes, got {sink!r:.80}")
+
+
+def check_derainer(derainer: object) -> None:
+    """Raises: TypeError: it makes no sessions."""
+    if not hasattr(derainer, "session"):
+        raise TypeError(f"derainer must be a streamderain.Derainer, got {derainer!r:.80}")
+
+
 def _in_order(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | YuvFrame, bool]]:
     for frame in frames:
         yield frame, True
@@ -233,6 +260,7 @@ def _decode(source: PlaneSource, stage: _Stage) -> Generator[Frame | YuvFrame, N
                 return
             finally:
                 stage.seconds += time.perf_counter() - begin
+            check_frame(frame)
             yield frame
             del frame  # not kept while the next one is decoded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, overload
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from streamderain.errors import DeviceError, EngineError
-from streamderain.frame import Frame
+from streamderain.frame import Frame, check_frame
 from streamderain.networks import load_model, model_path
 from streamderain.preprocess import Past, reflect_pad
 from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, few_threads, has_state, make_plans
@@ -44,7 +45,7 @@ class Derainer:
 
     Raises:
         ModelError, DeviceError, EngineError: what was asked for cannot be had.
-        ValueError: an argument is none of the words above.
+        TypeError, ValueError: an argument is none of the words above.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class Derainer:
         build: Build = "auto",
         allow_fallback: bool = False,
     ) -> None:
+        if not isinstance(model, str | os.PathLike):
+            raise TypeError(f"model must be a name or a path, got {model!r}")
         if build not in BUILDS:
             raise ValueError(f"build must be {', '.join(BUILDS)}, got {build!r}")
         self.model = str(model)
@@ -220,6 +223,7 @@ class Session:
             delivery: the planes that it is wanted in; None is R'G'B'.
 
         Raises:
+            TypeError: it is no frame.
             ValueError: if the frame's size is not this session's.
             DeviceError: if the device is out of memory.
         """
@@ -241,6 +245,7 @@ class Session:
 
     def _upload(self, frame: Frame | YuvFrame) -> Tensor:
         """The frame as [1, 3, H', W'], 0..1, padded to the engine's size by reflection."""
+        check_frame(frame)
         if (frame.height, frame.width) != (self.height, self.width):
             raise ValueError(f"this session is for {self.width}x{self.height} frames, got {frame.width}x{frame.height}")
         engine = self._engine

@@ -143,6 +143,39 @@ def test_derain_is_lazy_and_keeps_times() -> None:
     assert_darker([first, *clean], 12)
 
 
+def test_what_is_no_frame_source_sink_or_derainer_is_told_by_name() -> None:
+    with pytest.raises(TypeError, match=r"streamderain\.open_source .*'in\.mp4'"):
+        derain("in.mp4", Darker())  # at once, not at the first frame
+    with pytest.raises(TypeError, match=r"streamderain\.Derainer, got 'fast'"):
+        derain([], "fast")
+    source, sink = Source(), Sink()
+    for wrong, said in (
+        (("in.mp4", sink, Darker()), r"streamderain\.open_source .*'in\.mp4'"),
+        ((source, "out.mp4", Darker()), r"streamderain\.open_sink .*'out\.mp4'"),
+        ((source, sink, "fast"), r"streamderain\.Derainer, got 'fast'"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            run(*wrong)
+    with pytest.raises(ValueError, match="depth"):
+        run(source, sink, Darker(), depth=0)
+    assert (source.produced, source.closed_on, sink.calls) == (0, [], [])  # a wrong argument leaves both alone
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+def test_pixels_that_are_in_no_frame_are_told_as_such(remembers: bool) -> None:
+    class Pixels(Source):
+        def __iter__(self) -> Iterator[Frame]:
+            yield picture(0).pixels.numpy()
+
+    darker, sink, said = Darker(), Sink(), r"streamderain\.Frame.* got <class 'numpy\.ndarray'>"
+    darker.remembers = remembers
+    with pytest.raises(TypeError, match=said):
+        list(derain(Pixels(), darker))
+    with pytest.raises(TypeError, match=said):
+        run(Pixels(), sink, darker)
+    assert sink.calls == ["abort"]
+
+
 def test_derain_makes_one_session_of_the_first_frames_size() -> None:
     darker = Darker()
     assert len(list(derain((picture(i, height=30, width=17) for i in range(5)), darker))) == 5

@@ -88,6 +88,15 @@ def test_another_size_is_refused(tiny: Path) -> None:
         session.step(_frame(64, 48))
 
 
+def test_what_is_no_frame_and_what_is_no_model_is_told_as_such() -> None:
+    session = Derainer("identity").session(48, 64)
+    for take in (session.step, session.prepare):
+        with pytest.raises(TypeError, match=r"streamderain\.Frame\(.* got <class 'torch\.Tensor'>"):
+            take(_frame(48, 64).pixels)
+    with pytest.raises(TypeError, match="name or a path, got None"):
+        Derainer(None)
+
+
 def test_what_cannot_be_had_is_an_error_unless_fallback_is_allowed(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(EngineError, match=r"fp16 needs a CUDA GPU.*--precision fp32"):
         Derainer("identity", device="cpu", precision="fp16")

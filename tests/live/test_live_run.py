@@ -227,6 +227,9 @@ def test_both_ends_are_finished_without_a_session_and_untouched_by_a_wrong_argum
     for wrong in ({"depth": 0}, {"max_age": 0.0}, {"on_loss": "weep"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             run_live(source, sink, Nothing(), **wrong)
+    for ends in (("rtsp://camera", sink, Nothing()), (source, "out.mp4", Nothing()), (source, sink, "fast")):
+        with pytest.raises(TypeError, match=r"open_live.*camera|open_sink.*out\.mp4|Derainer.*fast"):
+            run_live(*ends)
     assert source.wait_first(5)  # it goes on reading
     assert not sink.aborted
     with pytest.raises(EngineError, match="no engine yet"):
