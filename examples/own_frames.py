@@ -18,22 +18,28 @@ import streamderain
 TICK = Fraction(1, 1_000_000)  # time is an integer number of ticks, never a float
 
 
-def camera_frames(capture: cv2.VideoCapture) -> Iterator[streamderain.Frame]:
-    """Wraps what OpenCV gives, [H, W, 3] uint8 in the order blue, green, red, without copying it twice."""
+def camera_frames(capture: cv2.VideoCapture, *, live: bool) -> Iterator[streamderain.Frame]:
+    """Wraps what OpenCV gives, [H, W, 3] uint8 in the order blue, green, red, without copying it twice.
+
+    A camera's frames have the time at which they came, a file's their own.
+    """
     began = time.monotonic()
     while True:
         good, picture = capture.read()
         if not good:
             return
         rgb = torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-        now = time.monotonic() - began
-        yield streamderain.Frame(pixels=rgb, pts=round(now / TICK), time_base=TICK)
+        seconds = time.monotonic() - began if live else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        yield streamderain.Frame(pixels=rgb, pts=round(seconds / TICK), time_base=TICK)
 
 
 def main(name: str, folder: str, count: str = "100", model: str = "fast") -> None:
-    capture = cv2.VideoCapture(int(name) if name.isdigit() else name)
+    live = name.isdigit()
+    capture = cv2.VideoCapture(int(name) if live else name)
+    if not capture.isOpened():  # OpenCV says nothing, and would give no frame
+        sys.exit(f"{name} cannot be opened")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    rainy = itertools.islice(camera_frames(capture), int(count))
+    rainy = itertools.islice(camera_frames(capture, live=live), int(count))
 
     # Lazy: a frame is taken from the camera when the loop asks for the next clean one. One call is one stream: the
     # network remembers the frames before, so frames of two cameras go through two calls.

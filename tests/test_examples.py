@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
+
+from streamderain.frame import Frame
+from streamderain.session import Prepared, Session
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.timeout(120)
@@ -57,7 +62,9 @@ def test_derain_file_tells_of_errors_in_one_line(tmp_path: Path, monkeypatch: py
         run_example(monkeypatch, "derain_file.py", tmp_path / "nothing.mp4", tmp_path / "clear.mp4", "identity")
 
 
-def test_own_frames(rainy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_frames(
+    rainy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_example(monkeypatch, "own_frames.py", rainy, tmp_path / "out", 5, "identity")
     found = sorted((tmp_path / "out").iterdir())
     assert [path.name for path in found] == [f"{number:05d}.png" for number in range(5)]
@@ -67,6 +74,11 @@ def test_own_frames(rainy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert good
         np.testing.assert_array_equal(cv2.imread(str(path)), given)
     capture.release()
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"frame {number} of {number / 25:.3f} s" for number in range(5)]
+    with pytest.raises(SystemExit, match=r"nothing\.mp4 cannot be opened"):
+        run_example(monkeypatch, "own_frames.py", tmp_path / "nothing.mp4", tmp_path / "none", 5, "identity")
+    assert not (tmp_path / "none").exists()
 
 
 def test_before_after(
@@ -78,3 +90,23 @@ def test_before_after(
     assert shown.shape == (12, 48, 128, 3)
     assert np.abs(shown[:, :, :60] - shown[:, :, 64:124]).mean() < 3
     assert "a mean change of 0.00" in capsys.readouterr().out
+
+
+def test_a_change_is_told_of_255_whatever_the_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def darker(session: Session, ready: Prepared) -> Frame:
+        pixels = ready.frame.pixels
+        return replace(ready.frame, pixels=(pixels.int() - torch.iinfo(pixels.dtype).max // 51).to(pixels.dtype))
+
+    monkeypatch.setattr(Session, "step", darker)
+    for pix_fmt in ("yuv444p", "yuv444p10le"):
+        path = tmp_path / f"{pix_fmt}.mkv"
+        with av.open(str(path), "w") as out:
+            video = out.add_stream("ffv1", rate=25)
+            video.width, video.height, video.pix_fmt = 64, 48, pix_fmt
+            grey = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 128, np.uint8), format="rgb24")
+            out.mux(video.encode(grey.reformat(format=pix_fmt)))
+            out.mux(video.encode(None))
+        run_example(monkeypatch, "before_after.py", path, tmp_path / f"{pix_fmt}.mp4", "identity")
+        assert "1 frames, a mean change of 5.00 of 255" in capsys.readouterr().out
