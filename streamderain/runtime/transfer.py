@@ -16,6 +16,8 @@ from streamderain.frame import Frame
 from streamderain.preprocess.colour import rgb_pixels, rgb_to_yuv, yuv_to_rgb
 from streamderain.yuv import Delivery, YuvFrame
 
+_ROW = 256  # bytes
+
 
 def upload(frame: Frame | YuvFrame, device: torch.device) -> Tensor:
     """The frame as R'G'B' [1, 3, H, W], float32, 0..1, on ``device``."""
@@ -40,9 +42,10 @@ def download(clean: Tensor, frame: Frame | YuvFrame, delivery: Delivery | None =
         return Frame(rgb_pixels(clean, dtype).cpu(), frame.pts, frame.time_base, frame.duration)
     planes = rgb_to_yuv(clean, delivery.format)
     if clean.device.type == "cuda":
-        pinned = delivery.device.type == "cpu"
-        memory = torch.empty(_bytes(planes), dtype=torch.uint8, device=delivery.device, pin_memory=pinned)
-        planes = _packed(planes, memory)
+        if delivery.device.type == "cpu":
+            planes = _packed(planes, torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True))
+        else:
+            planes = in_rows(planes, delivery.device)
         torch.cuda.current_stream(clean.device).synchronize()
     return YuvFrame(planes, delivery.format, frame.pts, frame.time_base, frame.duration)
 
@@ -59,8 +62,24 @@ def _on(device: torch.device, planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _packed(planes: tuple[Tensor, ...], memory: Tensor) -> tuple[Tensor, ...]:
-    """The planes one right after the other in ``memory``, as NVENC wants them; from a GPU when its stream is done."""
+    """The planes one right after the other in ``memory``; from a GPU when its stream is done."""
     parts = _split(memory, planes)
+    for part, plane in zip(parts, planes, strict=True):
+        part.copy_(plane, non_blocking=True)
+    return parts
+
+
+def in_rows(planes: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """NV12's or P010's planes in one allocation on ``device``, as NVENC wants them, when its stream is done.
+
+    The rows of chroma follow those of luma, and each begins at a multiple of 256 bytes, as FFmpeg has it: of 16 at
+    least, or NVENC's own kernels fault and take the whole CUDA context with them (Kruk2/jasna#230, of 852x480).
+    """
+    luma, chroma = planes
+    height, width = luma.shape
+    pitch = -(-width * luma.element_size() // _ROW) * _ROW // luma.element_size()
+    memory = torch.empty(height + len(chroma), pitch, dtype=luma.dtype, device=device)[:, :width]
+    parts = memory[:height], memory[height:].view(chroma.shape)
     for part, plane in zip(parts, planes, strict=True):
         part.copy_(plane, non_blocking=True)
     return parts

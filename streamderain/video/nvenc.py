@@ -56,7 +56,7 @@ class CudaImport:
         self._context = CudaContext(device_id=device.index or 0, primary_ctx=False, current_ctx=True)
 
     def picture(self, planes: tuple[Tensor, ...], pix_fmt: str) -> av.VideoFrame:
-        """Luma [H, W] and chroma [H/2, W/2, 2] of "nv12" or "p010le", one right after the other in one allocation.
+        """Luma [H, W] and chroma [H/2, W/2, 2] of "nv12" or "p010le": rows of one length apart, chroma's after luma's.
 
         NVENC gets the address of luma alone, and takes what follows it for chroma. What is queued on PyTorch's stream
         must be done: FFmpeg does not wait for it. The tensors live as long as the picture does.
@@ -65,8 +65,9 @@ class CudaImport:
             ValueError: the planes lie elsewhere.
         """
         luma, chroma = planes
-        end = luma.data_ptr() + luma.numel() * luma.element_size()
-        if chroma.data_ptr() != end or not (luma.is_contiguous() and chroma.is_contiguous()):
+        pitch = luma.stride(0)
+        end = luma.data_ptr() + len(luma) * pitch * luma.element_size()
+        if chroma.data_ptr() != end or luma.stride(1) != 1 or chroma.stride() != (pitch, 2, 1):
             raise ValueError(f"chroma must follow luma, at {end:#x}, and is at {chroma.data_ptr():#x}")
         with cuda.current(self._device):
             return av.VideoFrame.from_dlpack(planes, format=pix_fmt, cuda_context=self._context)

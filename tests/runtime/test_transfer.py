@@ -9,7 +9,7 @@ import torch
 
 from streamderain.frame import Frame
 from streamderain.preprocess.colour import rgb_pixels, yuv_to_rgb
-from streamderain.runtime.transfer import _packed, download, upload
+from streamderain.runtime.transfer import _packed, download, in_rows, upload
 from streamderain.session import Derainer
 from streamderain.yuv import LAYOUTS, Delivery, YuvFormat, YuvFrame
 
@@ -62,6 +62,21 @@ def test_planes_are_packed_one_right_after_the_other() -> None:
         assert torch.equal(part.int(), plane.int())
     luma, chroma = (plane.contiguous().numpy().tobytes() for plane in frame.planes)
     assert memory.numpy().tobytes() == luma + chroma
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("pix_fmt", ["nv12", "p010le"])
+@pytest.mark.parametrize("width", [64, 854, 1280])
+def test_rows_for_nvenc_begin_at_multiples_of_what_it_can_read(pix_fmt: str, width: int, device: str) -> None:
+    frame = frame_in(pix_fmt, height=16, width=width)
+    luma, chroma = in_rows(tuple(plane.to(device) for plane in frame.planes), torch.device(device))
+    for got, wanted in zip((luma, chroma), frame.planes, strict=True):
+        assert torch.equal(got.cpu().int(), wanted.int())
+    pitch = luma.stride(0) * luma.element_size()
+    assert pitch % 256 == 0
+    assert 0 <= pitch - width * luma.element_size() < 256
+    assert chroma.data_ptr() - luma.data_ptr() == 16 * pitch
+    assert chroma.stride() == (luma.stride(0), 2, 1)
 
 
 @pytest.mark.parametrize("pix_fmt", ["nv12", "yuv420p10le"])

@@ -158,15 +158,16 @@ def test_nvenc_is_asked_for_constant_quality_in_what_the_gpu_has(codec: str, bit
 
 
 def test_nvenc_gets_chroma_right_after_luma_or_nothing() -> None:
-    """With the CPU's memory in place of a GPU's, which PyAV takes as well."""
-    samples = torch.arange(48 * 64 * 3 // 2, dtype=torch.int32).to(torch.uint8)
-    luma, chroma = samples[: 48 * 64].view(48, 64), samples[48 * 64 :].view(24, 32, 2)
+    """With the CPU's memory in place of a GPU's, which PyAV takes as well; rows may be apart."""
+    samples = torch.arange(72 * 96, dtype=torch.int32).to(torch.uint8).view(72, 96)[:, :64]
+    luma, chroma = samples[:48], samples[48:].view(24, 32, 2)
     importer = nvenc.CudaImport(GPU)
-    with pytest.raises(ValueError, match="chroma must follow luma"):
-        importer.picture((luma, chroma.clone()), "nv12")
+    for wrong in ((luma, chroma.clone()), (luma.contiguous(), chroma), (luma[:46], chroma)):
+        with pytest.raises(ValueError, match="chroma must follow luma"):
+            importer.picture(wrong, "nv12")
     if not torch.cuda.is_available():
         picture = importer.picture((luma, chroma), "nv12")
-        assert np.array_equal(picture.to_ndarray().reshape(-1), samples.numpy())
+        assert np.array_equal(picture.to_ndarray(), samples.numpy())
 
 
 # ---- the command
@@ -238,12 +239,13 @@ def test_nvdec_decodes_what_the_cpu_decodes(tmp_path: Path, pix_fmt: str) -> Non
 
 
 @pytest.mark.needs_cuda
-def test_frames_stay_on_the_gpu_from_decoder_to_encoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [256, 260])  # rows of 260 bytes are apart, see `in_rows`
+def test_frames_stay_on_the_gpu_from_decoder_to_encoder(tmp_path: Path, width: int) -> None:
     if nvdec.missing(GPU) is not None:
         pytest.skip("FFmpeg cannot use this GPU")
     codec = "libx264" if nvenc.missing("h264_nvenc", GPU) is not None else "h264_nvenc"
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    write_clip(clip, size=(256, 192), tags={"colorspace": 1, "color_range": 1})
+    write_clip(clip, size=(width, 192), tags={"colorspace": 1, "color_range": 1})
     source = open_source(str(clip), decoder="auto", device=GPU)
     sink = open_sink(str(out), source.info, side=source.side, codec=codec, crf=4, device=GPU)
     assert isinstance(sink, ContainerSink)
