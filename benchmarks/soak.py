@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from streamderain import Derainer
 from streamderain.frame import Frame
 from streamderain.live import LiveStats, run_live
-from streamderain.session import Session
+from streamderain.session import DerainerLike, SessionLike
 from streamderain.turns import SharedDerainer, Turns
 from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import FakeCamera, Stub
@@ -121,7 +121,7 @@ class Timed(SharedDerainer):
 
     took = 0.0
 
-    def session(self, height: int, width: int) -> Session:
+    def session(self, height: int, width: int) -> SessionLike:
         session = super().session(height, width)
         step = session.step
 
@@ -181,7 +181,7 @@ def at(ordered: list[float], part: float) -> float:
     return ordered[min(int(part * len(ordered)), len(ordered) - 1)]
 
 
-def _seconds_a_frame(derainer: Derainer, width: int, height: int) -> float:
+def _seconds_a_frame(derainer: DerainerLike, width: int, height: int) -> float:
     """The median, of a real network on a moving picture of noise; the camera is not there yet."""
     session = derainer.session(height, width)
     took: list[float] = []

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.frame import Frame
-from streamderain.session import Derainer, Session
+from streamderain.session import DerainerLike, SessionLike
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Rung:
     detail stays.
     """
 
-    derainer: Derainer
+    derainer: DerainerLike
     scale: int = 1
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class Rung:
         return f"{self.derainer.description}{size}"
 
 
-def ladder(best: Derainer, cheaper: Sequence[Derainer] = ()) -> list[Rung]:
+def ladder(best: DerainerLike, cheaper: Sequence[DerainerLike] = ()) -> list[Rung]:
     """``best``, then each of ``cheaper`` in turn, then the last of them on smaller and smaller pictures."""
     models = [best, *cheaper]
     # Copies: a derainer that finds no engine ready for a smaller size goes on without engines, at every size.
@@ -104,7 +104,7 @@ class AdaptiveSession:
         self._judge(now, now - began)
         return clean
 
-    def _open(self) -> Session:
+    def _open(self) -> SessionLike:
         rung = self._rungs[self.rung]
         height, width = (max(1, -(-side // rung.scale)) for side in self._size)
         return rung.derainer.session(height, width)
@@ -139,7 +139,7 @@ class AdaptiveSession:
         self._cost, self._slow_since, self._changed, self._fresh = None, None, now, True
 
 
-def _by_rain_layer(session: Session, frame: Frame, scale: int) -> Frame:
+def _by_rain_layer(session: SessionLike, frame: Frame, scale: int) -> Frame:
     """Derains a picture ``scale`` times smaller, and takes the rain that was found there off the whole one."""
     top = torch.iinfo(frame.pixels.dtype).max
     rainy = frame.pixels.permute(2, 0, 1)[None].float()  # [1, 3, H, W]

@@ -18,7 +18,7 @@ from streamderain.frame import Frame, FrameSink
 from streamderain.observe import Observer
 from streamderain.overlap import WriteBehind
 from streamderain.pipeline import View, check_derainer, check_sink
-from streamderain.session import Derainer, Session
+from streamderain.session import DerainerLike, SessionLike
 from streamderain.video.joined import Captured
 from streamderain.video.live import LiveSource
 
@@ -98,10 +98,14 @@ class _Network:
     """The session, and when its past is worth anything."""
 
     def __init__(
-        self, derainer: Derainer, cheaper: Sequence[Derainer] | None, source: LiveSource, observer: Observer | None
+        self,
+        derainer: DerainerLike,
+        cheaper: Sequence[DerainerLike] | None,
+        source: LiveSource,
+        observer: Observer | None,
     ) -> None:
         height, width = source.info.height, source.info.width
-        self._session: Session | AdaptiveSession = (
+        self._session: SessionLike | AdaptiveSession = (
             derainer.session(height, width)
             if cheaper is None
             else AdaptiveSession(ladder(derainer, cheaper), height, width, interval=lambda: source.interval)
@@ -160,14 +164,14 @@ class _StandIn:
 def run_live(
     source: LiveSource,
     sink: FrameSink,
-    derainer: Derainer,
+    derainer: DerainerLike,
     *,
     view: View | None = None,
     on_frame: Callable[[Frame], object] | None = None,
     stop: threading.Event | None = None,
     on_loss: OnLoss = "hold",
     max_age: float | None = None,
-    cheaper: Sequence[Derainer] | None = None,
+    cheaper: Sequence[DerainerLike] | None = None,
     frames: int | None = None,
     duration: float | None = None,
     observer: Observer | None = None,

@@ -17,7 +17,7 @@ from streamderain.frame import Frame, FrameSink, PlaneSource, VideoInfo, check_f
 from streamderain.leadin import with_lead_in
 from streamderain.overlap import WriteBehind, run_ahead
 from streamderain.preprocess.colour import rgb_frame
-from streamderain.session import Derainer, Prepared, Session
+from streamderain.session import Derainer, DerainerLike, Prepared, SessionLike
 from streamderain.yuv import Delivery, YuvFrame
 
 _LOOK_EVERY = 0.1  # seconds between two looks at ``stop`` while no frame comes
@@ -71,10 +71,10 @@ class _Stage:
 class _Steps:
     """One session, made at the first frame because only then the size is sure."""
 
-    def __init__(self, derainer: Derainer, delivery: Delivery | None = None) -> None:
+    def __init__(self, derainer: DerainerLike, delivery: Delivery | None = None) -> None:
         self._derainer = derainer
         self._delivery = delivery
-        self._session: Session | None = None
+        self._session: SessionLike | None = None
         self._size = (0, 0)
 
     def prepare(self, frame: Frame | YuvFrame) -> Prepared:
@@ -85,7 +85,7 @@ class _Steps:
         session = self._session_for(frame.frame if isinstance(frame, Prepared) else frame)
         return session.step(frame) if self._delivery is None else session.step(frame, delivery=self._delivery)
 
-    def _session_for(self, frame: Frame | YuvFrame) -> Session:
+    def _session_for(self, frame: Frame | YuvFrame) -> SessionLike:
         check_frame(frame)
         size = (frame.height, frame.width)
         if self._session is None:
@@ -98,7 +98,7 @@ class _Steps:
         return self._session
 
 
-def derain(frames: Iterable[Frame | YuvFrame], derainer: Derainer | None = None) -> Iterator[Frame]:
+def derain(frames: Iterable[Frame | YuvFrame], derainer: DerainerLike | None = None) -> Iterator[Frame]:
     """Derain frames one by one, as they are asked for; no threads, nothing stored but the network's own state.
 
     Args:
@@ -120,7 +120,7 @@ def derain(frames: Iterable[Frame | YuvFrame], derainer: Derainer | None = None)
     return _derained(frames, derainer)
 
 
-def _derained(frames: Iterable[Frame | YuvFrame], derainer: Derainer | None) -> Iterator[Frame]:
+def _derained(frames: Iterable[Frame | YuvFrame], derainer: DerainerLike | None) -> Iterator[Frame]:
     steps = _Steps(Derainer() if derainer is None else derainer)
     for frame in frames:
         yield rgb_frame(steps.step(frame))
@@ -129,7 +129,7 @@ def _derained(frames: Iterable[Frame | YuvFrame], derainer: Derainer | None) -> 
 def run(
     source: PlaneSource,
     sink: FrameSink,
-    derainer: Derainer,
+    derainer: DerainerLike,
     *,
     depth: int = 4,
     view: View | None = None,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, Protocol, overload
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ _log = logging.getLogger(__name__)
 class Derainer:
     """A model loaded once, for one device and precision: it makes a session per stream.
 
-    Nothing in it changes but the plan, where ``auto`` finds that an engine of a faster one cannot be built.
+    It may serve any number of threads at once, each with a session of its own. Its plan may change: where ``auto``
+    finds that an engine of the best one cannot be built, sessions made from then on run on the next.
 
     Args:
         model: the name of shipped weights (``streamderain models list``) or a .safetensors file of ours.
@@ -70,6 +72,7 @@ class Derainer:
             self._job, device=device, precision=precision, backend=backend, allow_fallback=allow_fallback
         )
         self._prepared: Engine | None = None
+        self._taking = threading.Lock()
 
     @property
     def plan(self) -> Plan:
@@ -98,7 +101,8 @@ class Derainer:
     def session(self, height: int, width: int) -> Session:
         """A fresh session for frames of ``height`` x ``width`` px, both at least 1. Raises as `prepare` does."""
         padded = self.padded(height, width)
-        engine, self._prepared = self._prepared, None  # an engine serves one stream
+        with self._taking:
+            engine, self._prepared = self._prepared, None  # an engine serves one stream
         if engine is None or (engine.height, engine.width) != padded:
             engine = self._engine(*padded)
         return Session(engine, height, width)
@@ -127,9 +131,10 @@ class Derainer:
             try:
                 engine = engine_for(backend_of(plan.backend), job, build=self.build == "auto")
             except EngineError as error:
-                if batch > 1 or len(self._plans) == 1 or self.build == "never":
+                if batch > 1 or plan is self._plans[-1] or self.build == "never":
                     raise
-                self._plans = self._plans[1:]
+                # By name, not the first: another thread may have failed with it at the same time.
+                self._plans = tuple(other for other in self._plans if other is not plan)
                 if self.build == "auto":  # building the next one takes its time
                     _log.warning("%s; running on %s meanwhile", error, self.plan)
                 else:
@@ -251,3 +256,33 @@ class Session:
         engine = self._engine
         image = upload(frame, engine.device).to(engine.dtype)
         return reflect_pad(image, right=engine.width - self.width, bottom=engine.height - self.height)
+
+
+class SessionLike(Protocol):
+    """What pipelines need of a `Session`, and others are as well; see there for what each does."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    def reset(self) -> None: ...
+    def prepare(self, frame: Frame | YuvFrame) -> Prepared: ...
+    @overload
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: None = None) -> Frame: ...
+    @overload
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: Delivery | None) -> Frame | YuvFrame: ...
+
+
+class DerainerLike(Protocol):
+    """What pipelines need of a `Derainer`; ``turns.SharedDerainer`` is one that is none."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def remembers(self) -> bool: ...
+    def prepare(self, height: int, width: int) -> None: ...
+    def session(self, height: int, width: int) -> SessionLike: ...

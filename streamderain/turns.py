@@ -7,13 +7,13 @@ import threading
 from collections import Counter, deque
 from copy import copy
 from types import TracebackType
-from typing import Any
+from typing import overload
 
 from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.runtime import Plan
 from streamderain.runtime.batches import Gathering
-from streamderain.session import Derainer, Prepared, Session
+from streamderain.session import Derainer, Prepared, Session, SessionLike
 from streamderain.yuv import Delivery, YuvFrame
 
 DEADLINE = 0.005  # seconds
@@ -52,8 +52,10 @@ class Turns:
                 self._taken = False
 
 
-class SharedDerainer(Derainer):
-    """A `Derainer` for several threads: one model, whose sessions take turns, or gather in batches.
+class SharedDerainer:
+    """One `Derainer` for several streams, each on a thread of its own: their sessions take turns, or gather in batches.
+
+    It is a `DerainerLike`, so that pipelines take it for the `Derainer` itself.
 
     A frame that has its turn gets the whole machine. Side by side, two would each take twice as long, and their threads
     would wait for each other besides. In batches (see docs/decisions/0013-batches.md), sessions of one size share an
@@ -77,7 +79,7 @@ class SharedDerainer(Derainer):
         self._gatherings: dict[tuple[int, int], Gathering] = {}
         self._settled = set[tuple[int, int]]()  # whether there are batches
         self._prepared_for, self._begun = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
-        self.model, self.spec = derainer.model, derainer.spec
+        self.model = derainer.model
 
     @property
     def plan(self) -> Plan:
@@ -100,7 +102,7 @@ class SharedDerainer(Derainer):
             else:
                 self._inner.prepare(height, width)
 
-    def session(self, height: int, width: int) -> Session:
+    def session(self, height: int, width: int) -> SessionLike:
         with self._turns:
             if self._gathers:
                 return Session(self._gathering(height, width, self._begun).stream(), height, width)
@@ -135,7 +137,7 @@ class SharedDerainer(Derainer):
         return other
 
 
-class _TurnSession(Session):
+class _TurnSession:
     """A session that waits for its turn at each step."""
 
     def __init__(self, session: Session, turns: Turns) -> None:
@@ -151,6 +153,11 @@ class _TurnSession(Session):
         with self._turns:
             return self._inner.prepare(frame)
 
-    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: Delivery | None = None) -> Any:
+    @overload
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: None = None) -> Frame: ...
+    @overload
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: Delivery | None) -> Frame | YuvFrame: ...
+
+    def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: Delivery | None = None) -> Frame | YuvFrame:
         with self._turns:
             return self._inner.step(frame, delivery=delivery)

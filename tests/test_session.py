@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+from streamderain.runtime import Backend, backend_of
 from streamderain.session import Derainer
 
 _BASE = Fraction(1, 25)
@@ -80,6 +86,30 @@ def test_sessions_of_one_derainer_share_nothing_but_weights(tiny: Path) -> None:
     a, b = derainer.session(48, 64), derainer.session(48, 64)
     assert torch.equal(a.step(_frame(48, 64, seed=1)).pixels, alone[0])
     assert torch.equal(b.step(_frame(48, 64, seed=2)).pixels, alone[1])
+
+
+def test_one_derainer_serves_three_threads_as_it_serves_one(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def clean(derainer: Derainer, stream: int) -> Tensor:
+        session = derainer.session(48, 64)
+        return torch.stack([session.step(_frame(48, 64, seed=10 * stream + index)).pixels for index in range(3)])
+
+    derainer = Derainer(tiny, device="cpu")
+    alone = [clean(derainer, stream) for stream in range(3)]
+    # The best plan fails in all of them at once: each goes on with the second, which none may take away.
+    plan, together = derainer.plan, threading.Barrier(3)
+    derainer._plans = replace(plan, backend="inductor"), plan
+
+    def without_compiler(name: str) -> Backend:
+        if name == "inductor":
+            together.wait(10)
+            raise EngineError("no compiler")
+        return backend_of(name)
+
+    monkeypatch.setattr("streamderain.session.backend_of", without_compiler)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(partial(clean, derainer), range(3)))
+    assert all(map(torch.equal, found, alone))
+    assert derainer.plan is plan
 
 
 def test_another_size_is_refused(tiny: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from streamderain.frame import VideoInfo
     from streamderain.observe import Observer
     from streamderain.pipeline import View
-    from streamderain.session import Derainer
+    from streamderain.session import DerainerLike
     from streamderain.video import VideoSink
     from streamderain.video.remux import SideStreams
 
@@ -46,7 +46,7 @@ def gpu_of(options: RunOptions) -> torch.device | None:
 
 def model_and_view(
     options: RunOptions, of: Literal["file", "live"], given: VideoInfo, observer: Observer
-) -> tuple[Derainer, View | None, VideoInfo]:
+) -> tuple[DerainerLike, View | None, VideoInfo]:
     """The model, ready for frames of ``given``; what is made of its work for the output; and the output's frames.
 
     Raises:
@@ -134,7 +134,7 @@ class Told:
         self._reporter.advance(self._done)
 
 
-def say_start(reporter: Reporter, uri: str, target: str, derainer: Derainer, sink: VideoSink) -> None:
+def say_start(reporter: Reporter, uri: str, target: str, derainer: DerainerLike, sink: VideoSink) -> None:
     plan = derainer.plan
     reporter.say(
         "start",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
     from streamderain.live import LiveStats
     from streamderain.observe import Observer
-    from streamderain.session import Derainer
+    from streamderain.session import DerainerLike
     from streamderain.video import VideoSink
     from streamderain.video.live import LiveOptions, LiveSource
 
@@ -73,7 +73,7 @@ def live_source_options(options: RunOptions) -> LiveOptions:
     )
 
 
-def _cheaper(options: RunOptions) -> list[Derainer]:
+def _cheaper(options: RunOptions) -> list[DerainerLike]:
     """What is cheaper than the model asked for, dearest first."""
     from streamderain.networks import model_names
 

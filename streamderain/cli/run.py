@@ -32,7 +32,7 @@ from streamderain.redaction import redact
 
 if TYPE_CHECKING:
     from streamderain.observe import Observer
-    from streamderain.session import Derainer
+    from streamderain.session import DerainerLike
 
 _VIDEO_ONLY = (
     *("codec", "crf", "preset", "encoder_options", "audio", "subs", "start", "duration", "frames"),
@@ -118,7 +118,7 @@ class RunOptions:
     debug: bool
     batch_deadline: float | None
 
-    def derainer(self, of: Literal["file", "live", "pictures"] = "file") -> Derainer:
+    def derainer(self, of: Literal["file", "live", "pictures"] = "file") -> DerainerLike:
         """A derainer for one kind of input.
 
         A live input never waits for a compiler unless it is told to, and pictures, each of a size of its own, are not

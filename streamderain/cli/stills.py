@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
     from streamderain.frame import Frame
     from streamderain.pipeline import View
-    from streamderain.session import Derainer, Session
+    from streamderain.session import DerainerLike, SessionLike
 
 _DEGRADED = 3
 _NULL = "null:"
@@ -118,13 +118,13 @@ class _Stills:
     """The network, and one session as long as the size stays the same."""
 
     def __init__(
-        self, derainer: Derainer, view: View | None, *, overwrite: bool, note: Callable[[str], object]
+        self, derainer: DerainerLike, view: View | None, *, overwrite: bool, note: Callable[[str], object]
     ) -> None:
         self.derainer = derainer
         self._overwrite = overwrite
         self._note = note
         self._view = view
-        self._session: Session | None = None
+        self._session: SessionLike | None = None
         self._size = (0, 0)
 
     def derain(self, path: Path, out: Path | None) -> None:

@@ -24,7 +24,7 @@ from streamderain.redaction import redact
 if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
     from streamderain.observe import Observer
-    from streamderain.session import Derainer
+    from streamderain.session import Derainer, DerainerLike
 
 _SOME_FAILED = 3
 _LOST = 6
@@ -199,7 +199,7 @@ class _Models:
 
         self._turns = Turns()
         self._streams, self._deadline = streams, deadline
-        self._loaded: dict[tuple[object, ...], Derainer] = {}
+        self._loaded: dict[tuple[object, ...], DerainerLike] = {}
         self._guard = threading.Lock()
 
     def sharing(self, kind: type[RunOptions], values: Mapping[str, Any]) -> RunOptions:
@@ -209,13 +209,13 @@ class _Models:
         class Sharing(kind):  # type: ignore[valid-type, misc]
             __slots__ = ()
 
-            def derainer(self, *asked: Any) -> Derainer:
+            def derainer(self, *asked: Any) -> DerainerLike:
                 return models.derainer(partial(super().derainer, *asked), self, *asked)
 
         made: RunOptions = Sharing(**{key: value for key, value in values.items() if key in kind.__slots__})
         return made
 
-    def derainer(self, load: Callable[[], Derainer], options: RunOptions, *asked: object) -> Derainer:
+    def derainer(self, load: Callable[[], Derainer], options: RunOptions, *asked: object) -> DerainerLike:
         from streamderain.turns import SharedDerainer
 
         names = ("device", "precision", "backend", "build", "allow_fallback")

@@ -14,7 +14,7 @@ from streamderain.cli.report import Reporter
 if TYPE_CHECKING:
     from streamderain.observe import Observer
     from streamderain.pipeline import View
-    from streamderain.session import Derainer
+    from streamderain.session import DerainerLike
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -119,7 +119,7 @@ def _from_elsewhere(host: str, port: int, path: str = "") -> str:
     return f", from elsewhere at http://{address}:{port}/{path}"
 
 
-def describe(observer: Observer, derainer: Derainer) -> None:
+def describe(observer: Observer, derainer: DerainerLike) -> None:
     """Tells the observer what runs on what."""
     from pathlib import Path
 

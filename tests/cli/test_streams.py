@@ -29,7 +29,7 @@ from streamderain.cli.streams import read_config
 from streamderain.errors import EngineError
 from streamderain.frame import Frame
 from streamderain.runtime import EagerEngine
-from streamderain.session import Derainer
+from streamderain.session import Derainer, DerainerLike, Session
 from streamderain.turns import SharedDerainer, Turns
 
 from .conftest import Clip, Start, times
@@ -341,6 +341,18 @@ def test_turns_are_one_at_a_time_and_in_the_order_of_asking() -> None:
     for thread in threads:
         thread.join()
     assert (most, "".join(order)) == (1, "abcdef")
+
+
+def test_a_shared_derainer_has_no_more_than_it_can_do() -> None:
+    """What it inherited from a `Derainer` without being one failed inside: its engine, its padded size."""
+    shared = SharedDerainer(Derainer("identity", device="cpu"), Turns())
+    told = [name for name in dir(shared) if not name.startswith("_")]
+    assert told == sorted(name for name in dir(DerainerLike) if not name.startswith("_"))
+    assert (shared.model, shared.description, shared.remembers) == ("identity", "identity on cpu, eager, fp32", False)
+    session = shared.session(48, 64)
+    assert not [name for name in dir(session) if not name.startswith("_") and not hasattr(session, name)]
+    assert not isinstance(shared, Derainer)
+    assert not isinstance(session, Session)
 
 
 def test_shared_sessions_keep_their_own_past(frames: Callable[[int], list[Frame]]) -> None:
