@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import shutil
 import warnings
@@ -29,6 +30,8 @@ from streamderain.runtime.step import Alignment, example_inputs, exported, has_s
 
 _NETWORK, _ALIGNMENT = "network.pt2", "alignment.pt2"
 _COMPILERS = ("g++", "clang++", "c++")
+
+_log = logging.getLogger(__name__)
 
 Compiled = Callable[..., tuple[Tensor, ...]]
 
@@ -106,9 +109,16 @@ class InductorBackend:
         tuned = _options(job)
         _compile(network, inputs, folder / _NETWORK, job, tuned, lambda stage: progress(f"{stage} the network"))
         if job.device.type == "cuda" and has_state(job):
-            alignment = Alignment(network)
-            # Not tuned: its products of matrices are small and many, and each would be timed in all variants.
-            _compile(alignment, inputs, folder / _ALIGNMENT, job, {}, lambda stage: progress(f"{stage} the alignment"))
+            place = folder / _ALIGNMENT
+            try:
+                # Not tuned: its products of matrices are small and many, and each would be timed in all variants.
+                _compile(Alignment(network), inputs, place, job, {}, lambda stage: progress(f"{stage} the alignment"))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is slower without, and as good
+                reason = str(error).strip().partition("\n")[0]
+                _log.warning("the alignment cannot be compiled and is left to PyTorch as it is: %s", reason)
+                place.unlink(missing_ok=True)
 
     def load(self, job: Job, folder: Path) -> Engine:
         alignment = folder / _ALIGNMENT

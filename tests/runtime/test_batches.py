@@ -25,10 +25,10 @@ from streamderain.runtime import (
     engine_for,
     named,
 )
-from streamderain.runtime.batches import Gathering
+from streamderain.runtime.batches import Batcher
 from streamderain.runtime.manifest import key_of
 from streamderain.runtime.parity import moving_texture
-from streamderain.turns import Turns
+from streamderain.turns import FifoLock
 
 MakeJob = Callable[..., Job]
 SPEC = NetworkSpec("streaming", {"channels": [8, 16, 16], "encoder_blocks": [1, 1, 1]})
@@ -54,17 +54,17 @@ def alone(engine: Engine, clip: list[Tensor]) -> list[Tensor]:
     return results
 
 
-def gathered(single: Engine, batch: Engine, deadline: float) -> Gathering:
-    gathering = Gathering(single, turns=Turns(), deadline=deadline)
-    gathering.unite(batch)
-    return gathering
+def gathered(single: Engine, batch: Engine, deadline: float) -> Batcher:
+    batcher = Batcher(single, turns=FifoLock(), deadline=deadline)
+    batcher.unite(batch)
+    return batcher
 
 
 class Streams:
-    """Threads that step through a gathering; what each got, and what was raised."""
+    """Threads that step through a batcher; what each got, and what was raised."""
 
-    def __init__(self, gathering: Gathering) -> None:
-        self._gathering = gathering
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
         self.got: dict[int, list[Tensor]] = {}
         self.raised: dict[int, BaseException] = {}
         self.waited: dict[int, list[float]] = {}
@@ -72,7 +72,7 @@ class Streams:
 
     def add(self, clip: list[Tensor], before: Callable[[int], object] = lambda index: None) -> int:
         name = len(self._threads)
-        engine, results, waits = self._gathering.stream(), list[Tensor](), list[float]()
+        engine, results, waits = self._batcher.stream(), list[Tensor](), list[float]()
         self.got[name], self.waited[name] = results, waits
 
         def work() -> None:
@@ -122,12 +122,12 @@ def test_each_stream_of_a_batch_gets_what_it_gets_alone(
     engines: Callable[..., tuple[Engine, Engine]],
 ) -> None:
     single, batch = engines(3)
-    gathering = gathered(single, batch, deadline=FOREVER)
-    streams = Streams(gathering)
+    batcher = gathered(single, batch, deadline=FOREVER)
+    streams = Streams(batcher)
     for clip in clips(3):
         streams.add(clip)
     streams.run()
-    assert gathering.counts == {3: 4}
+    assert batcher.counts == {3: 4}
     for name, clip in enumerate(clips(3)):
         # To the bit by OpenVINO, whose kernels are the same for any batch.
         assert same(streams.got[name], alone(single, clip), within=1e-6 if isinstance(single, EagerEngine) else 0.0)
@@ -149,10 +149,10 @@ def test_every_network_goes_in_batches(spec: NetworkSpec, make_job: MakeJob) -> 
 def test_a_past_that_was_found_ahead_goes_along(make_job: MakeJob) -> None:
     """As files do it: the decoding thread looks back, and a stream that has no past yet comes into the same batch."""
     single, batch = (engine_for(backend_of("eager"), replace(make_job(SPEC), batch=size)) for size in (1, 2))
-    gathering, (one, other) = gathered(single, batch, deadline=FOREVER), clips(3)[1:]
+    batcher, (one, other) = gathered(single, batch, deadline=FOREVER), clips(3)[1:]
     results: dict[int, list[Tensor]] = {0: [], 1: []}
 
-    engines = gathering.stream(), gathering.stream()
+    engines = batcher.stream(), batcher.stream()
 
     def work(name: int, clip: list[Tensor], skip: int) -> None:
         engine = engines[name]
@@ -169,7 +169,7 @@ def test_a_past_that_was_found_ahead_goes_along(make_job: MakeJob) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert gathering.counts == {2: 4}
+    assert batcher.counts == {2: 4}
     assert same(results[0], alone(single, one))
     assert same(results[1][:2], alone(single, other)[:2])
 
@@ -178,8 +178,8 @@ def test_a_stream_that_ends_early_leaves_the_others_what_they_had(
     engines: Callable[..., tuple[Engine, Engine]],
 ) -> None:
     single, batch = engines(3)
-    gathering = gathered(single, batch, deadline=0.05)
-    streams = Streams(gathering)
+    batcher = gathered(single, batch, deadline=0.05)
+    streams = Streams(batcher)
     for name, clip in enumerate(clips(3)):
         streams.add(clip[: 2 if name == 1 else 4])
     streams.run()
@@ -189,8 +189,8 @@ def test_a_stream_that_ends_early_leaves_the_others_what_they_had(
 
 def test_a_stalled_stream_holds_nobody_up_beyond_the_deadline(make_job: MakeJob) -> None:
     single, batch = (engine_for(backend_of("eager"), replace(make_job(SPEC), batch=size)) for size in (1, 3))
-    gathering = gathered(single, batch, deadline=0.1)
-    stalled, streams = threading.Event(), Streams(gathering)
+    batcher = gathered(single, batch, deadline=0.1)
+    stalled, streams = threading.Event(), Streams(batcher)
     on, other, late = clips(3, frames=6)
     streams.add(on)
     streams.add(other, before=lambda index: stalled.set() if index == 5 else None)
@@ -230,28 +230,28 @@ def frames(count: int) -> list[Tensor]:
 
 
 def test_one_frame_waits_for_the_deadline_and_no_longer(slow: Callable[[int], Slow]) -> None:
-    gathering = gathered(slow(1), slow(2), deadline=0.3)
-    streams = Streams(gathering)
+    batcher = gathered(slow(1), slow(2), deadline=0.3)
+    streams = Streams(batcher)
     streams.add(frames(2), before=lambda index: time.sleep(0.05))
     streams.add(frames(1))  # is awake for a second after its only frame, and is not seen again
     streams.run()
-    assert gathering.counts == {2: 1, 1: 1}
+    assert batcher.counts == {2: 1, 1: 1}
     assert 0.29 < streams.waited[0][1] < 0.9
 
 
 def test_who_was_silent_for_a_second_is_not_waited_for(slow: Callable[[int], Slow]) -> None:
-    gathering = gathered(slow(1), slow(2), deadline=10.0)
-    streams = Streams(gathering)
+    batcher = gathered(slow(1), slow(2), deadline=10.0)
+    streams = Streams(batcher)
     streams.add(frames(2), before=lambda index: time.sleep(1.2 * index))
     streams.add(frames(1))
     streams.run()
-    assert gathering.counts == {2: 1, 1: 1}
+    assert batcher.counts == {2: 1, 1: 1}
     assert streams.waited[0][1] < 1.0
 
 
 def test_one_stream_by_itself_waits_for_nobody(slow: Callable[[int], Slow]) -> None:
-    gathering = gathered(slow(1), slow(4), deadline=FOREVER)
-    streams = Streams(gathering)
+    batcher = gathered(slow(1), slow(4), deadline=FOREVER)
+    streams = Streams(batcher)
     streams.add(frames(3))
     assert max(streams.run().waited[0]) < 5.0
 
@@ -260,12 +260,12 @@ def test_a_machine_that_is_late_has_full_batches(slow: Callable[[int], Slow]) ->
     """Two that came while the others were at work join them afterwards, instead of taking turns with them for ever."""
     single, batch = slow(1), slow(4)
     single.cost = batch.cost = 0.03
-    gathering = gathered(single, batch, deadline=0.02)
-    streams = Streams(gathering)
+    batcher = gathered(single, batch, deadline=0.02)
+    streams = Streams(batcher)
     for name in range(4):
         streams.add(frames(10), before=lambda index, late=0.04 * (name // 2): time.sleep(late if index == 0 else 0))
     streams.run()
-    assert gathering.counts.get(4, 0) >= 7
+    assert batcher.counts.get(4, 0) >= 7
 
 
 def test_an_engine_that_breaks_ends_all_of_its_streams(slow: Callable[[int], Slow]) -> None:
@@ -280,23 +280,23 @@ def test_an_engine_that_breaks_ends_all_of_its_streams(slow: Callable[[int], Slo
 
 
 def test_more_streams_than_a_batch_holds_are_done_in_the_order_of_coming(slow: Callable[[int], Slow]) -> None:
-    gathering = gathered(slow(1), slow(2), deadline=0.2)
-    streams = Streams(gathering)
+    batcher = gathered(slow(1), slow(2), deadline=0.2)
+    streams = Streams(batcher)
     clip = [frames(6) for _ in range(5)]
     for one in clip:
         streams.add(one)
     streams.run()
-    assert max(gathering.counts) == 2
-    assert sum(count * steps for count, steps in gathering.counts.items()) == 30
+    assert max(batcher.counts) == 2
+    assert sum(count * steps for count, steps in batcher.counts.items()) == 30
 
 
 def test_without_an_engine_for_batches_frames_go_one_by_one(slow: Callable[[int], Slow]) -> None:
-    gathering = Gathering(slow(1), turns=Turns(), deadline=FOREVER)
-    streams = Streams(gathering)
+    batcher = Batcher(slow(1), turns=FifoLock(), deadline=FOREVER)
+    streams = Streams(batcher)
     streams.add(frames(3))
     streams.add(frames(3))
     assert max(max(waited) for waited in streams.run().waited.values()) < 5.0
-    assert gathering.counts == {1: 6}
+    assert batcher.counts == {1: 6}
 
 
 def test_the_size_of_a_batch_is_part_of_what_an_engine_is(make_job: MakeJob) -> None:
@@ -325,6 +325,7 @@ def test_an_engine_for_batches_is_told_and_asked_for_as_such(make_job: MakeJob) 
 
 
 @pytest.mark.needs_cuda
+@pytest.mark.timeout(1800)  # inductor compiles two engines
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_on_cuda_the_streams_of_a_batch_are_those_alone_within_rounding(
     backend: str, make_job: MakeJob, tmp_path: Path
@@ -333,12 +334,12 @@ def test_on_cuda_the_streams_of_a_batch_are_those_alone_within_rounding(
     cache = EngineCache(tmp_path)
     single, batch = (engine_for(backend_of(backend), replace(job, batch=size), cache=cache) for size in (1, 3))
     on_device = [[frame.cuda() for frame in clip] for clip in clips(3)]
-    gathering = gathered(single, batch, deadline=0.2)
-    streams = Streams(gathering)
+    batcher = gathered(single, batch, deadline=0.2)
+    streams = Streams(batcher)
     for name, clip in enumerate(on_device):
         streams.add(clip[: 4 - name])  # the last batches are not full
     streams.run()
-    assert gathering.counts[3] >= 1
+    assert batcher.counts[3] >= 1
     for name, clip in enumerate(on_device):
         for got, expected in zip(streams.got[name], alone(single, clip)[: 4 - name], strict=True):
             assert (got - expected).abs().max() < 2e-3
