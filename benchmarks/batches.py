@@ -29,7 +29,7 @@ from streamderain import Derainer
 from streamderain.frame import Frame
 from streamderain.runtime.parity import moving_texture
 from streamderain.session import Session
-from streamderain.turns import SharedDerainer, Turns
+from streamderain.turns import FifoLock, SharedDerainer
 
 _DEADLINE = 1.0  # seconds; all streams are there at once, so nobody waits for so long
 
@@ -80,7 +80,7 @@ def main() -> None:
     print(f"{model.description}, {options.size}, {torch.get_num_threads()} threads of PyTorch; ms a frame")
     print("streams   turns: wall   CPU   batches: wall   CPU   turns/batches: wall   CPU")
     for count in options.streams:
-        ways = [SharedDerainer(model, Turns(), streams=count, deadline=each) for each in (0.0, _DEADLINE)]
+        ways = [SharedDerainer(model, FifoLock(), streams=count, deadline=each) for each in (0.0, _DEADLINE)]
         rounds = [
             [measure([way.session(height, width) for _ in range(count)], clip) for way in ways]
             for _ in range(options.rounds + 1)  # the first warms up

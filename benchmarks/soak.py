@@ -39,7 +39,7 @@ from streamderain import Derainer
 from streamderain.frame import Frame
 from streamderain.live import LiveStats, run_live
 from streamderain.session import DerainerLike, SessionLike
-from streamderain.turns import SharedDerainer, Turns
+from streamderain.turns import FifoLock, SharedDerainer
 from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import FakeCamera, Stub
 from tests.live.fake_camera import now_ms, read_stamp
@@ -196,7 +196,7 @@ def _seconds_a_frame(derainer: DerainerLike, width: int, height: int) -> float:
 
 def slow(options: argparse.Namespace) -> int:
     """A camera twice as fast as the network; returns the exit code."""
-    network = Timed(Derainer(options.model, backend="eager"), Turns())
+    network = Timed(Derainer(options.model, backend="eager"), FifoLock())
     seconds = _seconds_a_frame(network, *map(int, options.size.split("x")))
     rate = max(1, round(_TOO_SLOW / seconds))
     print(

@@ -12,7 +12,7 @@ from typing import overload
 from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.runtime import Plan
-from streamderain.runtime.batches import Gathering
+from streamderain.runtime.batches import Batcher
 from streamderain.session import Derainer, Prepared, Session, SessionLike
 from streamderain.yuv import Delivery, YuvFrame
 
@@ -22,10 +22,11 @@ _MOST = 8  # frames in a batch; memory grows with them
 _log = logging.getLogger(__name__)
 
 
-class Turns:
-    """A lock that is had in the order in which it was asked for. A context manager; not re-entrant.
+class FifoLock:
+    """A lock that threads get in the order in which they asked for it. A context manager; not re-entrant.
 
-    Not ``threading.Lock``, which may go to the same thread again and again: one camera would starve the others.
+    ``threading.Lock`` makes no such promise: the same thread may get it again and again, and its camera would starve
+    the others.
     """
 
     def __init__(self) -> None:
@@ -57,18 +58,18 @@ class SharedDerainer:
 
     It is a `DerainerLike`, so that pipelines take it for the `Derainer` itself.
 
-    A frame that has its turn gets the whole machine. Side by side, two would each take twice as long, and their threads
-    would wait for each other besides. In batches (see docs/decisions/0013-batches.md), sessions of one size share an
-    engine.
+    A frame that has its turn gets the whole machine. Two frames at once would each take more than twice as long, for
+    their threads would also wait for each other. In batches (see docs/decisions/0013-batches.md), sessions of one size
+    share an engine.
 
     Args:
-        turns: shared by all models on the machine.
-        streams: how many there will be at most; batches are of so many, up to 8.
-        deadline: seconds that a frame waits for those of other streams; 0: none waits, they take turns. None is 0 on
-            the CPU, where batches gain nothing, and `DEADLINE` on CUDA.
+        turns: held by whoever is at work; all models of the process share it.
+        streams: the most streams that there will be. A batch has room for a frame of each, for 8 at most.
+        deadline: seconds that a frame waits for those of other streams; with 0 none waits, and they take turns. None
+            means 0 on the CPU, where batches gain nothing, and `DEADLINE` on CUDA.
     """
 
-    def __init__(self, derainer: Derainer, turns: Turns, *, streams: int = 1, deadline: float | None = 0.0) -> None:
+    def __init__(self, derainer: Derainer, turns: FifoLock, *, streams: int = 1, deadline: float | None = 0.0) -> None:
         if deadline is None:
             deadline = DEADLINE if derainer.plan.device.type == "cuda" else 0.0
         if not 0.0 <= deadline < float("inf"):
@@ -76,8 +77,8 @@ class SharedDerainer:
         self._inner = derainer
         self._turns = turns
         self._batch, self._deadline = min(streams, _MOST), deadline
-        self._gatherings: dict[tuple[int, int], Gathering] = {}
-        self._settled = set[tuple[int, int]]()  # whether there are batches
+        self._batchers: dict[tuple[int, int], Batcher] = {}
+        self._settled = set[tuple[int, int]]()  # sizes for which an engine for batches was tried
         self._prepared_for, self._begun = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
         self.model = derainer.model
 
@@ -92,45 +93,48 @@ class SharedDerainer:
     @property
     def description(self) -> str:
         """As the model's own, and whether there are batches: "fast on cpu, openvino, fp32, in batches of up to 4"."""
-        batch = max((gathering.most for gathering in self._gatherings.values()), default=1)
+        batch = max((batcher.most for batcher in self._batchers.values()), default=1)
         return f"{self._inner.description}, in batches of up to {batch}" if batch > 1 else self._inner.description
 
     def prepare(self, height: int, width: int) -> None:
         with self._turns:
             if self._gathers:
-                self._gathering(height, width, self._prepared_for)
+                self._batcher(height, width, self._prepared_for)
             else:
                 self._inner.prepare(height, width)
 
     def session(self, height: int, width: int) -> SessionLike:
         with self._turns:
             if self._gathers:
-                return Session(self._gathering(height, width, self._begun).stream(), height, width)
+                return Session(self._batcher(height, width, self._begun).stream(), height, width)
             return _TurnSession(self._inner.session(height, width), self._turns)
 
     @property
     def _gathers(self) -> bool:
         return self._batch > 1 and self._deadline > 0
 
-    def _gathering(self, height: int, width: int, asked: Counter[tuple[int, int]]) -> Gathering:
-        """Of the streams of this size; it has its engine for batches from the second one on. Raises as `prepare`."""
+    def _batcher(self, height: int, width: int, asked: Counter[tuple[int, int]]) -> Batcher:
+        """What the streams of this size share; from the second one on, it also has an engine for batches.
+
+        Raises: as `Derainer.prepare`.
+        """
         size = self._inner.padded(height, width)
-        if size not in self._gatherings:
+        if size not in self._batchers:
             single = self._inner.engine(height, width)
-            self._gatherings[size] = Gathering(single, turns=self._turns, deadline=self._deadline)
+            self._batchers[size] = Batcher(single, turns=self._turns, deadline=self._deadline)
         asked[size] += 1
         if asked[size] > 1 and size not in self._settled:
             try:
-                self._gatherings[size].unite(self._inner.engine(height, width, batch=self._batch))
+                self._batchers[size].unite(self._inner.engine(height, width, batch=self._batch))
             except (DeviceError, EngineError) as error:
                 if self._inner.build == "never":
                     raise
                 _log.warning("%s; the streams take turns meanwhile", error)
             self._settled.add(size)
-        return self._gatherings[size]
+        return self._batchers[size]
 
     def __copy__(self) -> SharedDerainer:
-        """With a choice of backend of its own, see `adaptive.ladder`; what gathers is the same."""
+        """One with a plan of its own, for `adaptive.ladder`; the batches are shared."""
         other = SharedDerainer.__new__(SharedDerainer)
         vars(other).update(vars(self))
         other._inner = copy(self._inner)
@@ -140,7 +144,7 @@ class SharedDerainer:
 class _TurnSession:
     """A session that waits for its turn at each step."""
 
-    def __init__(self, session: Session, turns: Turns) -> None:
+    def __init__(self, session: Session, turns: FifoLock) -> None:
         self._inner = session
         self._turns = turns
         self.height, self.width = session.height, session.width

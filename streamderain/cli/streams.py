@@ -195,9 +195,9 @@ class _Models:
     """
 
     def __init__(self, streams: Sequence[Stream], deadline: float | None) -> None:
-        from streamderain.turns import Turns
+        from streamderain.turns import FifoLock
 
-        self._turns = Turns()
+        self._turns = FifoLock()
         self._streams, self._deadline = streams, deadline
         self._loaded: dict[tuple[object, ...], DerainerLike] = {}
         self._guard = threading.Lock()

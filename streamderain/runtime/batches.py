@@ -25,7 +25,7 @@ _AWAKE = 1.0  # seconds without a frame after which nobody waits for a stream an
 _STEPS = 4  # of each engine, to find out what a batch costs
 
 
-class Gathering:
+class Batcher:
     """One engine for batches, one for single frames, and who waits for them. Until `unite`, frames go one by one.
 
     Args:
@@ -134,12 +134,12 @@ class Gathering:
 
 
 class BatchedEngine:
-    """A gathering as one stream sees it: an engine of its own. A session keeps its state as with any other."""
+    """A batcher as one stream sees it: an engine of its own. A session keeps its state as with any other."""
 
     batch = 1
 
-    def __init__(self, gathering: Gathering, single: Engine, stream: int) -> None:
-        self._gathering, self._single, self._stream = gathering, single, stream
+    def __init__(self, batcher: Batcher, single: Engine, stream: int) -> None:
+        self._batcher, self._single, self._stream = batcher, single, stream
         self.height, self.width = single.height, single.width
         self.device, self.dtype = single.device, single.dtype
 
@@ -150,7 +150,7 @@ class BatchedEngine:
         return self._single.look_back(rainy, previous, before)
 
     def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
-        return self._gathering.step(self._stream, rainy, state, past)
+        return self._batcher.step(self._stream, rainy, state, past)
 
 
 class _Place:

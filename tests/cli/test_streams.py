@@ -30,7 +30,7 @@ from streamderain.errors import EngineError
 from streamderain.frame import Frame
 from streamderain.runtime import EagerEngine
 from streamderain.session import Derainer, DerainerLike, Session
-from streamderain.turns import SharedDerainer, Turns
+from streamderain.turns import FifoLock, SharedDerainer
 
 from .conftest import Clip, Start, times
 
@@ -243,7 +243,7 @@ def test_without_an_engine_for_batches_streams_take_turns_and_it_is_said(
 
     monkeypatch.setattr(Derainer, "engine", only_single)
     derainer = Derainer("fast", device="cpu", backend="eager", build="ready")
-    shared = SharedDerainer(derainer, Turns(), streams=2, deadline=0.5)
+    shared = SharedDerainer(derainer, FifoLock(), streams=2, deadline=0.5)
     sessions = []
     for _ in range(2):
         shared.prepare(48, 64)
@@ -251,7 +251,7 @@ def test_without_an_engine_for_batches_streams_take_turns_and_it_is_said(
     assert [one.step(frames(1)[0]).pixels.shape for one in sessions] == [(48, 64, 3)] * 2
     assert caplog.text.count("--batch 2; the streams take turns meanwhile") == 1
     derainer.build = "never"
-    shared = SharedDerainer(derainer, Turns(), streams=2, deadline=0.5)
+    shared = SharedDerainer(derainer, FifoLock(), streams=2, deadline=0.5)
     shared.session(48, 64)
     with pytest.raises(EngineError):
         shared.session(48, 64)
@@ -265,7 +265,7 @@ def test_only_streams_of_one_size_have_an_engine_for_batches(monkeypatch: pytest
         return engine(self, height, width, batch=batch)
 
     monkeypatch.setattr(Derainer, "engine", noted)
-    shared = SharedDerainer(Derainer("fast", device="cpu", backend="eager"), Turns(), streams=3, deadline=0.5)
+    shared = SharedDerainer(Derainer("fast", device="cpu", backend="eager"), FifoLock(), streams=3, deadline=0.5)
     for height in (48, 64, 48):
         shared.prepare(height, 64)
         shared.session(height, 64)
@@ -276,7 +276,7 @@ def test_a_copy_that_finds_no_engine_leaves_the_others_theirs(monkeypatch: pytes
     """The adaptive ladder's smaller pictures must not take the engines of the whole ones away."""
     pytest.importorskip("openvino", reason="needs the extra `openvino`")
     monkeypatch.setattr("streamderain.runtime.backends._AUTO", {"cpu": ("openvino", "eager")})
-    shared = SharedDerainer(Derainer("fast", device="cpu", build="ready"), Turns())
+    shared = SharedDerainer(Derainer("fast", device="cpu", build="ready"), FifoLock())
     smaller = copy(shared)
     smaller.session(24, 32)
     assert smaller.plan.backend == "eager"
@@ -318,7 +318,7 @@ def test_a_stream_that_never_begins_does_not_hold_up_the_end(
 
 
 def test_turns_are_one_at_a_time_and_in_the_order_of_asking() -> None:
-    turns, order = Turns(), list[str]()
+    turns, order = FifoLock(), list[str]()
     inside = most = 0
 
     def take(name: str) -> None:
@@ -345,7 +345,7 @@ def test_turns_are_one_at_a_time_and_in_the_order_of_asking() -> None:
 
 def test_a_shared_derainer_has_no_more_than_it_can_do() -> None:
     """What it inherited from a `Derainer` without being one failed inside: its engine, its padded size."""
-    shared = SharedDerainer(Derainer("identity", device="cpu"), Turns())
+    shared = SharedDerainer(Derainer("identity", device="cpu"), FifoLock())
     told = [name for name in dir(shared) if not name.startswith("_")]
     assert told == sorted(name for name in dir(DerainerLike) if not name.startswith("_"))
     assert (shared.model, shared.description, shared.remembers) == ("identity", "identity on cpu, eager, fp32", False)
@@ -357,7 +357,7 @@ def test_a_shared_derainer_has_no_more_than_it_can_do() -> None:
 
 def test_shared_sessions_keep_their_own_past(frames: Callable[[int], list[Frame]]) -> None:
     """Two streams in turn through one model come out as each does alone."""
-    derainer, turns = Derainer("fast", device="cpu", backend="eager"), Turns()
+    derainer, turns = Derainer("fast", device="cpu", backend="eager"), FifoLock()
     first, second = frames(1), frames(2)
     alone = [
         [session.step(frame) for frame in stream]

@@ -9,7 +9,7 @@ from statistics import median
 from streamderain import Derainer
 from streamderain.frame import Frame
 from streamderain.observe import AGE_BOUNDS, Observer
-from streamderain.turns import SharedDerainer, Turns
+from streamderain.turns import FifoLock, SharedDerainer
 from streamderain.video.live import LiveOptions, open_live
 from tests.live.cameras import Collect, FakeCamera
 from tests.live.conftest import Running
@@ -33,7 +33,7 @@ def _wait(condition: Callable[[], bool], within: float = 20.0) -> None:
 
 
 def test_a_camera_that_stalls_returns_and_ends_is_nothing_to_the_other(camera: Make, running: Start) -> None:
-    derainer = SharedDerainer(Derainer("identity", device="cpu"), Turns(), streams=2, deadline=DEADLINE)
+    derainer = SharedDerainer(Derainer("identity", device="cpu"), FifoLock(), streams=2, deadline=DEADLINE)
     cameras, sinks = (camera(), camera()), (Collect(_age), Collect(_age))
     observers = Observer("one"), Observer("other")
     runs = [
@@ -42,8 +42,8 @@ def test_a_camera_that_stalls_returns_and_ends_is_nothing_to_the_other(camera: M
     ]
     for sink in sinks:
         sink.wait_more(15)
-    (gathering,) = derainer._gatherings.values()
-    assert gathering.counts[2] > gathering.counts.get(1, 0)
+    (batcher,) = derainer._batchers.values()
+    assert batcher.counts[2] > batcher.counts.get(1, 0)
 
     cameras[0].tell("stall")
     _wait(lambda: runs[0].source.state == "connecting")
@@ -68,7 +68,7 @@ def test_a_camera_that_stalls_returns_and_ends_is_nothing_to_the_other(camera: M
 
 
 def test_the_age_of_a_frame_has_the_wait_for_others_in_it(camera: Make, running: Start) -> None:
-    derainer = SharedDerainer(Derainer("identity", device="cpu"), Turns(), streams=2, deadline=DEADLINE)
+    derainer = SharedDerainer(Derainer("identity", device="cpu"), FifoLock(), streams=2, deadline=DEADLINE)
     made, sink, observer = camera(), Collect(_age), Observer("camera")
     source = open_live(made.url(), QUICK, observer=observer)
     height, width = source.info.height, source.info.width

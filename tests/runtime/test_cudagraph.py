@@ -121,7 +121,7 @@ def test_streams_that_take_turns_on_one_recording_keep_their_states(device: torc
         for index in range(len(clip)):
             for name, frames in clips.items():
                 clean, state = recorded.step(frames[index], ours[name])
-                ours[name] = tuple(part.clone() for part in state)  # as `Gathering` does
+                ours[name] = tuple(part.clone() for part in state)  # as `Batcher` does
                 expected, theirs[name] = plain.step(frames[index], theirs[name])
                 assert (clean - expected).abs().max() < 1e-3
 
