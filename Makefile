@@ -42,7 +42,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy examples
+	$(BIN)/mypy examples tests/test_typed_program.py
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev

@@ -110,3 +110,13 @@ def test_a_change_is_told_of_255_whatever_the_depth(
             out.mux(video.encode(None))
         run_example(monkeypatch, "before_after.py", path, tmp_path / f"{pix_fmt}.mp4", "identity")
         assert "1 frames, a mean change of 5.00 of 255" in capsys.readouterr().out
+
+
+def test_several_cameras(
+    rainy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example(monkeypatch, "several_cameras.py", tmp_path / "out", 0.3, "identity", rainy, rainy)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said] == ["0.mkv", "1.mkv"]
+    for number in range(2):
+        assert len(pictures(tmp_path / "out" / f"{number}.mkv")) >= 3
