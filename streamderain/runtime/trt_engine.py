@@ -68,12 +68,12 @@ class TensorRTEngine:
     def _new_context(self, kernels: Path | None) -> Any:
         if kernels is None:
             return self._engine.create_execution_context()
-        config = self._engine.create_runtime_config()
-        cache = config.create_runtime_cache()
+        self._config = self._engine.create_runtime_config()
+        cache = self._config.create_runtime_cache()
         read_kernels(kernels, cache)
-        config.set_runtime_cache(cache)
+        self._config.set_runtime_cache(cache)
         self._kernels = kernels, cache
-        return self._engine.create_execution_context(config)
+        return self._engine.create_execution_context(self._config)
 
     def keep_kernels(self) -> None:
         """Write what was compiled for this engine into its file of ``kernels``, for the next time. After a step."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +20,11 @@ import torch
 from streamderain.errors import EngineError
 from streamderain.networks import NetworkSpec, model_names
 from streamderain.networks.named import NAMED
-from streamderain.runtime import EngineCache, Job, Plan, backend_of, ensure, make_plans
+from streamderain.runtime import EngineCache, Job, Plan, backend_of, compare, ensure, make_plans
 from streamderain.runtime.manifest import read_manifest
+from streamderain.runtime.parity import moving_texture
 from streamderain.runtime.step import Distinct, example_inputs
-from streamderain.runtime.trt_engine import FILE, in_order
+from streamderain.runtime.trt_engine import FILE, TensorRTEngine, in_order
 from streamderain.session import job_for
 
 MakeJob = Callable[..., Job]
@@ -64,6 +70,109 @@ def test_inputs_and_outputs_are_bound_by_number_where_they_have_one() -> None:
     assert in_order(["inputs_1", "inputs_0"]) == ["inputs_0", "inputs_1"]
     assert in_order(["clamp_5", "sub_4"]) == ["clamp_5", "sub_4"], "a number of another kind"
     assert in_order(["rainy"]) == ["rainy"]
+
+
+class Library:
+    """In place of TensorRT, which needs a GPU to run: an "engine" whose inputs and outputs come in no order, read and
+    written at their addresses by the network itself."""
+
+    __version__ = "0"
+    TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+    Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
+
+    def __init__(self, job: Job) -> None:
+        self._network = Distinct(job.network, job)
+        shapes = [tuple(tensor.shape) for tensor in example_inputs(job)]
+        self.inputs = {f"inputs_{index}": shape for index, shape in enumerate(shapes)}
+        self.outputs = {f"output{index}": shape for index, shape in enumerate(self._network.shapes)}
+        self._at: dict[str, int] = {}
+        self.compiled = b""
+
+    def Runtime(self, logger: object) -> Library:  # noqa: N802 - its name
+        return self
+
+    def deserialize_cuda_engine(self, content: bytes) -> Library | None:
+        return self if content == b"engine" else None
+
+    # ---- of the engine
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.inputs) + len(self.outputs)
+
+    def get_tensor_name(self, index: int) -> str:
+        return sorted([*self.inputs, *self.outputs], reverse=True)[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input" if name in self.inputs else "output"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self.inputs | self.outputs)[name]
+
+    def create_runtime_config(self) -> Library:
+        return self
+
+    def create_runtime_cache(self) -> Library:
+        return self
+
+    def set_runtime_cache(self, cache: Library) -> bool:
+        return True
+
+    def create_execution_context(self, config: object = None) -> Library:
+        return self
+
+    # ---- of the kernels
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.compiled = blob
+        return True
+
+    def serialize(self) -> bytes:
+        return self.compiled
+
+    # ---- of the context
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._at[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        with torch.no_grad():
+            outputs = self._network(*(self._tensor(name, shape).clone() for name, shape in self.inputs.items()))
+        for (name, shape), output in zip(self.outputs.items(), outputs, strict=True):
+            self._tensor(name, shape).copy_(output)
+        self.compiled = b"compiled"
+        return True
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        floats = ctypes.c_float * math.prod(shape)
+        return torch.frombuffer(floats.from_address(self._at[name]), dtype=torch.float32).view(shape)
+
+
+@pytest.mark.parametrize("architecture", ["streaming", "classic", "detail-resnet"])
+def test_an_engine_is_fed_what_it_asks_for_and_its_state_goes_round(
+    architecture: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
+    job = make_job(NetworkSpec(architecture))
+    library: Any = Library(job)
+    (tmp_path / FILE).write_bytes(b"engine")
+    engine = TensorRTEngine(library, tmp_path / FILE, job, kernels=tmp_path / "some.kernels")
+    parity = compare(engine, backend_of("eager").load(job, tmp_path), moving_texture(48, 64, 4))
+    assert parity.change > 1e-3
+    assert parity.max_error < 1e-5
+    engine.keep_kernels()
+    assert library.deserialize(b"")
+    TensorRTEngine(library, tmp_path / FILE, job, kernels=tmp_path / "some.kernels")
+    assert library.compiled == b"compiled", "what was kept is there again"
+    (tmp_path / FILE).write_bytes(b"of another version")
+    with pytest.raises(RuntimeError, match="TensorRT 0 refuses it"):
+        TensorRTEngine(library, tmp_path / FILE, job)
+    (tmp_path / FILE).write_bytes(b"engine")
+    library.outputs = {"output0": (1, 3, 8, 8)}
+    with pytest.raises(ValueError, match="is not of this network"):
+        TensorRTEngine(library, tmp_path / FILE, job)
 
 
 @pytest.mark.usefixtures("rtx", "shelf")
