@@ -28,8 +28,8 @@ _KEPT_FOR = 20.0  # seconds after which an attempt counts as a success
 class Rung:
     """A way to derain: a model, at full size (``scale`` 1) or on a picture ``scale`` times smaller each way.
 
-    On a smaller picture only the rain layer is estimated there; it is enlarged and taken off the full picture, whose
-    detail stays.
+    On a smaller picture only the rain layer is estimated; enlarged, it is subtracted from the full picture, which keeps
+    its detail.
     """
 
     derainer: DerainerLike
@@ -58,7 +58,7 @@ class AdaptiveSession:
     Args:
         rungs: the best first.
         height, width: px of the frames.
-        interval: asked for the seconds between two frames of the camera, which may change its mind.
+        interval: called for the seconds between two frames of the camera, which may change.
         clock: seconds, monotonic; for tests.
 
     Attributes:
@@ -140,7 +140,7 @@ class AdaptiveSession:
 
 
 def _by_rain_layer(session: SessionLike, frame: Frame, scale: int) -> Frame:
-    """Derains a picture ``scale`` times smaller, and takes the rain that was found there off the whole one."""
+    """Derains a picture ``scale`` times smaller, and subtracts the rain that was found there from the whole one."""
     top = torch.iinfo(frame.pixels.dtype).max
     rainy = frame.pixels.permute(2, 0, 1)[None].float()  # [1, 3, H, W]
     small = F.interpolate(rainy, size=(session.height, session.width), mode="area")

@@ -96,12 +96,12 @@ class VideoInfo:
         width, height: pixels as displayed, that is after ``rotation`` is applied; ``Frame.pixels`` has this size.
         time_base: seconds per tick of the frames' pts.
         frame_rate: nominal frames/s, a fraction or a whole number; None when unknown or when there is no such thing.
-        frame_count: of what will be read; only ever a hint. None when live or unknown.
+        frame_count: of the frames that will be read, a hint only. None when live or unknown.
         colour: the source's tags.
         sample_aspect_ratio: of a displayed pixel, width to height.
         rotation: degrees counter-clockwise that a player turns the stored picture by: 0, 90, 180 or 270.
         chroma: subsampling of the source, "420", "422" or "444".
-        live: frames arrive by the clock and cannot be had again.
+        live: frames arrive in real time and cannot be read again.
 
     Raises:
         ValueError: a number is out of range, or not exact (a float).

@@ -26,7 +26,7 @@ OnLoss = Literal["hold", "slate", "pause", "stop"]
 ON_LOSS: tuple[OnLoss, ...] = ("hold", "slate", "pause", "stop")
 
 _LOOK_EVERY = 0.05  # seconds between two looks at ``stop`` and at the clock while no frame comes
-_GAP = 0.5  # seconds without a frame after which the network's past is no past any more
+_GAP = 0.5  # seconds without a frame after which the network's past is useless
 _INTERVALS = 4.0  # of the camera, if it is so slow that these are longer than a gap or a miss
 _HELD_PER_SECOND = 5  # pictures that stand in for a camera that is away; enough to keep readers of the output
 _MISSED = 1.0  # seconds without a frame before the first of them
@@ -39,16 +39,16 @@ class LiveStats:
     """What a live run did.
 
     Attributes:
-        frames: written to the sink, ``held`` ones among them.
+        frames: written to the sink, ``held`` ones included.
         held: pictures that stood in for a camera that was away.
-        camera_frames: that came from the camera.
-        skipped: of those, how many were not processed: newer ones were there, or they were too old.
+        camera_frames: frames that came from the camera.
+        skipped: how many of them were not processed, because newer ones were there or they were too old.
         reconnects: times that the camera came back.
         resets: times that the network was made to forget, after a reconnect or a gap.
         concealed: damaged pictures and packets.
         seconds: wall time.
         age_median, age_worst: seconds from capture to written, of the last frames; None where none was written.
-            ``age_worst`` is that which 99 in 100 stay below.
+            ``age_worst`` is the 99th percentile.
         interrupted: ``stop`` ended it.
         lost: the error that ended it: the camera was lost beyond its limit.
     """
@@ -95,7 +95,7 @@ class _Ages:
 
 
 class _Network:
-    """The session, and when its past is worth anything."""
+    """The session, which is reset when its past has become useless."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class _StandIn:
         self._shown, self._since = shown, time.monotonic()
 
     def due(self) -> Frame | None:
-        """The next stand-in, if its time has come. Its pts is that of the moment."""
+        """The next picture that stands in, if one is due; its pts is the present moment."""
         now = time.monotonic()
         if self._shown is None or self._kind not in ("hold", "slate"):
             return None
@@ -181,7 +181,7 @@ def run_live(
 
     The source reads on its own thread, the network works in this one, encoding behind on another. Both are finished
     here: the source is closed; the sink is closed, also when the camera is lost for good, and aborted when anything
-    else raised or no frame was written. Times of what is written grow strictly.
+    else raised or no frame was written. The times that are written increase strictly.
 
     Args:
         view: what is written instead of the clean frame; see `pipeline.comparison`. The sink must be of its size.
@@ -248,7 +248,7 @@ def run_live(
             except StreamLostError as error:
                 lost = error
                 break
-            behind.check()  # a sink that failed is told of now, not when the next frame comes
+            behind.check()  # raises a sink's error now, not when the next frame comes
             if observer is not None and source.skipped > told:
                 observer.skip(source.skipped - told)
                 told = source.skipped

@@ -8,8 +8,9 @@ Both classes own exactly one worker thread and one bounded buffer, and keep the 
 * the end always arrives: no failure on either side leaves the other waiting;
 * leaving (``close``, ``abort`` or the end of the ``with`` block) joins the worker, so that no thread is left.
 
-A worker inside a call that never returns cannot be stopped from outside; joining it waits. Who may not wait closes
-with a time limit, and leaves such a worker behind: it ends when its call returns, and the threads are daemons.
+A worker inside a call that never returns cannot be stopped from outside, and joining it would take for ever. A
+``RunAhead`` that is closed with a time limit leaves such a worker behind: it ends when its call returns, and does not
+keep the process alive.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def _check_depth(depth: int) -> None:
 def _join(
     thread: threading.Thread, changed: threading.Condition, finished: Callable[[], bool], within: float | None = None
 ) -> bool:
-    """Wait until the worker says that it is finished, then join it; False if it did not within so many seconds.
+    """Wait until the worker says that it is finished, then join it; False if ``within`` seconds were not enough.
 
     Not ``Thread.join()`` alone: interrupted by Ctrl-C, Python before 3.13 takes the thread for ended from then on
     (bpo-45274), and a second join would return at once with the worker still at work.
@@ -119,7 +120,7 @@ class RunAhead(Generic[T]):
     Args:
         patience: seconds that leaving the ``with`` block waits for the worker; None waits for ever.
         newest: the worker never waits for the consumer: where ``depth`` items wait already, the oldest of them makes
-            room and is counted in `skipped`. With a depth of 1 that is a mailbox that holds the latest letter.
+            room and is counted in `skipped`. With a depth of 1 that is a mailbox for the latest item.
 
     Raises:
         ValueError: if ``depth`` is less than 1.
@@ -177,13 +178,13 @@ class RunAhead(Generic[T]):
     def close(self, *, within: float | None = None) -> bool:
         """Take nothing more, let the worker finalise its source, and join it. May be called again.
 
-        An error at an item beyond the last one taken is of no interest to one who leaves, and is dropped.
+        An error at an item that was not taken is dropped.
 
         Args:
             within: seconds to wait for a worker that may be stuck in its source; None waits for ever.
 
         Returns:
-            False if the worker is still at it: then the source is the worker's own, and nobody else may touch it.
+            False if the worker is still inside its source, which nobody else may touch until it comes back.
 
         Raises:
             BaseException: what finalising the source raised.
@@ -275,9 +276,8 @@ class WriteBehind(Generic[T]):
                 self._items.append(item)
                 self._changed.notify_all()
                 return
-        _join(
-            self._thread, self._changed, lambda: self._finished
-        )  # it is aborting the sink: when the error is told, that has been done
+        # The worker aborts the sink; the error is raised when that is done.
+        _join(self._thread, self._changed, lambda: self._finished)
         raise self._error
 
     def check(self) -> None:

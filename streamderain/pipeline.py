@@ -37,7 +37,7 @@ class RunStats:
         decode_seconds, derain_seconds, encode_seconds: time each stage was at work, waiting for its neighbours not
             included. The stages overlap, so their sum may exceed ``seconds``; the largest is the bottleneck.
         interrupted: ``stop`` was set before the source had ended.
-        prepare_seconds: what the decoding thread did for the network ahead of it: where scenes begin, upload, the past.
+        prepare_seconds: time that the decoding thread spent ahead of the network: on scene cuts, upload, alignment.
     """
 
     frames: int
@@ -139,9 +139,10 @@ def run(
 ) -> RunStats:
     """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
 
-    What of the network's work needs no earlier result (`Session.prepare`) is done on the decoding thread. Each scene is
-    led into by what follows (`with_lead_in`), unless the source is live: no first frame is then worse than the rest.
-    Frames are handed to a sink that takes planes (its ``delivery``) in these; a view is shown R'G'B', and makes it.
+    The part of the network's work that needs no earlier result (`Session.prepare`) is done on the decoding thread.
+    Unless the source is live, the network sees the frames after the first of each scene beforehand (`with_lead_in`), so
+    that the first is no worse than the rest. A sink that takes planes (its ``delivery``) is given planes, unless there
+    is a view: views take and make R'G'B'.
 
     Both are finished here, each on its own thread: the source is closed; the sink is closed when all went well and
     aborted when anything raised. A source that neither yields nor ends is not waited for when the run is stopped or
@@ -196,7 +197,7 @@ def run(
     with behind, run_ahead(read(), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
         while True:
             while not stopped.is_set() and not ahead.ready(_LOOK_EVERY):
-                behind.check()  # a sink that failed is told of now, not when the next frame comes
+                behind.check()  # raises a sink's error now, not when the next frame comes
             if stopped.is_set():
                 interrupted = True
                 break

@@ -41,7 +41,7 @@ class Derainer:
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "auto", "fp32", "fp16" or "int8".
         backend: "auto" (the fastest that is installed), "eager", "inductor", "openvino", "tensorrt", "tensorrt-rtx".
-        build: "auto" builds an engine that is not in the cache yet, which takes seconds to minutes and is said;
+        build: "auto" builds an engine that is not in the cache yet, which takes seconds to minutes and is logged;
             "ready" takes the fastest that is there and never builds; "never" raises EngineError where none is there.
         allow_fallback: run on what there is, and say so, where what was asked for cannot be had.
 
@@ -108,10 +108,10 @@ class Derainer:
         return Session(engine, height, width)
 
     def engine(self, height: int, width: int, *, batch: int = 1) -> Engine:
-        """What runs the network for frames of this size, by itself: to time it, to compare it, to share it.
+        """The engine alone for frames of this size, to time it, to compare it or to share it.
 
         Args:
-            batch: frames in a step; see `Job`. Of these there is none but of the present backend.
+            batch: frames in a step; see `Job`. Above 1, no other backend is tried where this one's cannot be had.
 
         Raises: as `prepare`.
         """
@@ -186,8 +186,8 @@ class Session:
     """Derains the frames of one stream, in order. Not for two threads at once, `prepare` apart.
 
     Frames go in and out as ``Frame``: uint8 or uint16 [H, W, 3] on the CPU; size and dtype are kept, as are pts,
-    time base and duration. A frame of another size is a ValueError. In planes, ``YuvFrame``, they are converted on the
-    device, and go out so where a ``Delivery`` says how.
+    time base and duration. A frame of another size is a ValueError. Frames in planes (``YuvFrame``) are converted on
+    the device; where a ``Delivery`` asks for planes, the clean ones are converted back there.
     """
 
     def __init__(self, engine: Engine, height: int, width: int) -> None:
@@ -201,9 +201,9 @@ class Session:
         self._state, self._prepared = self._engine.zero_state(), None
 
     def prepare(self, frame: Frame | YuvFrame) -> Prepared:
-        """What of a frame's work needs no result of the frames before: one other thread may do it ahead of `step`.
+        """The part of a frame's work that needs no earlier result; one other thread may do it ahead of `step`.
 
-        Every frame is prepared in order and then stepped, with no `reset` between, or none is.
+        Either every frame is prepared, in order and with no `reset` in between, or none is.
 
         Raises: as `step`.
         """

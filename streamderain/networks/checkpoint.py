@@ -71,9 +71,9 @@ def save_checkpoint(path: Path, module: nn.Module, spec: NetworkSpec, provenance
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """A safetensors file, whole or not at all, that those may read who may read its writer's other files.
+    """Write a safetensors file, whole or not at all, with the permissions of any other new file.
 
-    safetensors' own ``save_file`` lets nobody but the writer read it.
+    One written by safetensors' own ``save_file`` can be read by its owner alone.
 
     Raises:
         OSError: if it cannot be written.
