@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from functools import cache
 from typing import Literal
 
@@ -12,6 +14,7 @@ from streamderain.video import cuda, ffmpeg
 from streamderain.yuv import LAYOUTS
 
 Decoding = Literal["auto", "cpu", "nvdec"]
+_DRIVER = "nvcuvid.dll" if sys.platform == "win32" else "libnvcuvid.so.1"
 DECODINGS: tuple[Decoding, ...] = ("auto", "cpu", "nvdec")
 
 
@@ -28,6 +31,10 @@ def missing(device: torch.device) -> str | None:
                 av.CodecContext.create("h264", "r", hwaccel=cuda.acceleration(device, kept=True))
         except cuda.FAILURES as error:
             return ffmpeg.last_error(lines) or ffmpeg.explain(error)
+    try:
+        ctypes.CDLL(_DRIVER)  # FFmpeg asks for it at the first picture
+    except OSError:
+        return f"the driver has no {_DRIVER} here (a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video)"
     return None
 
 

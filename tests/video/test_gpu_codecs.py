@@ -53,6 +53,16 @@ def test_nvdec_by_name_is_had_or_is_an_error(clip: Path) -> None:
         open_source(str(clip), decoder="nvdec")
 
 
+def test_a_driver_without_its_video_part_is_told_before_the_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "acceleration", lambda device, kept=False: None)
+    monkeypatch.setattr(nvdec, "_DRIVER", "libnvcuvid.so.none")
+    nvdec.missing.cache_clear()
+    try:
+        assert "NVIDIA_DRIVER_CAPABILITIES" in str(nvdec.missing(GPU))
+    finally:
+        nvdec.missing.cache_clear()
+
+
 @without_gpu
 def test_auto_decodes_on_the_cpu_and_says_why(clip: Path) -> None:
     with open_source(str(clip), decoder="auto", device=GPU) as source:
@@ -211,6 +221,8 @@ def test_doctor_tells_whether_they_open() -> None:
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
 def test_nvdec_decodes_what_the_cpu_decodes(tmp_path: Path, pix_fmt: str) -> None:
+    if (reason := nvdec.missing(GPU)) is not None:
+        pytest.skip(reason)
     clip = tmp_path / "in.mp4"
     codec = "libx264" if pix_fmt == "yuv420p" else "libx265"
     options = {} if codec == "libx264" else {"x265-params": "log-level=none"}
