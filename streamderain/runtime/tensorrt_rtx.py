@@ -116,6 +116,7 @@ def _build(library: Any, model: bytes, capability: str) -> bytes:
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(library.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
+    config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)  # else a step may allocate, which a recording cannot
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise EngineError(f"TensorRT-RTX could not build the network for compute capability {capability}")

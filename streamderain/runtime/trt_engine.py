@@ -47,7 +47,7 @@ class TensorRTEngine:
             self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
             if self._engine is None:
                 raise RuntimeError(f"TensorRT {library.__version__} refuses it")
-            self._context = self._new_context(kernels)
+            self._context = self._new_context(library, kernels)
         if self._context is None:
             raise RuntimeError(f"TensorRT {library.__version__} has no memory for it on {job.device}")
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
@@ -65,15 +65,22 @@ class TensorRTEngine:
             for _ in range(2)
         ]
 
-    def _new_context(self, kernels: Path | None) -> Any:
+    def _new_context(self, library: ModuleType, kernels: Path | None) -> Any:
         if kernels is None:
             return self._engine.create_execution_context()
         self._config = self._engine.create_runtime_config()
+        # As the engine was built: its memory is PyTorch's, and it never asks for more.
+        self._config.set_execution_context_allocation_strategy(library.ExecutionContextAllocationStrategy.USER_MANAGED)
         cache = self._config.create_runtime_cache()
         read_kernels(kernels, cache)
         self._config.set_runtime_cache(cache)
         self._kernels = kernels, cache
-        return self._engine.create_execution_context(self._config)
+        context = self._engine.create_execution_context(self._config)
+        if context is not None:
+            size = self._engine.device_memory_size_v2
+            self._memory = torch.empty(max(size, 1), dtype=torch.uint8, device=self.device)
+            context.set_device_memory(self._memory.data_ptr(), size)
+        return context
 
     def keep_kernels(self) -> None:
         """Write what was compiled for this engine into its file of ``kernels``, for the next time. After a step."""

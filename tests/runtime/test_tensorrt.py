@@ -78,6 +78,8 @@ class Library:
 
     __version__ = "0"
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="ours")
+    device_memory_size_v2 = 1024
     Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
 
     def __init__(self, job: Job) -> None:
@@ -118,6 +120,9 @@ class Library:
     def set_runtime_cache(self, cache: Library) -> bool:
         return True
 
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
     def create_execution_context(self, config: object = None) -> Library:
         return self
 
@@ -131,6 +136,10 @@ class Library:
         return self.compiled
 
     # ---- of the context
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert self.strategy == "ours"
+        ctypes.memset(address, 1, size)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._at[name] = address
