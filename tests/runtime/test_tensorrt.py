@@ -160,13 +160,13 @@ class Library:
         return torch.frombuffer(floats.from_address(self._at[name]), dtype=torch.float32).view(shape)
 
 
-@pytest.mark.parametrize("architecture", ["streaming", "classic", "detail-resnet"])
+@pytest.mark.parametrize("spec", [NetworkSpec("streaming", {"channels": [8, 16, 16]}), None], ids=["state", "none"])
 def test_an_engine_is_fed_what_it_asks_for_and_its_state_goes_round(
-    architecture: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    spec: NetworkSpec | None, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
-    job = make_job(NetworkSpec(architecture))
+    job = make_job(spec)
     library: Any = Library(job)
     (tmp_path / FILE).write_bytes(b"engine")
     engine = TensorRTEngine(library, tmp_path / FILE, job, kernels=tmp_path / "some.kernels")
