@@ -5,11 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from streamderain.frame import Frame, VideoInfo
+from streamderain.video.probe import Orientation, picture_info
 from streamderain.yuv import YuvFormat, YuvFrame
 
 PIXELS = torch.zeros(2, 4, 3, dtype=torch.uint8)
@@ -60,3 +62,9 @@ def test_a_video_has_a_size_a_rate_and_quarter_turns() -> None:
         given: dict[str, Any] = {"width": 64, "height": 48, "time_base": TICK, name: wrong}
         with pytest.raises(ValueError, match=f"{name} .*{wrong}"):
             VideoInfo(**given)
+
+
+def test_a_rate_and_a_shape_of_pixels_that_no_video_has_are_unknown() -> None:
+    told = {"rate": Fraction(-25), "aspect": Fraction(-1, 2), "time_base": TICK, "count": None}
+    info = picture_info(av.VideoFrame(64, 48, "yuv420p"), turned=Orientation(0, mirrored=False), **told)
+    assert (info.frame_rate, info.sample_aspect_ratio) == (None, 1)

@@ -163,7 +163,7 @@ def picture_info(
         width=width,
         height=height,
         time_base=time_base,
-        frame_rate=rate,
+        frame_rate=rate if rate is not None and rate > 0 else None,
         frame_count=count,
         colour=colour.colour_of(picture),
         sample_aspect_ratio=1 / sar if sideways else sar,
