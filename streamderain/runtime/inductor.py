@@ -95,7 +95,10 @@ class InductorBackend:
             return {}
 
     def options(self, job: Job) -> Mapping[str, str]:
-        return {"hardware": hardware_of(job.device), **{name: str(value) for name, value in _options(job).items()}}
+        hardware = {"hardware": hardware_of(job.device)}
+        if job.device.type == "cuda":  # what calls its kernels is C++ for this very CPU
+            hardware["host"] = hardware_of(torch.device("cpu"))
+        return {**hardware, **{name: str(value) for name, value in _options(job).items()}}
 
     def estimate(self, job: Job) -> float:
         return 240.0 if job.device.type == "cuda" else 60.0
