@@ -22,7 +22,7 @@ def whole(name: str, value: Any, *, least: int | None = None) -> int:
 def fraction(name: str, value: Any) -> Fraction:
     """``value``, a fraction or a whole number above 0, as a Fraction. Raises: ValueError, which calls it ``name``."""
     if not isinstance(value, Rational) or int(value.numerator) <= 0:
-        raise ValueError(f"{name} must be a fraction above 0, such as Fraction(1001, 30000), got {value!r}")
+        raise ValueError(f"{name} must be a Fraction or a whole number, above 0, got {value!r}")
     return Fraction(int(value.numerator), int(value.denominator))
 
 
