@@ -16,18 +16,20 @@ def clip_loss(outputs: list[Tensor], targets: list[Tensor], weights: ClipLoss, *
     """Loss of a clip, T tensors [B, 3, H, W] each way; ``resets`` [T, B] is True where the past was dropped before.
 
     ``log(mse + floor)`` per picture, so that light rain counts as much as a downpour: plain MSE leaves the light rain
-    in and harms clean pictures, where its gradient is nothing beside a downpour's. Plus 1 - SSIM, plus the L1 of the
-    frame differences against the clean clip's (flicker), but for those to and from a frame without a past: the next one
-    is to mend its mistakes, not to stand by them.
+    in and harms clean pictures, where its gradient is nothing beside a downpour's. Plus 1 - SSIM. Plus flicker, the L1
+    of the frame differences against the clean clip's: where a frame is further from the clean one than the frame
+    before, twice; where it is nearer, not at all. Errors grow as often as they shrink, so the sum is the same, but a
+    frame that mends the mistakes of the last is not made to stand by them. Not into frames without a past.
     """
     out, target = torch.stack(outputs), torch.stack(targets)  # [T, B, 3, H, W]
-    error = (out - target).pow(2).mean((2, 3, 4))
-    loss = torch.log(error + weights.floor).mean()
+    wrong = out - target
+    loss = torch.log(wrong.pow(2).mean((2, 3, 4)) + weights.floor).mean()
     if weights.structure:
         loss = loss + weights.structure * (1 - ssim(out.flatten(0, 1), target.flatten(0, 1))).mean()
     if weights.temporal and len(outputs) > 1:
-        flicker = (out.diff(dim=0) - target.diff(dim=0)).abs().mean((2, 3, 4))  # [T - 1, B]
-        settled = ~(resets[1:] | resets[:-1])
+        grown = wrong[1:].abs() > wrong[:-1].abs()
+        flicker = torch.where(grown, 2 * wrong.diff(dim=0).abs(), 0).mean((2, 3, 4))  # [T - 1, B]
+        settled = ~resets[1:]
         loss = loss + weights.temporal * (flicker * settled).sum() / settled.sum().clamp_min(1)
     return loss
 
