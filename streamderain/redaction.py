@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import re
 
-# The second half: a password with a slash in it, which was not written as %2F. What looks like a port is none.
-_USER = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s:@\[]*:(?!\d*(?:[/?#\s]|$))\S*@)")
+# The second and third: a password with a slash in it, which was not written as %2F. What looks like a port is one,
+# unless an IP address follows: cameras have these, paths do not.
+_USER = re.compile(
+    r"(?<=://)(?:[^/\s]*@"
+    r"|[^/\s:@\[]*:(?!\d*(?:[/?#\s]|$))\S*@"
+    r"|[^/\s:@\[]*:\S*@(?=\d{1,3}(?:\.\d{1,3}){3}(?:[:/?#\s]|$)))"
+)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _VALUES = re.compile(
     r"(?<=[?&;,/_])"

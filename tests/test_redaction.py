@@ -15,6 +15,7 @@ from streamderain.redaction import redact
         ("rtsp://admin:hunter2?#@cam/x", "rtsp://cam/x"),
         ("rtsp://admin:hun/ter2@cam/x", "rtsp://cam/x"),
         ("rtsp://admin:it's\"2@cam/x", "rtsp://cam/x"),
+        ("rtsp://admin:1234/hunter@192.168.0.9:554/x", "rtsp://192.168.0.9:554/x"),
         ("'rtsp://admin:hunter2@cam/x' and rtmp://me:hunter2@there/y: no", "'rtsp://cam/x' and rtmp://there/y: no"),
         ("http://cam/v.mjpg?user=hunter2&pwd=hunter2&size=2", "http://cam/v.mjpg?user=***&pwd=***&size=2"),
         (
@@ -35,6 +36,7 @@ def test_secrets_go(text: str, safe: str) -> None:
     [
         "rtsp://cam:554/path@2x?listen=1",
         "rtsp://[::1]:8554/a@b",
+        "rtsp://cam:554/clip@2x.mp4",
         "udp://239.0.0.1:1234?pkt_size=1316",
         "rtmp://server/live/kitchen",
         "out/password=1.mp4 by me@home",

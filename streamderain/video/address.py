@@ -34,8 +34,11 @@ _AT_ONCE = {"analyzeduration": "0", "probesize": "32"}
 _SOON = {"analyzeduration": "100000", "probesize": "500000"}
 # FLV and playlists do not say at the beginning which streams there are.
 _LATER = {"analyzeduration": "500000", "probesize": "500000"}
-# A user and a password with one of / ? # in it, which end the host's part; what could be a port is none.
-_UNESCAPED = re.compile(r"://[^/?#\s:@\[]*:(?!\d*[/?#])[^/?#\s@]*[/?#]\S*@")
+# A user and a password with one of / ? # in it, which end the host's part; what could be a port is one, unless an IP
+# address follows.
+_UNESCAPED = re.compile(
+    r"://[^/?#\s:@\[]*:(?:(?!\d*[/?#])[^/?#\s@]*[/?#]\S*@|\d*[/?#]\S*@(?=\d{1,3}(?:\.\d{1,3}){3}(?:[:/?#]|$)))"
+)
 #: What to do about that.
 ESCAPES = "write / in it as %2F, ? as %3F, # as %23 and @ as %40"
 _OPEN_TIMEOUT = 30.0  # seconds that opening something which is no live stream may take in all
@@ -179,7 +182,7 @@ def splits_password(uri: str) -> bool:
 def where(uri: str) -> str:
     """The host and port of a URL, for messages; the URI itself where it has none."""
     try:
-        parts = urlsplit(uri) if ffmpeg.is_url(uri) else None
+        parts = urlsplit(redact(uri)) if ffmpeg.is_url(uri) else None
     except ValueError:  # half a bracket of IPv6
         parts = None
     if parts is None or not parts.hostname:

@@ -118,9 +118,10 @@ def test_nothing_listening_unknown_hosts_and_silent_ones_are_told_apart(camera: 
         open_live("rtsp://nosuchhost.invalid/cam", QUICK)
     with pytest.raises(InputError, match="does not speak it"):
         open_live("srt://127.0.0.1:9", QUICK)
-    with pytest.raises(InputError, match=r"its password ends the address: write / in it as %2F") as caught:
-        open_live(f"rtsp://user:pa/ss@127.0.0.1:{port}/cam", QUICK)
-    assert "pa/ss" not in str(caught.value)
+    for password in ("pa/77", "8/77"):  # before the slash, no port and what could be one
+        with pytest.raises(InputError, match=r"its password ends the address: write / in it as %2F") as caught:
+            open_live(f"rtsp://user:{password}@127.0.0.1:{port}/cam", QUICK)
+        assert password not in str(caught.value)
     made = camera()
     made.tell("mute")
     time.sleep(0.3)
