@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 
+#: An IP address follows, as it does the user and the password of a camera.
+IP_FOLLOWS = r"(?=\d{1,3}(?:\.\d{1,3}){3}(?:[:/?#\s]|$))"
 # The second and third: a password with a slash in it, which was not written as %2F. What looks like a port is one,
 # unless an IP address follows: cameras have these, paths do not.
 _USER = re.compile(
     r"(?<=://)(?:[^/\s]*@"
     r"|[^/\s:@\[]*:(?!\d*(?:[/?#\s]|$))\S*@"
-    r"|[^/\s:@\[]*:\S*@(?=\d{1,3}(?:\.\d{1,3}){3}(?:[:/?#\s]|$)))"
+    rf"|[^/\s:@\[]*:\S*@{IP_FOLLOWS})"
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _VALUES = re.compile(

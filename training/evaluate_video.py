@@ -7,7 +7,6 @@ same clips, which are drawn by seed, so results of several runs with one protoco
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streamderain.atomic import write_whole
 from streamderain.frame import Frame
 from streamderain.networks import count_parameters
 from streamderain.session import Derainer, Session
@@ -186,9 +186,7 @@ class Ledger:
         """Keep a result in place of an older one of its model, and write the file."""
         self._results[str(result["model"])] = dict(result)
         if self._path is not None:
-            part = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            part.write_text(json.dumps(self.results, indent=1) + "\n")
-            part.replace(self._path)
+            write_whole(self._path, f"{json.dumps(self.results, indent=1)}\n".encode())
 
 
 def _is_result(value: Any) -> bool:

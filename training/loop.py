@@ -210,10 +210,8 @@ class Run:
 
     def _publish(self, name: str, *, scores: Mapping[str, Any]) -> None:
         path = self.folder / f"{name}.safetensors"
-        temporary = path.with_suffix(".tmp")
         origin = Provenance(steps=self.step, seed=self.recipe.seed, scores=scores)
-        save_checkpoint(temporary, self.result, self.recipe.network, origin, half=False)
-        temporary.replace(path)
+        save_checkpoint(path, self.result, self.recipe.network, origin, half=False)
 
     def _resume(self, progress: Mapping[str, Any]) -> None:
         state = self.folder / "state"

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from streamderain.atomic import write_whole
 from streamderain.networks.checkpoint import write_weights
 
 Tensors = Mapping[str, Tensor]
@@ -25,9 +26,7 @@ def write_state(folder: Path, step: int, parts: Mapping[str, Tensors], progress:
     for name, tensors in parts.items():
         plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         write_weights(folder / f"{name}-{step}.safetensors", plain, {})
-    temporary = folder / "progress.tmp"
-    temporary.write_text(json.dumps({"step": step, **progress}, default=str))
-    temporary.replace(folder / "progress.json")
+    write_whole(folder / "progress.json", json.dumps({"step": step, **progress}, default=str).encode())
     for old in folder.glob("*-*.safetensors*"):  # and what a run that was killed had begun to write
         if not old.name.endswith(f"-{step}.safetensors"):
             old.unlink()

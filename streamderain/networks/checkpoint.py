@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from streamderain.atomic import write_whole
 from streamderain.errors import ModelError
 from streamderain.networks.named import NAMED
 from streamderain.networks.spec import NetworkSpec, count_macs, count_parameters
@@ -78,12 +78,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(save(dict(tensors), dict(metadata)))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, save(dict(tensors), dict(metadata)))
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from streamderain.atomic import write_whole
 from streamderain.runtime.backend import hardware_of
 from streamderain.runtime.cache import cache_folder
 
@@ -64,14 +63,6 @@ def write_kernels(path: Path, cache: RuntimeCache) -> None:
         if path.is_file() and path.read_bytes() == content:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            os.chmod(part, 0o644)  # mkstemp's files are for one user, and a cache may be for several
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
+        write_whole(path, content)
     except OSError as error:
         _log.info("the compiled kernels cannot be kept in %s: %s", path, error.strerror)

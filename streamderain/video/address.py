@@ -13,7 +13,7 @@ import av
 import av.error
 
 from streamderain.errors import InputError
-from streamderain.redaction import redact
+from streamderain.redaction import IP_FOLLOWS, redact
 from streamderain.video import ffmpeg
 
 Transport = Literal["auto", "tcp", "udp"]
@@ -36,9 +36,7 @@ _SOON = {"analyzeduration": "100000", "probesize": "500000"}
 _LATER = {"analyzeduration": "500000", "probesize": "500000"}
 # A user and a password with one of / ? # in it, which end the host's part; what could be a port is one, unless an IP
 # address follows.
-_UNESCAPED = re.compile(
-    r"://[^/?#\s:@\[]*:(?:(?!\d*[/?#])[^/?#\s@]*[/?#]\S*@|\d*[/?#]\S*@(?=\d{1,3}(?:\.\d{1,3}){3}(?:[:/?#]|$)))"
-)
+_UNESCAPED = re.compile(rf"://[^/?#\s:@\[]*:(?:(?!\d*[/?#])[^/?#\s@]*[/?#]\S*@|\d*[/?#]\S*@{IP_FOLLOWS})")
 #: What to do about that.
 ESCAPES = "write / in it as %2F, ? as %3F, # as %23 and @ as %40"
 _OPEN_TIMEOUT = 30.0  # seconds that opening something which is no live stream may take in all
