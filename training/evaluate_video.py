@@ -66,11 +66,12 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The clips of a protocol, 8-bit steps in 0..1: (kind, rainy, target), (kind, clean) and (name, rainy)."""
+    """The clips of a protocol, 8-bit steps in 0..1: (kind, rainy, target), (kind, clean), and (name, rainy, motion),
+    whose motion is that of ``neighbours``."""
 
     rainy: tuple[tuple[str, Tensor, Tensor], ...]
     dry: tuple[tuple[str, Tensor], ...]
-    real: tuple[tuple[str, Tensor], ...]
+    real: tuple[tuple[str, Tensor, tuple[Tensor, Tensor, Tensor]], ...]
 
 
 def gather(data: ClipData, files: Split, protocol: Protocol, *, real: Sequence[Path] = ()) -> Material:
@@ -83,7 +84,7 @@ def gather(data: ClipData, files: Split, protocol: Protocol, *, real: Sequence[P
     Raises:
         UsageError: one of these has no three frames in a row.
     """
-    traced = tuple((p.stem, _middle(p, protocol)) for p in real)  # first, for these may be refused
+    traced = tuple((p.stem, *_middle(p, protocol)) for p in real)  # first, for these may be refused
     size, frames = protocol.size, protocol.frames
     rainy = [
         ("stills", to_8bit(r), to_8bit(t))
@@ -114,8 +115,8 @@ def _dry(files: Split, protocol: Protocol) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}, {kind}", to_8bit(clip)
 
 
-def _middle(path: Path, protocol: Protocol) -> Tensor:
-    """The first frames of a clip of real rain, cut to the protocol's size about the middle."""
+def _middle(path: Path, protocol: Protocol) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """The first frames of a clip of real rain, cut to the protocol's size about the middle, and their motion."""
     if path.is_dir():
         pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
         read = [read_clip(p, start=0, frames=1)[0] for p in pictures[: protocol.real]]
@@ -132,11 +133,12 @@ def _middle(path: Path, protocol: Protocol) -> Tensor:
     clip = torch.stack(read)
     top, left = (max(0, (have - want) // 2) for have, want in zip(clip.shape[-2:], protocol.size, strict=True))
     clip = clip[..., top : top + protocol.size[0], left : left + protocol.size[1]]
-    if not bool(neighbours(clip)[2].any()):
+    motion = neighbours(clip)
+    if not bool(motion[2].any()):
         raise UsageError(
             f"{path} is cut between all of its frames", hint="name a clip that shows one scene for a while"
         )
-    return clip
+    return clip, motion
 
 
 class Ledger:
@@ -249,7 +251,7 @@ def measure(text: str, material: Material, protocol: Protocol) -> dict[str, Any]
             "all": _means([row for rows in kinds.values() for row in rows]),
             "dry": dry,
             "cut": _cuts(run, material) if derainer.remembers and not text.startswith(_SINGLE) else {},
-            "real": {name: asdict(traces(run([clip])[0], neighbours(clip))) for name, clip in material.real},
+            "real": {name: asdict(traces(run([clip])[0], motion)) for name, clip, motion in material.real},
         }
 
 

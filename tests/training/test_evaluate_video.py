@@ -23,6 +23,7 @@ from training.chart import chart
 from training.data import split
 from training.errors import UsageError
 from training.evaluate_video import Ledger, Material, Protocol, gather, measure, open_model
+from training.noreference import neighbours
 from training.recipe import ClipRecipe, load_recipe
 
 _SMALL = Protocol(stills=1, repeats=1, frames=4, size=(48, 64), real=4)
@@ -35,7 +36,7 @@ def _material(frames: int = 5) -> Material:
         clean = pictures.background(seed)
         rainy = [pictures.rain_over(clean, seed * 100 + t) for t in range(frames)]
         clips.append((f"scene {seed}", _tensor(rainy), _tensor([clean] * frames)))
-    return Material(tuple(clips), (("dry", clips[0][2]),), (("real", clips[0][1]),))
+    return Material(tuple(clips), (("dry", clips[0][2]),), (("real", clips[0][1], neighbours(clips[0][1])),))
 
 
 def _tensor(clip: list[pictures.Image]) -> Tensor:
