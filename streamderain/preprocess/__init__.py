@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from streamderain.preprocess.bilateral import BilateralSplit, bilateral_detail, bilateral_filter
 from streamderain.preprocess.guided import GuidedSplit, guided_filter
-from streamderain.preprocess.motion import MESH, estimate_motion, same_scene, warp
+from streamderain.preprocess.mesh import MESH, warp
+from streamderain.preprocess.motion import estimate_motion
 from streamderain.preprocess.padding import reflect_pad
 from streamderain.preprocess.past import Past, look_back
 from streamderain.preprocess.rlcn import RLCN, rlcn
+from streamderain.preprocess.scene import same_scene
 
 __all__ = [
     "MESH",

@@ -21,23 +21,19 @@ compiled graph.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]  # rows and columns
-
-MESH: Size = (9, 13)  # control points, rows and columns; the outermost lie on the centres of the outermost pixels
+from streamderain.preprocess.grey import centred, gradients, opened_grey, shrink
+from streamderain.preprocess.mesh import MESH, Lattice, Size, axis, fetch, lattice_of, per_size
+from streamderain.preprocess.solve import solve
 
 _ROWS = 180  # the height that estimation works at, whatever the frame's; it begins at half of that
 _LEAST_ROWS = 32  # no smaller than this
 _AFFINE_STEPS = 6
-_SOLVER_STEPS = 8  # 6 and 40 give the same picture
 _COARSE_STEPS, _FINE_STEPS = 4, 1  # of bending
 _SMOOTHING_STEPS = 3  # in each of them; 12 find the same
 _TOLERANCE = 8.0  # times the residual: what bending listens to
@@ -45,136 +41,9 @@ _STIFFNESS, _INERTIA = 0.02, 0.005  # against the bend of neighbours, against an
 _BELIEVED, _DISBELIEVED = 0.6, 0.85  # of the window's residual that a bend may leave
 _LEAST_INSIDE = 0.25  # of a window, to judge by it
 _NOISE = 3e-5  # mean square of a residual that is as good as none
-_CUT_ROWS = 45  # height that scenes are compared at
 _MAX_SHIFT = 0.15  # of the frame's height or width, by phase correlation
 _EDGE = 1 + 1e-5  # of places from -1 to 1, which are rounded
 _STILL = 0.06  # px of the full frame: less than this is no motion, and is not resampled
-
-_Table = TypeVar("_Table")
-
-
-def _kept(make: Callable[[Size, Size, torch.device], _Table]) -> Callable[[Size, Size, Tensor], _Table]:
-    """What ``make`` gives for a frame's size, a mesh's and the device of a tensor; on the CPU made once for each.
-
-    In a graph it is part of the graph, and on a GPU it is made anew: a recording would go on reading the memory of a
-    table that is long forgotten here.
-    """
-
-    @functools.lru_cache(maxsize=16)
-    def once(size: Size, points: Size) -> _Table:
-        with torch.inference_mode(False), torch.no_grad():  # for whoever comes next, with gradients or without
-            return make(size, points, torch.device("cpu"))
-
-    def get(size: Size, points: Size, like: Tensor) -> _Table:
-        if like.device.type != "cpu" or torch.compiler.is_compiling():
-            return make(size, points, like.device)
-        return once(size, points)
-
-    return get
-
-
-def _running(of_two: Callable[[Tensor, Tensor], Tensor], grey: Tensor) -> Tensor:
-    """The least or the greatest of five columns of [B, h, w], borders replicated: three operations on whole rows."""
-    padded = F.pad(grey, (2, 2), mode="replicate")
-    two = of_two(padded[..., :-1], padded[..., 1:])
-    return of_two(of_two(two[..., :-3], two[..., 2:-1]), padded[..., 4:])
-
-
-def _shrink(grey: Tensor, factor: int) -> Tensor:
-    """[B, h, w] averaged over squares of ``factor``, by adding slices: a fifth of the time of PyTorch's own pooling."""
-    height, width = grey.shape[-2] // factor * factor, grey.shape[-1] // factor * factor
-    rows = sum((grey[:, i:height:factor] for i in range(1, factor)), start=grey[:, 0:height:factor])
-    added = sum((rows[..., i:width:factor] for i in range(1, factor)), start=rows[..., 0:width:factor])
-    return added / factor**2
-
-
-def _grey(image: Tensor, factor: int) -> Tensor:
-    """[B, 3, H, W] -> [B, h, w] luma averaged over squares of ``factor``, without thin bright streaks, mean zero.
-
-    A grey opening of five columns removes what is brighter and narrower: most of the rain, and so little of the scene
-    that motion is found as if it were dry (+1.3 dB on the warped frame under visible rain).
-    """
-    image = image.float()
-    grey = _shrink(image[:, 0] + image[:, 1] + image[:, 2], factor) / 3
-    grey = _running(torch.maximum, _running(torch.minimum, grey))
-    grey = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    grey = grey[:, :-2] + grey[:, 1:-1] + grey[:, 2:]
-    grey = (grey[..., :-2] + grey[..., 1:-1] + grey[..., 2:]) / 9
-    return _centred(grey)  # exposure is no motion
-
-
-def _gradients(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences [B, h, w] along x and y."""
-    padded = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
-
-
-def _axis(count: int, device: torch.device) -> Tensor:
-    """``count`` places from -1 to 1, the first and the last pixel's centres."""
-    return torch.linspace(-1, 1, count, device=device) if count > 1 else torch.zeros(1, device=device)
-
-
-def _hats(count: int, points: int, device: torch.device) -> Tensor:
-    """What each of ``points`` control points along an axis has to say at each of ``count`` places: [count, points]."""
-    at = (_axis(count, device) + 1) * ((points - 1) / 2)
-    return (1 - (at[:, None] - torch.arange(points, device=device)).abs()).clamp_min(0)
-
-
-class _Lattice:
-    """Meshes of ``points`` (rows, columns) over frames of ``size`` (height, width), made once for many motions.
-
-    All in float32: half precision cannot name a place in a frame to better than half a pixel.
-    """
-
-    def __init__(self, size: Size, points: Size, device: torch.device) -> None:
-        (height, width), (rows, columns) = size, points
-        self.down, self.across = _hats(height, rows, device), _hats(width, columns, device).T  # [h, rows], [columns, w]
-        # A mesh is bilinear, so where its points are at rest is as good as where each pixel is.
-        self._up, self._back = self.down.T.contiguous(), self.across.T.contiguous()
-        self._rest = torch.stack(torch.meshgrid(_axis(columns, device), _axis(rows, device), indexing="xy"))
-        units = (torch.full((1, 1), 2 / max(count - 1, 1), device=device) for count in (width, height))
-        self._unit = torch.stack(tuple(units))
-        self._from_middle = self._rest / self._unit  # px
-        self._place = torch.cat((self._from_middle, torch.ones_like(self._rest[:1]))).flatten(1)
-
-    def affine(self, affine: Tensor) -> Tensor:
-        """The mesh [B, 2, rows, columns] of an affine map [B, 2, 3] in px about the middle of the frame."""
-        return (affine @ self._place).view(-1, *self._rest.shape) - self._from_middle
-
-    def grid(self, motion: Tensor) -> Tensor:
-        """Where each pixel comes from: [B, h, w, 2] (x, y), -1 to 1 from first pixel to last; ``motion`` in px."""
-        return (self.down @ (self._rest + motion.float() * self._unit) @ self.across).permute(0, 2, 3, 1)
-
-    def windows(self, field: Tensor) -> Tensor:
-        """[B, C, h, w] added up in the window of each point, where it has a say: [B, C, rows, columns]."""
-        return self._up @ field @ self._back
-
-
-_lattice = _kept(_Lattice)
-
-
-def _fetch(image: Tensor, grid: Tensor) -> Tensor:
-    """[B, C, h, w] at the places of ``grid``, bilinear, borders replicated."""
-    fetched = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return fetched.to(image.dtype)
-
-
-def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
-    """Fetch ``image`` at the places that ``motion`` names, bilinear, borders replicated.
-
-    Args:
-        image: [B, C, H, W], any range, at ``1 / scale`` of the size that ``motion`` is given for.
-        motion: [B, 2, rows, columns] displacement in px (x, y) of control points spread over the frame: what is shown
-            at p was at p + motion(p).
-        scale: full size over the size of ``image``; 4 for features at a quarter of the resolution.
-
-    Returns:
-        [B, C, H, W] in the dtype of ``image``.
-    """
-    if image.device.type == "cpu" and not torch.compiler.is_compiling() and not motion.any():
-        return image  # a camera that stands: a third of the work is saved, and what is not resampled stays sharp
-    lattice = _lattice((image.shape[-2], image.shape[-1]), (motion.shape[-2], motion.shape[-1]), image)
-    return _fetch(image, lattice.grid(motion.float() / scale))
 
 
 def _waves(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -200,7 +69,7 @@ class _Fourier:
         self.back = tuple(wave[:, columns] for wave in self.across)
 
 
-_fourier = _kept(_Fourier)
+_fourier = per_size(_Fourier)
 
 
 def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
@@ -227,11 +96,11 @@ def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
     return torch.stack((best % count - reach_x, best // count - reach_y), 1).float()
 
 
-def _residual(moved: Tensor, reference: Tensor, motion: Tensor, lattice: _Lattice) -> tuple[Tensor, Tensor, Tensor]:
+def _residual(moved: Tensor, reference: Tensor, motion: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor, Tensor]:
     """Difference [B, h, w] of the warped reference to the moved frame, where it is inside, and its mean size [B]."""
     grid = lattice.grid(motion)
     inside = (torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()) <= _EDGE).float()
-    difference = (_fetch(reference[:, None], grid)[:, 0] - moved) * inside
+    difference = (fetch(reference[:, None], grid)[:, 0] - moved) * inside
     scale = difference.abs().sum((-2, -1)) / inside.sum((-2, -1)).clamp_min(1.0)
     return difference, inside, scale.clamp_min(2e-3)
 
@@ -241,7 +110,7 @@ def _times(grey: Tensor, count: int) -> Tensor:
     return grey.expand(count, *grey.shape).flatten(0, 1)
 
 
-def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lattice) -> Tensor:
+def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: Lattice) -> Tensor:
     """Of several meshes the one with the least Geman-McClure residual, per batch item; a tie goes to the first."""
     count, batch = len(motions), moved.shape[0]
     together = torch.cat(motions)
@@ -260,7 +129,7 @@ def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: _Lat
 
 def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients [B, 2, h, w] along x and y, and their products [B, 3, h, w]: xx, xy, yy."""
-    slopes = torch.stack(_gradients(grey), 1)
+    slopes = torch.stack(gradients(grey), 1)
     return slopes, torch.cat((slopes[:, :1] * slopes, slopes[:, 1:].square()), 1)
 
 
@@ -268,7 +137,7 @@ def _sums(
     moved: Tensor,
     reference: Tensor,
     motion: Tensor,
-    lattice: _Lattice,
+    lattice: Lattice,
     slopes: Tensor,
     products: Tensor,
     *,
@@ -297,7 +166,7 @@ class _Moments:
         height, width = size
         unit = max(height, width) / 2  # conditions the normal equations
         self.units = torch.cat((torch.full((2,), 1 / unit, device=device), torch.ones(1, device=device)))
-        x, y = _axis(width, device) * ((width - 1) / 2 / unit), _axis(height, device) * ((height - 1) / 2 / unit)
+        x, y = axis(width, device) * ((width - 1) / 2 / unit), axis(height, device) * ((height - 1) / 2 / unit)
         self.across = torch.stack((torch.ones_like(x), x, x * x), 1)  # [w, 3]
         self.down = torch.stack((torch.ones_like(y), y, y * y), 0)  # [3, h]
         # Which moment, power of y times three plus power of x, is the product of which two of (x, y, 1): 1, 3 and 0,
@@ -307,10 +176,10 @@ class _Moments:
         self.eye, self.six = torch.eye(2, 3, device=device), torch.eye(6, device=device)
 
 
-_moments = _kept(_Moments)
+_moments = per_size(_Moments)
 
 
-def _fit_affine(moved: Tensor, reference: Tensor, start: Tensor, lattice: _Lattice, steps: int) -> Tensor:
+def _fit_affine(moved: Tensor, reference: Tensor, start: Tensor, lattice: Lattice, steps: int) -> Tensor:
     """Better an affine map [B, 2, 3] px about the middle; the gradients are the moved frame's, taken once."""
     affine = start
     slopes, products = _slopes(moved)
@@ -320,7 +189,7 @@ def _fit_affine(moved: Tensor, reference: Tensor, start: Tensor, lattice: _Latti
         normal = _blocks((of.down @ weighed @ of.across).flatten(2)[:, :, of.moment])
         gradient = (of.down @ slope @ of.across).flatten(2)[:, :, of.moment[2]].flatten(1)  # by x, y, 1
         trace = (normal * of.six).sum((1, 2), keepdim=True) + 6e-6
-        step = _solve(normal + (1e-3 / 6) * trace * of.six, gradient).view(-1, 2, 3)
+        step = solve(normal + (1e-3 / 6) * trace * of.six, gradient).view(-1, 2, 3)
         affine = _compose(affine, step * of.units + of.eye)
     distortion = (affine[:, :, :2] - of.eye[:, :2]).abs().amax((1, 2))
     return torch.where((distortion < 0.3)[:, None, None], affine, start)  # what shears more is no camera
@@ -335,50 +204,7 @@ def _compose(affine: Tensor, step: Tensor) -> Tensor:
     return torch.cat((linear, affine[:, :, 2:] - linear @ step[:, :, 2:]), 2)
 
 
-def _diagonal(matrix: Tensor) -> Tensor:
-    """[B, K, K] -> [B, K], by a product: some engines' front ends know no diagonals."""
-    return (matrix * torch.eye(matrix.shape[-1], device=matrix.device)).sum(-1)
-
-
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve for a symmetric, positive definite matrix [B, K, K] and [B, K].
-
-    In a graph by conjugate gradients with the diagonal as preconditioner (Hestenes & Stiefel 1952): a fixed number of
-    products, where no engine has a solver. By itself, PyTorch's solver is ten times as quick. On a GPU by elimination:
-    PyTorch's is NVIDIA's there, which is not known to do in a CUDA graph (pytorch/pytorch#96632, cupy/cupy#6290).
-    """
-    if matrix.device.type != "cpu":
-        return _eliminated(matrix, right)
-    if not torch.compiler.is_compiling():
-        solved: Tensor = torch.linalg.solve_ex(matrix, right).result  # _ex: without asking the host whether it worked
-        return solved
-    inverse = 1 / _diagonal(matrix).clamp_min(1e-12)
-    solution = torch.zeros_like(right)
-    residual = right
-    ahead = direction = inverse * residual
-    old = (residual * ahead).sum(1, keepdim=True)
-    for _ in range(_SOLVER_STEPS):
-        image = (matrix @ direction[..., None])[..., 0]
-        length = old / (direction * image).sum(1, keepdim=True).clamp_min(1e-30)
-        solution = solution + length * direction
-        residual = residual - length * image
-        ahead = inverse * residual
-        new = (residual * ahead).sum(1, keepdim=True)
-        direction = ahead + new / old.clamp_min(1e-30) * direction
-        old = new
-    return solution
-
-
-def _eliminated(matrix: Tensor, right: Tensor) -> Tensor:
-    """`_solve` by Gauss and Jordan, a few small operations a row; such a matrix needs no pivoting."""
-    both = torch.cat((matrix, right[..., None]), 2)
-    for k, unit in enumerate(torch.eye(matrix.shape[-1], device=matrix.device).unbind(1)):
-        row = both[:, k : k + 1] / both[:, k : k + 1, k : k + 1]
-        both = both - (both[:, :, k : k + 1] - unit[:, None]) * row
-    return both[..., -1]
-
-
-def _bend(moved: Tensor, reference: Tensor, start: Tensor, lattice: _Lattice, steps: int) -> Tensor:
+def _bend(moved: Tensor, reference: Tensor, start: Tensor, lattice: Lattice, steps: int) -> Tensor:
     """Bend a mesh [B, 2, *MESH] px until the frames [B, h, w] fit better in the window of each point."""
     slopes, products = _slopes(moved)
     bend = torch.zeros_like(start)
@@ -409,7 +235,7 @@ def _neighbours(field: Tensor) -> Tensor:
     return sideways + padded[:, :, :-2, 1:-1] + padded[:, :, 2:, 1:-1]
 
 
-def _believed(moved: Tensor, reference: Tensor, rigid: Tensor, bent: Tensor, lattice: _Lattice) -> Tensor:
+def _believed(moved: Tensor, reference: Tensor, rigid: Tensor, bent: Tensor, lattice: Lattice) -> Tensor:
     """The mesh ``bent`` as far as it explains each window of ``moved`` better than ``rigid``, which it is elsewhere."""
     batch = moved.shape[0]
     difference, inside, _ = _residual(_times(moved, 2), _times(reference, 2), torch.cat((rigid, bent)), lattice)
@@ -434,11 +260,11 @@ def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = No
     with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
         rows = min(moved.shape[-2:])
         factor = max(1, round(rows / _ROWS))
-        a, b = _grey(moved, factor), _grey(reference, factor)
+        a, b = opened_grey(moved, factor), opened_grey(reference, factor)
         half = 2 if rows // factor >= 2 * _LEAST_ROWS else 1
-        small_a, small_b = _shrink(a, half), _shrink(b, half)
+        small_a, small_b = shrink(a, half), shrink(b, half)
         size = (small_a.shape[-2], small_a.shape[-1])
-        coarse, fine = _lattice(size, MESH, a), _lattice((a.shape[-2], a.shape[-1]), MESH, a)
+        coarse, fine = lattice_of(size, MESH, a), lattice_of((a.shape[-2], a.shape[-1]), MESH, a)
         still = a.new_zeros(a.shape[0], 2, *MESH)
         shifted = still + _phase_correlation(small_a, small_b)[..., None, None]
         start = _best(small_a, small_b, [still, shifted], coarse)
@@ -446,41 +272,9 @@ def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = No
         affine = _fit_affine(small_a, small_b, torch.cat((eye, start[:, :, 0, :1]), 2), coarse, _AFFINE_STEPS)
         rigid = _best(small_a, small_b, [still, coarse.affine(affine)], coarse) * half
         if before is not None:
-            a = _centred(torch.minimum(a, _fetch(b[:, None], fine.grid(rigid))[:, 0]))
-            b = _centred(torch.minimum(b, _grey(before, factor)))
-        bent = _bend(_shrink(a, half), _shrink(b, half), rigid / half, coarse, _COARSE_STEPS) * half
+            a = centred(torch.minimum(a, fetch(b[:, None], fine.grid(rigid))[:, 0]))
+            b = centred(torch.minimum(b, opened_grey(before, factor)))
+        bent = _bend(shrink(a, half), shrink(b, half), rigid / half, coarse, _COARSE_STEPS) * half
         bent = _bend(a, b, bent, fine, _FINE_STEPS)
         motion = _believed(a, b, rigid, bent, fine) * factor
         return torch.where((motion.abs().amax((1, 2, 3)) < _STILL)[:, None, None, None], still, motion)
-
-
-def _centred(grey: Tensor) -> Tensor:
-    return grey - grey.mean((-2, -1), keepdim=True)
-
-
-def same_scene(frame: Tensor, aligned: Tensor, *, closely: bool = True) -> Tensor:
-    """1.0 where the aligned last frame shows the same scene, 0.0 at a cut; [B].
-
-    Compared small, where streaks have averaged out: a cut changes the picture and leaves little correlation, of the
-    whole or, looked at ``closely``, of its details: one scene in seven is as bright above and as dark below as another.
-    A flash changes it and correlates; flat fog correlates with nothing and does not change. Details of frames that do
-    not lie on each other have nothing in common either.
-    """
-    factor = max(1, min(frame.shape[-2:]) // _CUT_ROWS)
-    a, b = _grey(frame, factor), _grey(aligned, factor)
-    change = (a - b).abs().mean((-2, -1))
-    other = (_correlation(a, b) < 0.45) & (change > 0.03)
-    if closely:
-        other = other | ((_correlation(_detail(a), _detail(b)) < 0.3) & (change > 0.06))
-    return 1.0 - other.float()
-
-
-def _detail(grey: Tensor) -> Tensor:
-    """[B, h, w] without the mean of 5 x 5 about each pixel."""
-    return grey - F.avg_pool2d(F.pad(grey[:, None], (2, 2, 2, 2), mode="replicate"), 5, stride=1)[:, 0]
-
-
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Of [B, h, w], of mean zero: [B]."""
-    sizes = (a * a).sum((-2, -1)) * (b * b).sum((-2, -1))
-    return (a * b).sum((-2, -1)) / sizes.sqrt().clamp_min(1e-6)

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from streamderain.preprocess.motion import estimate_motion, same_scene, warp
+from streamderain.preprocess.mesh import warp
+from streamderain.preprocess.motion import estimate_motion
+from streamderain.preprocess.scene import same_scene
 
 
 class Past(NamedTuple):

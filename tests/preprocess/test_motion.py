@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.preprocess import MESH, estimate_motion, same_scene, warp
-from streamderain.preprocess.motion import _eliminated
+from streamderain.preprocess.solve import _eliminated
 
 
 def _texture(height: int, width: int, *, seed: int = 0) -> Tensor:
