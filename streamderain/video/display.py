@@ -13,6 +13,7 @@ from pathlib import Path
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
+from streamderain.video.child import start_child
 from streamderain.video.outlet import Finishing, check_size, eight_bits
 from streamderain.video.pace import Pace
 
@@ -120,11 +121,7 @@ def open_display(uri: str, info: VideoInfo) -> DisplaySink:
         raise OutputOptionError("display: needs OpenCV", hint=f"pip install 'streamderain[display]', or {_HINT}")
     ask = {"width": info.width, "height": info.height, "title": "streamderain", "full": asked == "full"}
     try:
-        child = subprocess.Popen(
-            [sys.executable, "-P", str(_WINDOW)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )  # fmt: skip
+        child = start_child(_WINDOW)
     except OSError as error:
         raise OutputError(f"display: its process cannot be started: {error.strerror or error}") from error
     assert child.stdin is not None

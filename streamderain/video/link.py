@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +17,7 @@ from streamderain.errors import OutputError
 from streamderain.redaction import redact
 from streamderain.video import relay
 from streamderain.video.address import ESCAPES, splits_password
+from streamderain.video.child import start_child
 from streamderain.video.reconnect import Backoff
 
 _LOG = logging.getLogger("streamderain.publish")
@@ -192,14 +191,9 @@ class Link:
 
     def _serve(self) -> str | None:
         """One child's life. Why it ended, redacted; None when it sent everything and was told to end."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         try:
-            child = subprocess.Popen(
-                [sys.executable, "-P", str(_RELAY)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
-                start_new_session=True,  # Ctrl-C is for the one who finishes the stream
-            )  # fmt: skip
-        except OSError as error:  # no memory, processes or descriptors are left, which may pass
+            child = start_child(_RELAY)
+        except OSError as error:
             return f"its process cannot be started: {error.strerror or error}"
         assert child.stdin is not None
         assert child.stdout is not None
