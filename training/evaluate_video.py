@@ -92,11 +92,11 @@ def gather(data: ClipData, files: Split, protocol: Protocol, *, real: Sequence[P
             data, Split(files.stills, ()), stills=protocol.stills, frames=frames, seed=protocol.seed, size=size
         )
     ]
-    for path in files.clips:
-        drawn = evaluation_clips(
-            data, Split((), (path,)), stills=2 * protocol.repeats, frames=frames, seed=protocol.seed, size=size
-        )
-        rainy += [(path.stem, to_8bit(r), to_8bit(t)) for _, r, t in drawn]
+    kinds = [path.stem for path in files.clips for _ in range(protocol.repeats)]
+    drawn = evaluation_clips(  # all videos at once, for each to have rain of its own
+        data, Split((), files.clips), stills=2 * len(kinds), frames=frames, seed=protocol.seed, size=size
+    )
+    rainy += [(kind, to_8bit(r), to_8bit(t)) for kind, (_, r, t) in zip(kinds, drawn, strict=True)]
     return Material(tuple(rainy), tuple(_dry(files, protocol)), traced)
 
 

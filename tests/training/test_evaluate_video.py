@@ -20,11 +20,11 @@ from streamderain.networks.named import NAMED
 from tests.training import pictures
 from training import __main__ as command
 from training.chart import chart
-from training.data import split
+from training.data import Split, split
 from training.errors import UsageError
 from training.evaluate_video import Ledger, Material, Protocol, gather, measure, open_model
 from training.noreference import neighbours
-from training.recipe import ClipRecipe, load_recipe
+from training.recipe import ClipData, ClipRecipe, load_recipe
 
 _SMALL = Protocol(stills=1, repeats=1, frames=4, size=(48, 64), real=4)
 
@@ -169,6 +169,18 @@ def test_real_clips_that_show_no_rain_between_frames_are_refused_before_anything
     pictures.write(tmp_path / "short" / "2.png", pictures.background(7, 100, 130))
     with pytest.raises(UsageError, match="short holds pictures of several sizes"):
         gather(recipe.data, files, _SMALL, real=[tmp_path / "short"])
+
+
+def test_it_rains_otherwise_on_every_video(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):  # the same scene twice
+        pictures.write(tmp_path / name, pictures.background(7))
+    data = load_recipe(_data(tmp_path / "recipe")).data
+    assert isinstance(data, ClipData)
+    (kind_a, one, clean), (kind_b, other, again) = gather(
+        data, Split((), (tmp_path / "a.png", tmp_path / "b.png")), _SMALL
+    ).rainy
+    assert (kind_a, kind_b) == ("a", "b")
+    assert float((one - clean - (other - again)).abs().max()) > 0.02
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "loop.mp4"])
