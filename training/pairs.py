@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +18,18 @@ from training.errors import UsageError
 
 SIDE_BY_SIDE = "side-by-side"
 
+_PART = r"((?:.*?/)??)"  # the folder that a set, or its part for training or testing, is in
+
 # How public sets name their files: patterns for rainy and clean paths under the folder, less the suffix. What the
-# group catches is the same for the two of a pair.
+# groups catch is the same for the two of a pair.
 LAYOUTS: Mapping[str, tuple[str, str]] = {
-    # Rain100H and Rain100L as their users pass them on (RainTrainH, RainTrainL): rain-001.png, norain-001.png.
-    "rain100": (r"(?:.*/)?rain-0*(\d+)", r"(?:.*/)?norain-0*(\d+)"),
+    # Rain100H and Rain100L as their users pass them on (RainTrainH, RainTrainL): rain-001.png, norain-001.png; for
+    # testing rainy/rain-001.png, norain-001.png.
+    "rain100": (_PART + r"(?:rainy?/)?rain-0*(\d+)", _PART + r"(?:norain/)?norain-0*(\d+)"),
     # Rain200H and Rain200L: rain/X2/norain-1x2.png or rain/norain-1.png, norain/norain-1.png.
-    "rain200": (r"(?:.*/)?rain/(?:X2/)?norain-0*(\d+)(?:x2)?", r"(?:.*/)?norain/norain-0*(\d+)"),
+    "rain200": (_PART + r"rain/(?:X2/)?norain-0*(\d+)(?:x2)?", _PART + r"norain/norain-0*(\d+)"),
     # Rain1400, fourteen rainy pictures to a clean one: rainy_image/901_14.jpg, ground_truth/901.jpg.
-    "rain1400": (r"(?:.*/)?rainy_image/(.+)_\d+", r"(?:.*/)?ground_truth/(.+)"),
+    "rain1400": (_PART + r"rainy_image/(.+)_\d+", _PART + r"ground_truth/(.+)"),
     # Anybody's two folders, with the same names in both.
     "folders": (r"(?:rainy|rain|input)/(.+)", r"(?:clean|norain|target|gt|ground_truth)/(.+)"),
     # Rain800: one picture a pair, the left half clean, the right half rainy.
@@ -84,40 +87,65 @@ def find_pairs(folder: Path, *, layout: str = "auto", clean: Path | None = None)
 
     Raises:
         FileNotFoundError: no pairs there, or a rainy picture without a clean one.
+        UsageError: a rainy picture with more than one.
         ValueError: an unknown layout.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise ValueError(f"layout must be 'auto' or one of {tuple(LAYOUTS)}, got {layout!r}")
     if clean is not None:
-        return _match(_pictures(folder), _pictures(clean), (r"(.+)", r"(.+)"), folder)
+        pairs, _ = _match(_pictures(folder), _pictures(clean), (r"(.+)", r"(.+)"), folder)
+        if not pairs:
+            raise FileNotFoundError(f"no pairs of pictures under {folder} and {clean}: they need the same names")
+        return pairs
     found = _pictures(folder)
+    named: list[str] = []  # as the rainy ones of some layout are
     for name in LAYOUTS if layout == "auto" else (layout,):
-        pairs = _match(found, found, LAYOUTS[name], folder)
+        if name == SIDE_BY_SIDE and named:  # which any picture may be
+            raise _lonely(named, folder)
+        pairs, alone = _match(found, found, LAYOUTS[name], folder)
         if pairs:
             return pairs
+        named += alone
     raise FileNotFoundError(f"no pairs of pictures under {folder} (layout {layout!r}; known: {', '.join(LAYOUTS)})")
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """Path under the folder, less the suffix -> path."""
+def _pictures(folder: Path) -> list[tuple[str, Path]]:
+    """Paths under the folder, less the suffix, and the whole paths."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
+    return [(p.relative_to(folder).with_suffix("").as_posix(), p) for p in paths]
 
 
 def _match(
-    rainy: Mapping[str, Path], clean: Mapping[str, Path], patterns: tuple[str, str], folder: Path
-) -> tuple[Pair, ...]:
-    backgrounds = {m[1]: path for name, path in clean.items() if (m := re.fullmatch(patterns[1], name))}
-    pairs, lonely = [], []
-    for name, path in rainy.items():
+    rainy: Iterable[tuple[str, Path]], clean: Iterable[tuple[str, Path]], patterns: tuple[str, str], folder: Path
+) -> tuple[tuple[Pair, ...], list[str]]:
+    """The pairs; where there are none, the rainy pictures that have no clean one."""
+    backgrounds: dict[tuple[str, ...], list[Path]] = {}
+    for name, path in clean:
+        if key := re.fullmatch(patterns[1], name):
+            backgrounds.setdefault(key.groups(), []).append(path)
+    pairs, alone = [], []
+    for name, path in rainy:
         key = re.fullmatch(patterns[0], name)
-        if key and key[1] in backgrounds:
-            pairs.append(Pair(name, path, backgrounds[key[1]]))
-        elif key:
-            lonely.append(name)
-    if pairs and lonely:
-        raise FileNotFoundError(f"{len(lonely)} pictures under {folder} have no clean one, {lonely[0]!r} the first")
-    return tuple(sorted(pairs, key=lambda pair: [(p.isdigit(), p.zfill(9)) for p in re.split(r"(\d+)", pair.name)]))
+        if key is None:
+            continue
+        of_it = backgrounds.get(key.groups(), [])
+        if len(of_it) > 1:
+            raise UsageError(
+                f"{path} has two clean ones, {of_it[0]} and {of_it[1]}", hint="take one of them out of the data"
+            )
+        if of_it:
+            pairs.append(Pair(name, path, of_it[0]))
+        else:
+            alone.append(name)
+    if pairs and alone:
+        raise _lonely(alone, folder)
+    return tuple(
+        sorted(pairs, key=lambda pair: [(p.isdigit(), p.zfill(9)) for p in re.split(r"(\d+)", pair.name)])
+    ), alone
+
+
+def _lonely(names: Sequence[str], folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(f"{len(names)} pictures under {folder} have no clean one, {names[0]!r} the first")
 
 
 def fingerprint(image: Tensor) -> Tensor:

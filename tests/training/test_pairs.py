@@ -33,11 +33,43 @@ def test_pairs_are_found_by_their_published_names(names: list[tuple[str, str]], 
     assert found == names
 
 
+@pytest.mark.parametrize("name", sorted(_NAMES.keys() - {"folders"}))
+def test_parts_for_training_and_testing_are_not_mixed(name: str, tmp_path: Path) -> None:
+    names = _NAMES[name]
+    for part in ("train", "test"):
+        for path in {path for pair in names for path in pair}:
+            made.write(tmp_path / part / path, made.background(0, 8, 8))
+    pairs = find_pairs(tmp_path)
+    assert len(pairs) == 2 * len(names)
+    for pair in pairs:
+        rainy, clean = (path.relative_to(tmp_path) for path in (pair.rainy, pair.clean))
+        assert rainy.parts[0] == clean.parts[0]
+        assert ("/".join(rainy.parts[1:]), "/".join(clean.parts[1:])) in names
+
+
+@pytest.mark.parametrize("again", ["norain-001.png", "norain-1.bmp"])
+def test_two_clean_pictures_for_one_are_no_pair(again: str, tmp_path: Path) -> None:
+    for name in ("rain-1.png", "norain-1.png", again):
+        made.write(tmp_path / name, made.background(1, 8, 8))
+    with pytest.raises(UsageError, match=r"rain-1\.png has two clean ones, .*norain-.*norain-"):
+        find_pairs(tmp_path)
+
+
+def test_rainy_pictures_whose_clean_ones_are_elsewhere_are_not_taken_for_halves(tmp_path: Path) -> None:
+    made.write(tmp_path / "wet" / "rain-1.png", made.background(1, 8, 8))
+    made.write(tmp_path / "dry" / "norain-1.png", made.background(1, 8, 8))
+    with pytest.raises(FileNotFoundError, match="'wet/rain-1' the first"):
+        find_pairs(tmp_path)
+
+
 def test_two_folders_anywhere_make_pairs(tmp_path: Path) -> None:
     made.write(tmp_path / "wet" / "1.png", made.background(1))
     made.write(tmp_path / "dry" / "1.jpg", made.background(1))
     (pair,) = find_pairs(tmp_path / "wet", clean=tmp_path / "dry")
     assert (pair.rainy.name, pair.clean.name) == ("1.png", "1.jpg")
+    (tmp_path / "dry" / "1.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="the same names"):
+        find_pairs(tmp_path / "wet", clean=tmp_path / "dry")
 
 
 def test_left_half_is_clean_and_right_half_rainy(tmp_path: Path) -> None:
