@@ -16,6 +16,7 @@ from streamderain.video.muxer import CONSTANT_RATE, FRAGMENT, MP4
 from streamderain.video.outlet import Finishing, check_size
 from streamderain.video.planes import PlaneWriter
 from streamderain.video.remux import Remuxer
+from streamderain.video.segments import SegmentFiles
 from streamderain.video.target import Target
 from streamderain.yuv import Delivery, YuvFrame
 
@@ -33,7 +34,7 @@ class ContainerSink(Finishing):
 
     def __init__(
         self, container: OutputContainer, stream: Any, remuxer: Remuxer, info: VideoInfo, plan: encoder.EncoderPlan,
-        target: Target, planes: Delivery | None,
+        target: Target, planes: Delivery | None, segments: SegmentFiles | None,
     ) -> None:  # fmt: skip
         self.delivery = planes
         self.frames_written = 0
@@ -59,6 +60,7 @@ class ContainerSink(Finishing):
         self._info = info
         self._counted = plan.codec in _COUNTED
         self._target = target
+        self._segments = segments
         self._name = target.name
         self._packets = 0
         self._latest_picture = (0, 0)  # pts and duration
@@ -83,6 +85,8 @@ class ContainerSink(Finishing):
             self._mux(self._stream.encode(writer.picture(frame)))
             self.frames_written += 1
             self._remuxer.pump()
+            if self._segments is not None:
+                self._segments.check()
         except ffmpeg.WRITE_ERRORS as error:
             raise self._failure(error) from error
 
@@ -113,6 +117,8 @@ class ContainerSink(Finishing):
             self._flush()
             self._remuxer.pump()
             self._container.close()
+            if self._segments is not None:
+                self._segments.check()
             if self._counted and self._packets != self.frames_written:
                 raise OutputError(
                     f"{self._name}: {ffmpeg.frames(self.frames_written)} went in,"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
+from streamderain import locks
 from streamderain.errors import OutputError
-
-if sys.platform != "win32":
-    import fcntl
 
 
 class Lock:
@@ -65,13 +62,9 @@ class Lock:
 
 
 def _take(descriptor: int, path: Path, name: str) -> None:
-    if sys.platform == "win32":
-        return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(descriptor)
     except BlockingIOError as error:
         raise OutputError(
             f"{name} is being written by another run, as {path}", hint="wait for it, or write to another name"
         ) from error
-    except OSError:
-        pass  # a file system without locks

@@ -94,7 +94,8 @@ def muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[
 def playlist_options(playlist: Path, *, live: bool) -> dict[str, str]:
     """HLS with fragmented MP4: a live playlist keeps its last segments, a file's keeps them all."""
     stem = playlist.stem.replace("%", "%%")
-    folder = str(playlist.parent).replace("%", "%%")
+    # A colon in a relative name would be taken for a protocol; "file:" it could not delete.
+    folder = os.path.join(os.curdir, playlist.parent).replace("%", "%%")
     kept = {"hls_list_size": "6"} if live else {"hls_list_size": "0", "hls_playlist_type": "event"}
     return {
         "hls_time": str(SEGMENT),

@@ -25,6 +25,7 @@ from streamderain.video.outlet import Finishing
 from streamderain.video.planes import delivery
 from streamderain.video.publish import open_publisher
 from streamderain.video.remux import Remuxer, SideStreams
+from streamderain.video.segments import SegmentFiles
 from streamderain.video.target import Target, is_playlist
 from streamderain.yuv import Delivery, YuvFrame
 
@@ -152,7 +153,8 @@ def open_sink(
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
     gpu = _nvenc_on(plan, device)
     container_options = muxer_options(muxer, side, piped=part is None)
-    if is_playlist(uri):
+    segments = SegmentFiles() if is_playlist(uri) else None
+    if segments is not None:
         container_options = playlist_options(Path(uri), live=info.live)
     target.claim()
     with contextlib.ExitStack() as undo:
@@ -160,7 +162,10 @@ def open_sink(
         with ffmpeg.listening() as lines, cuda.current(gpu):
             opening = False
             try:
-                container = av.open(target.url, "w", format=muxer, container_options=container_options)
+                container = av.open(
+                    target.url, "w", format=muxer, container_options=container_options,
+                    io_open=None if segments is None else segments.open,
+                )  # fmt: skip
                 undo.callback(_discard, container)
                 stream = encoder.add_stream(
                     container, plan, info, name=name, hwaccel=None if gpu is None else cuda.acceleration(gpu)
@@ -174,6 +179,8 @@ def open_sink(
                 _refuse_unread(plan, lines)
                 target.begin()
                 container.start_encoding()
+                if segments is not None:
+                    segments.check()
             except ffmpeg.WRITE_ERRORS as error:
                 beside = _copied(side, audio=audio == "copy", subtitles=subtitles == "copy")
                 if beside and not opening and encoder.fits(plan, info, muxer=muxer):
@@ -188,7 +195,7 @@ def open_sink(
                     hint="see --codec, --crf, --preset and -e",
                 ) from error
         planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if device is not None else None
-        sink = ContainerSink(container, stream, remuxer, info, plan, target, planes)
+        sink = ContainerSink(container, stream, remuxer, info, plan, target, planes, segments)
         undo.pop_all()
         return sink
 

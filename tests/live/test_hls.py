@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import pytest
 
-from streamderain.errors import OutputExistsError
+from streamderain.errors import OutputError, OutputExistsError
 from streamderain.video import open_sink
 
 from .test_publish import INFO, grey
@@ -47,3 +47,38 @@ def test_an_older_playlist_is_not_replaced_unasked(tmp_path: Path) -> None:
     with open_sink(str(playlist), INFO, overwrite=True) as sink:
         sink.write(grey(0))
     assert "#EXTM3U" in playlist.read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("full", ["out_00001.m4s.tmp", "out.m3u8.tmp", "out_00002.m4s.tmp"])
+def test_a_full_disk_is_an_error_and_the_playlist_stays_whole(
+    tmp_path: Path, full: str, live: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    playlist, place = tmp_path / "out.m3u8", tmp_path / full
+
+    def write() -> None:
+        with open_sink(str(playlist), replace(INFO, live=live)) as sink:
+            for index in range(200):
+                if not place.is_symlink() and ("m4s" in full or playlist.exists()):
+                    place.symlink_to("/dev/full")
+                sink.write(grey(index % 50, at=index))
+
+    with pytest.raises(OutputError, match=r"out\.m3u8 cannot be written after .*No space left"):
+        write()
+    assert not list(tmp_path.glob("*.tmp"))
+    whole = playlist.read_text()
+    assert "#EXTINF" in whole
+    playlist.write_text(f"{whole}#EXT-X-ENDLIST\n")  # what is there is all that comes
+    with av.open(str(playlist)) as back:
+        assert sum(1 for _ in back.decode(video=0)) == 50 * whole.count("#EXTINF")
+    assert not capfd.readouterr().err
+
+
+def test_a_colon_in_a_folder_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("at 10:00").mkdir()
+    with open_sink("at 10:00/out.m3u8", INFO) as sink:
+        sink.write(grey(3))
+    with av.open("file:at 10:00/out.m3u8") as back:
+        assert sum(1 for _ in back.decode(video=0)) == 1

@@ -1,0 +1,65 @@
+"""The files of an HLS playlist, written by us, because FFmpeg's muxer goes on where one of them cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from streamderain.video import ffmpeg
+
+
+class SegmentFiles:
+    """What FFmpeg opens its files by (``io_open`` of `av.open`). Used by one thread.
+
+    FFmpeg 8.1 looks at no result of writing a segment, and PyAV prints an exception that it cannot raise at once. So
+    errors are kept for `check`. What failed is removed, and nothing more is written: FFmpeg then finds no file to
+    rename over a playlist that is whole.
+    """
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def open(self, url: str, flags: int, options: Mapping[str, str]) -> _Segment:
+        """A file for writing. Never raises."""
+        return _Segment(self, Path(ffmpeg.local_path(url)))
+
+    def check(self) -> None:
+        """Raises OSError: one of the files could not be written."""
+        if self.error is not None:
+            raise self.error
+
+
+class _Segment:
+    """One file. To FFmpeg it always seems written."""
+
+    def __init__(self, files: SegmentFiles, path: Path) -> None:
+        self._files, self._path = files, path
+        self._file: BinaryIO | None = None
+        if files.error is None:
+            try:
+                self._file = path.open("wb", buffering=0)
+            except OSError as error:
+                files.error = error
+
+    def write(self, data: bytes) -> int:
+        left = memoryview(data)
+        try:
+            while left and self._file is not None:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._fail(error)
+        return len(data)
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                file.close()
+        except OSError as error:  # network file systems tell only now that there is no room
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self._files.error = self._files.error or error
+        self._path.unlink(missing_ok=True)
+        self.close()
