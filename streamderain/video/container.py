@@ -20,6 +20,7 @@ from streamderain.video.segments import SegmentFiles
 from streamderain.video.target import Target
 from streamderain.yuv import Delivery, YuvFrame
 
+_KEY = 1  # FFmpeg's number of an I-frame
 _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
 
 
@@ -82,7 +83,10 @@ class ContainerSink(Finishing):
         frame = self._timed(frame)
         try:
             writer: Any = self._planes if isinstance(frame, YuvFrame) else self._writer
-            self._mux(self._stream.encode(writer.picture(frame)))
+            picture = writer.picture(frame)
+            if self._segments is not None and self._segments.begins(frame.pts * frame.time_base):
+                picture.pict_type = _KEY
+            self._mux(self._stream.encode(picture))
             self.frames_written += 1
             self._remuxer.pump()
             if self._segments is not None:

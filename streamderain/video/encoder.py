@@ -146,6 +146,8 @@ def plan_encoder(
         # NUT cannot say that B-frames are decoded before time 0, and FFmpeg would move everything later. AVI and ASF
         # hold one time a packet, that of decoding, and readers show the pictures at each other's times.
         chosen.setdefault("bf", "0")
+    if muxer == "hls" and "forced-idr" in private:
+        chosen.setdefault("forced-idr", "1")  # where a segment begins no picture may refer to one before
     speed = chosen.get("preset")
     if codec in _BEST_AND_WORST and speed is not None and speed not in _PRESETS:
         # Left to itself x264 says so on stderr, past FFmpeg's log.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
 from streamderain.video import ffmpeg
+from streamderain.video.muxer import SEGMENT
 
 
 class SegmentFiles:
@@ -19,6 +21,17 @@ class SegmentFiles:
 
     def __init__(self) -> None:
         self.error: OSError | None = None
+        self._begin: Fraction | None = None
+        self._begun = 0
+
+    def begins(self, at: Fraction) -> bool:
+        """Whether the picture at ``at`` seconds is to begin a segment, for which it must be a key frame.
+
+        By time, as FFmpeg counts: those that an encoder puts where scenes change would begin it late, and the next.
+        """
+        self._begin = at if self._begin is None else self._begin
+        before, self._begun = self._begun, int((at - self._begin) // SEGMENT)
+        return self._begun > before
 
     def open(self, url: str, flags: int, options: Mapping[str, str]) -> _Segment:
         """A file for writing. Never raises."""

@@ -148,7 +148,7 @@ def open_sink(
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
     if muxer in CONSTANT_RATE:
         info = replace(info, time_base=1 / (info.frame_rate or ffmpeg.ASSUMED_RATE))
-    if is_playlist(uri):  # a segment begins with a key frame
+    if is_playlist(uri):  # for encoders that do not make a key frame on demand
         options = {"g": str(max(1, round(SEGMENT * (info.frame_rate or ffmpeg.ASSUMED_RATE)))), **options}
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
     gpu = _nvenc_on(plan, device)

@@ -18,8 +18,9 @@ _UNNAMED = ((stat.S_ISDIR, "folder"), (stat.S_ISBLK, "block device"), (stat.S_IS
 class Target:
     """One place to write to.
 
-    A file is written as ``OUT.part``, which is locked for as long, so that two runs cannot write it at once. What a
-    symbolic link leads to is replaced, never the link. A FIFO or a character device is written to as a pipe is.
+    A file is written as ``OUT.part``, which is locked for as long, so that two runs cannot write it at once; beside a
+    playlist such a file is the lock and nothing else. What a symbolic link leads to is replaced, never the link. A FIFO
+    or a character device is written to as a pipe is.
 
     Attributes:
         url: what FFmpeg is to open.
@@ -41,6 +42,7 @@ class Target:
         self.replaces = False
         self.notes: tuple[str, ...] = ()
         self._uri, self._side, self._overwrite = uri, side, overwrite
+        self._beside: Path | None = None
         self._lock: Lock | None = None
         self._ours = True
         if uri == "-" or ffmpeg.is_url(uri):
@@ -49,8 +51,8 @@ class Target:
         self.url = ffmpeg.local_url(uri)
         if is_playlist(uri):
             # Players read it while it is written, beside its segments: there is no name to be given in the end.
-            self._check(Path(uri), Path(uri))
-            self.replaces = False
+            self._beside = Path(f"{uri}.part")
+            self._check(self._beside, Path(uri))
         elif not self._streams():
             self.final = Path(os.path.realpath(uri)) if os.path.islink(uri) else Path(uri)
             self.part = self.final.with_name(self.final.name + ".part")
@@ -64,21 +66,22 @@ class Target:
             OutputError: another run is writing it, or it cannot be made.
             OutputExistsError: another run has just finished it.
         """
-        if self.part is None or self.final is None or self._lock is not None:
+        place = self.part or self._beside
+        if place is None or self._lock is not None:
             return
-        self._lock = Lock(self.part, name=self.name)
+        self._lock = Lock(place, name=self.name)
         self._ours = self._lock.empty
-        if not self._ours:
+        if self.part is not None and not self._ours:
             self.notes = (f"{self.part}, left by a run that did not finish, is replaced",)
         try:
-            self._check(self.part, self.final)
+            self._check(place, self.final or Path(self._uri))
         except OutputError:
             self.discard()
             raise
 
     def begin(self) -> None:
         """Called just before the first byte is written."""
-        self._ours = True
+        self._ours = self._ours or self.part is not None
 
     def commit(self) -> None:
         """Gives the finished file its name.
@@ -97,8 +100,10 @@ class Target:
         self.release()
 
     def release(self) -> None:
-        """Lets others write here again; ``OUT.part`` stays."""
+        """Lets others write here again; an ``OUT.part`` that holds something stays."""
         if self._lock is not None:
+            if self.part is None and self._ours:
+                self._lock.remove()
             self._lock.release()
             self._lock = None
 
@@ -135,7 +140,7 @@ class Target:
             raise OutputExistsError(f"{self.name} exists already", hint="choose another name, or pass --overwrite")
         if not os.access(final.parent, os.W_OK):
             raise OutputError(f"the folder {final.parent} may not be written to", hint="check its permissions")
-        self.replaces = final.exists()
+        self.replaces = self.part is not None and final.exists()
 
 
 def is_playlist(uri: str) -> bool:

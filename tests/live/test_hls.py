@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,3 +83,27 @@ def test_a_colon_in_a_folder_is_no_protocol(tmp_path: Path, monkeypatch: pytest.
         sink.write(grey(3))
     with av.open("file:at 10:00/out.m3u8") as back:
         assert sum(1 for _ in back.decode(video=0)) == 1
+
+
+def test_two_runs_cannot_write_one_playlist(tmp_path: Path) -> None:
+    playlist = tmp_path / "out.m3u8"
+    with open_sink(str(playlist), INFO) as first:
+        with pytest.raises(OutputError, match="being written by another run"):
+            open_sink(str(playlist), INFO, overwrite=True)
+        first.write(grey(3))
+    assert playlist.read_text().rstrip().endswith("#EXT-X-ENDLIST")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".m3u8", ".mp4", ".m4s"}
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_segments_are_two_seconds_wherever_scenes_change(tmp_path: Path, codec: str) -> None:
+    """At 25 frames/s at first, later at 5: what the encoder counts in frames is no time."""
+    at = [*range(100), *range(100, 300, 5)]
+    with open_sink(str(tmp_path / "out.m3u8"), INFO, codec=codec, preset="veryfast") as sink:
+        for index in at:
+            picture = grey(0 if index < 40 else 30 if index < 91 else index // 60, at=index)
+            sink.write(replace(picture, duration=1 if index < 100 else 5))
+    lasting = re.findall(r"#EXTINF:([\d.]+)", (tmp_path / "out.m3u8").read_text())
+    assert [float(seconds) for seconds in lasting] == pytest.approx([2] * 6, abs=0.2)
+    with av.open(str(tmp_path / "out.m3u8")) as back:
+        assert sum(1 for _ in back.decode(video=0)) == len(at)
