@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from streamderain import locks
 from streamderain.runtime.manifest import (
     NAME,
     DamagedEngineError,
@@ -60,6 +60,7 @@ class EngineCache:
 
     A file lock beside each engine (``<digest>.lock``) is held by who builds it, and shared by who loads it. An engine
     is built in a folder beside its own and renamed when it is whole, so that a crash leaves nothing that looks whole.
+    On a file system without locks two may build the same, of which the last stays, and what a crash leaves is left.
     """
 
     def __init__(self, folder: Path | None = None, *, max_bytes: int = MAX_BYTES) -> None:
@@ -126,10 +127,11 @@ class EngineCache:
         """
         path = self.path(key)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked(path, exclusive=True, waiting=waiting):
+        with self._locked(path, exclusive=True, waiting=waiting) as alone:
             if self.identity(key) != instead_of and self._whole(path, key):
                 return False
-            self._sweep(path.name)
+            if alone:
+                self._sweep(path.name)
             place = Path(tempfile.mkdtemp(prefix=f"{path.name}{_BEING_MADE}", dir=self.folder))
             try:
                 place.chmod(0o755)  # mkdtemp's folders are for one user, and a shelf may be for several
@@ -178,8 +180,9 @@ class EngineCache:
         removed: list[Entry] = []
         refused: list[OSError] = []
         for name in self._left_over():
-            with suppress(OSError):
-                self._unless_in_use(self.folder / name, partial(self._sweep, name))
+            with suppress(OSError), self._locked(self.folder / name, exclusive=True, wait=False) as alone:
+                if alone:
+                    self._sweep(name)
         for entry in reversed(entries):
             if total <= max_bytes:
                 break
@@ -269,8 +272,8 @@ class EngineCache:
     @contextmanager
     def _locked(
         self, path: Path, *, exclusive: bool, wait: bool = True, waiting: Callable[[], object] | None = None
-    ) -> Iterator[None]:
-        """The operating system's lock on ``<digest>.lock``, which goes when its process goes.
+    ) -> Iterator[bool]:
+        """The operating system's lock on ``<digest>.lock``; within, whether it is had: some file systems have none.
 
         Raises:
             BlockingIOError: if another has it and ``wait`` is off.
@@ -281,28 +284,27 @@ class EngineCache:
         except OSError:
             if exclusive:
                 raise
-            yield
+            yield False
             return
+        had = False
         try:
-            self._acquire(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait, waiting)
-            yield
+            had = self._acquire(descriptor, exclusive, wait, waiting)
+            yield had
         finally:
-            # Closing is not enough: a process that a library forked meanwhile has the descriptor too.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            if had:  # closing is not enough: a process that a library forked meanwhile has the descriptor too
+                locks.release(descriptor)
             os.close(descriptor)
 
     @staticmethod
-    def _acquire(descriptor: int, kind: int, wait: bool, waiting: Callable[[], object] | None) -> None:
+    def _acquire(descriptor: int, exclusive: bool, wait: bool, waiting: Callable[[], object] | None) -> bool:
         """Asked for again and again instead of waited for, so that Ctrl-C is heard."""
         told = False
         while True:
             try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                return locks.take(descriptor, shared=not exclusive)
             except BlockingIOError:
                 if not wait:
                     raise
-            else:
-                return
             if waiting is not None and not told:
                 waiting()
                 told = True

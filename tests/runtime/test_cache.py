@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -323,6 +325,29 @@ def test_a_damaged_engine_is_listed_and_removed_with_the_others(
     assert shelf.build({"torch": "third"}, make, model="third", waiting=lambda: None, instead_of=None)
     assert len(shelf.prune(-1)) == 3
     assert {entry.name for entry in shelf.folder.iterdir() if not entry.name.endswith(".lock")} == set()
+
+
+def test_a_shelf_on_a_file_system_without_locks_is_used_all_the_same(
+    shelf: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    def make(folder: Path) -> dict[str, float]:
+        (folder / "engine").write_text("whole")
+        return {}
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    key = {"torch": "one"}
+    for built in (True, False):  # the second time its lock's file is there
+        assert shelf.build(key, make, model="one", waiting=lambda: None, instead_of=None) is built
+    with shelf.reading(key, waiting=lambda: None) as folder:
+        assert folder == shelf.path(key)
+    others = shelf.folder / f"{shelf.path(key).name}.building-elsewhere"  # who may be at it: nothing says whether
+    others.mkdir()
+    assert shelf.build({"torch": "two"}, make, model="two", waiting=lambda: None, instead_of=None)
+    assert len(shelf.prune(-1)) == 2
+    assert others.is_dir()
 
 
 def test_what_vanishes_while_it_is_looked_at_is_not_there(shelf: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
