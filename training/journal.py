@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from streamderain.atomic import write_whole
 from streamderain.errors import StreamderainError
 
 _WIDTH, _EVERY = 24, 0.2  # of the bar, in characters and seconds
 
 
 class Journal:
-    """A run's log, its bar and its curves. Entries beyond ``step``, of a run that was killed, are struck out.
+    """A run's log, its bar and its curves. Of a run that was killed, entries beyond ``step`` or torn are struck out.
 
     Args:
         folder: of the run.
@@ -36,8 +38,8 @@ class Journal:
         if quiet:
             return
         if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self._path.write_text("".join(f"{line}\n" for line in kept))
+            kept = [line for line in self._path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+            write_whole(self._path, "".join(f"{line}\n" for line in kept).encode())
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -89,3 +91,11 @@ class Journal:
         if self._bar:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def _step_of(line: str) -> float:
+    """Of an entry; infinite where the line is none, as when a power cut or a full disk left half of it."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -20,6 +20,7 @@ from training.clips import ClipTask
 from training.data import ShardReader, align_clip, crop_motion, split
 from training.errors import UsageError
 from training.loop import Run, learning_rate
+from training.parallel import Workers
 from training.recipe import ClipData, ClipRecipe, load_recipe
 
 _RECIPE = """
@@ -147,6 +148,25 @@ def test_what_is_no_number_is_never_saved(
     with pytest.raises(FloatingPointError, match=r"the loss is nan; step \d is not saved: lower learning_rate"):
         run.train(checkpoint_every=3 if ending == "checkpoint" else 100, log_every=100)
     assert _files(tmp_path / "run") == good
+
+
+def test_what_is_no_number_in_one_process_ends_all_of_them(
+    recipe: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    votes: list[bool] = []
+
+    def asked(of: Workers, flag: bool) -> bool:
+        votes.append(flag)
+        return True  # there is another, which failed if this one did not
+
+    run = _run(recipe, tmp_path / "run", shards)
+    monkeypatch.setattr(Workers, "any", asked)
+    with pytest.raises(FloatingPointError, match="another process failed"):
+        run.train(log_every=1)
+    monkeypatch.setattr(run, "advance", lambda *batch: {"loss": torch.tensor(math.nan)})
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        run.train(log_every=1)
+    assert votes == [False, True]
 
 
 def test_a_last_step_that_breaks_the_weights_is_not_saved(

@@ -288,6 +288,14 @@ def test_the_journal_strikes_out_what_a_killed_run_wrote_after_it_saved(tmp_path
     assert [(e["step"], e["loss"]) for e in entries] == [(1, 0.0), (2, 0.0), (3, 2.0), (4, 2.0), (5, 2.0)]
 
 
+def test_a_journal_that_a_power_cut_tore_is_gone_on_with(tmp_path: Path) -> None:
+    whole = b'{"step": 1, "loss": 1.0}\n'
+    (tmp_path / "log.jsonl").write_bytes(whole + b"7\n\xff\n" + b'{"step": 2, "lo')
+    with Journal(tmp_path, step=1, total=4) as journal:
+        journal.note(2, {"loss": 2.0})
+    assert (tmp_path / "log.jsonl").read_bytes() == whole + b'{"step": 2, "loss": 2.0}\n'
+
+
 def test_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
