@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +46,7 @@ class ContainerSink(Finishing):
         remuxer.watch = self._fragments.side if self._fragments is not None else None
         self._constant = container.format.name in CONSTANT_RATE
         self._latest: int | None = None
+        self._moved = 0  # ticks; at a constant rate the first picture is counted from 0
         if self._constant:
             rate = 1 / info.time_base
             self.notes += (
@@ -161,7 +163,11 @@ class ContainerSink(Finishing):
         pts = frame.pts if frame.time_base == tick else round(frame.pts * frame.time_base / tick)
         before = self._latest
         if self._constant:
-            pts = pts if before is None else max(pts, before + 1)
+            if before is None:
+                at = frame.pts * frame.time_base
+                # Down, not to the next: the priming of a sound is no pause.
+                self._moved = pts - math.floor((at - self._remuxer.begin(at)) / tick)
+            pts = pts - self._moved if before is None else max(pts - self._moved, before + 1)
             frame = replace(frame, pts=pts, time_base=tick, duration=1)
         elif before is not None and pts <= before:
             raise ValueError(f"pts must grow, got {pts} after {before}, in ticks of {tick} s")

@@ -258,6 +258,26 @@ class Remuxer:
         if chapters:
             self._container.set_chapters(chapters)
 
+    def begin(self, picture: Fraction) -> Fraction:
+        """For a container that counts pictures from 0: moves all that is copied so that the earliest lies there.
+
+        Args:
+            picture: seconds at which the first one is shown.
+
+        Returns:
+            Seconds by which pictures are to be moved earlier as well.
+        """
+        side = self._side
+        if side is None:
+            return picture
+        if side.begin is not None:  # cut there, and its pictures with it
+            return Fraction(0)
+        copied = [stream.template for stream in side.streams if stream.index in self._streams]
+        side.begin = min(
+            [picture, *(Fraction(one.start_time * one.time_base) for one in copied if one.start_time is not None)]
+        )
+        return side.begin
+
     def pump(self) -> None:
         """Muxes the packets that have arrived since the last call."""
         for index, packet in self._side.drain() if self._side is not None else ():

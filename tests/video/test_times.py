@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -15,7 +16,7 @@ from streamderain.errors import InputError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import open_sink, open_source
 
-from .clips import COUNT, durations, scene, times, write_clip
+from .clips import COUNT, SIZE, durations, scene, times, write_clip
 from .copying import copy, copy_open
 
 TICK = Fraction(1, 12800)
@@ -187,3 +188,41 @@ def test_what_was_written_without_presentation_times_is_read_at_the_same_pace(tm
         at = [frame.pts * frame.time_base for frame in source]
     assert len(at) == 45
     assert {b - a for a, b in pairwise(at)} == {Fraction(1, 25)}
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [("mkv", 60), ("ts", 5000)])
+def test_what_begins_late_begins_at_once_where_the_container_counts_pictures(
+    tmp_path: Path, suffix: str, begin: int
+) -> None:
+    source = tmp_path / f"in.{suffix}"
+    copyts = {} if suffix == "mkv" else {"mpegts_copyts": "1"}
+    with av.open(str(source), "w", container_options=copyts) as out:
+        video: Any = out.add_stream("libx264", rate=25, options={"bf": "0"})
+        video.width, video.height = SIZE
+        for index in range(COUNT):
+            picture = av.VideoFrame.from_ndarray(scene(index), format="rgb24")
+            picture.pts, picture.time_base = begin * 25 + index, Fraction(1, 25)
+            out.mux(video.encode(picture))
+        out.mux(video.encode(None))
+    copy(source, tmp_path / "out.avi")
+    assert times(tmp_path / "out.avi")[-1] == pytest.approx((COUNT - 1) / 25, abs=0.04)
+
+
+@pytest.mark.parametrize("late", [Fraction(0), Fraction(2, 5)])
+def test_sound_and_picture_begin_as_far_apart_where_the_container_holds_no_times(
+    tmp_path: Path, late: Fraction
+) -> None:
+    """The one that is first lies at 0, as the sound always does in AVI."""
+    start = round(60 / TICK)
+    write_clip(tmp_path / "even.mkv", pts=[start + 512 * i for i in range(COUNT)], audio=2)
+    with av.open(str(tmp_path / "even.mkv")) as even, av.open(str(tmp_path / "in.mkv"), "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in even.streams}
+        for packet in even.demux():
+            if packet.dts is not None:
+                ticks = round(late / packet.time_base) if packet.stream.type == "video" else 0
+                packet.pts, packet.dts = (packet.pts or 0) + ticks, packet.dts + ticks
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    copy(tmp_path / "in.mkv", tmp_path / "out.avi")
+    assert times(tmp_path / "out.avi")[-1] == pytest.approx(float(late) + (COUNT - 1) / 25, abs=0.041)
+    assert times(tmp_path / "out.avi", "audio")[-1] == pytest.approx(2, abs=0.05)
