@@ -6,7 +6,8 @@ Both classes own exactly one worker thread and one bounded buffer, and keep the 
   being worked on included;
 * whatever the worker raises is raised in the caller's thread, at the item where it happened;
 * the end always arrives: no failure on either side leaves the other waiting;
-* leaving (``close``, ``abort`` or the end of the ``with`` block) joins the worker, so that no thread is left.
+* leaving (``close``, ``abort`` or the end of the ``with`` block) joins the worker, so that no thread is left;
+* the worker sees the caller's context variables, such as whose log it is.
 
 A worker inside a call that never returns cannot be stopped from outside, and joining it would take for ever. A
 ``RunAhead`` that is closed with a time limit leaves such a worker behind: it ends when its call returns, and does not
@@ -18,6 +19,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -138,7 +140,9 @@ class RunAhead(Generic[T]):
         _check_depth(depth)
         self._patience = patience
         self._shared: _Ahead[T] = _Ahead(depth, newest=newest)
-        self._thread = threading.Thread(target=self._shared.work, args=(items,), name=name, daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._shared.work, items), name=name, daemon=True
+        )
         self._thread.start()
 
     def __iter__(self) -> Iterator[T]:
@@ -257,7 +261,9 @@ class WriteBehind(Generic[T]):
         self._closing = self._aborting = self._finished = False
         self._error: BaseException | None = None
         self._abort_error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, args=(write, close, abort), name=name, daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._work, write, close, abort), name=name, daemon=True
+        )
         self._thread.start()
 
     def write(self, item: T) -> None:

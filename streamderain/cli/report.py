@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from traceback import format_exception
 from types import TracebackType
@@ -23,6 +24,7 @@ _KEY = "streamderain.reporter"
 _LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 _JSON_EVERY = 5.0
 _BAR_EVERY = 0.1
+_speaker: ContextVar[Reporter] = ContextVar("speaker")  # of this thread, and of those that work for it
 
 
 class Reporter:
@@ -76,6 +78,10 @@ class Reporter:
             logger.level, logger.propagate = before
 
         ctx.call_on_close(detach)
+
+    def speak_here(self) -> None:
+        """Be the one through whom is said what this thread logs from now on, and those that it starts to work for it."""
+        _speaker.set(self)
 
     # ---- lines
 
@@ -158,14 +164,15 @@ class Reporter:
 
 
 class _Forward(logging.Handler):
-    """The package's log, into the reporter."""
+    """The package's log, into the reporter. A record may name its event, and have fields for JSON in ``about``."""
 
     def __init__(self, reporter: Reporter) -> None:
         super().__init__()
         self._reporter = reporter
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._reporter.say(record.levelname.lower(), record.getMessage())
+        event = getattr(record, "event", record.levelname.lower())
+        _speaker.get(self._reporter).say(event, record.getMessage(), **getattr(record, "about", {}))
 
 
 def _detail(frames: int, total: int | None, fps: float, eta: float | None) -> str:

@@ -257,6 +257,7 @@ class _Running:
 
     def _work(self) -> None:
         one = self._stream
+        self._reporter.speak_here()
         try:
             self.code = self._run_one(
                 one.context, one.source, one.target, self._options, self._reporter, self._signals, self._observer

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ class Link:
         self._give_up = self._connected_at = 0.0
         self._error: OutputError | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._work, name="streamderain-publish", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._work,), name="streamderain-publish", daemon=True
+        )
 
     def open(self, *, wait: float = 0.0, stop: threading.Event | None = None) -> None:
         """Connects for the first time, and waits until that has succeeded or failed.
@@ -173,9 +176,14 @@ class Link:
                 if had:
                     if time.monotonic() - self._connected_at > _LASTED:
                         backoff.reset()  # not for one that takes every connection and drops it
-                    _LOG.warning("%s is lost: %s; trying again", self._name, reason)
+                    _LOG.warning("%s is lost: %s; trying again", self._name, reason, extra=self._about("lost", reason))
                 elif waiting and not told:
-                    _LOG.warning("%s cannot be reached: %s; waiting for it", self._name, reason)
+                    _LOG.warning(
+                        "%s cannot be reached: %s; waiting for it",
+                        self._name,
+                        reason,
+                        extra=self._about("away", reason),
+                    )
                     told = True
                 else:
                     _LOG.info("%s: %s", self._name, reason)
@@ -230,7 +238,7 @@ class Link:
         with self._changed:
             if self._was_connected:
                 self.reconnects += 1
-                _LOG.warning("%s is back", self._name)
+                _LOG.warning("%s is back", self._name, extra=self._about("back"))
             self._connected = self._was_connected = True
             self._connected_at = time.monotonic()
             self._changed.notify_all()
@@ -244,6 +252,10 @@ class Link:
             self._bytes -= len(message)
             self._changed.notify_all()
             return message
+
+    def _about(self, event: str, reason: str | None = None) -> dict[str, Any]:
+        """For the log: what happened as a word, and the rest of it by name."""
+        return {"event": event, "about": {"output": self._name} | ({} if reason is None else {"reason": reason})}
 
     def _full(self) -> bool:
         return len(self._packets) >= _MOST_PACKETS or self._bytes >= _MOST_BYTES

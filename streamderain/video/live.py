@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from streamderain.errors import InputError, StreamLostError
 from streamderain.frame import Frame, VideoInfo
@@ -222,7 +222,11 @@ class LiveSource:
             if not self._joined.begun:
                 raise InputError(f"{self.name} cannot be opened: {self._why}", hint=self._why.hint)
             raise self._given_up(self._why)
-        _log.warning("%s: the reader is stuck; it is left behind, and another one connects", self.name)
+        _log.warning(
+            "%s: the reader is stuck; it is left behind, and another one connects",
+            self.name,
+            extra=self._about("stuck", reason=str(self._why)),
+        )
         self._stuck += 1
         self._skipped_before += self._ahead.skipped
         self._busy_since = None
@@ -266,7 +270,8 @@ class LiveSource:
                 barred = _barred(error)
                 if self._joined.begun and time.monotonic() - told > _TELL_EVERY:
                     told = time.monotonic()
-                    _log.warning("%s cannot be reached: %s; trying on", self.name, error)
+                    about = self._about("away", reason=str(error), seconds=round(self.lost_for(), 1))
+                    _log.warning("%s cannot be reached: %s; trying on", self.name, error, extra=about)
                 continue
             before, barred = connection.damaged, False
             try:
@@ -307,7 +312,8 @@ class LiveSource:
         self.state = "up"
         if self._lost_at is not None:
             self.reconnects += 1
-            _log.warning("%s is back after %.1f s", self.name, self.lost_for())
+            gone = self.lost_for()
+            _log.warning("%s is back after %.1f s", self.name, gone, extra=self._about("back", seconds=round(gone, 1)))
             if self._observer is not None:
                 self._observer.reconnected()
         self._lost_at = None
@@ -341,7 +347,11 @@ class LiveSource:
         if limit is not None and self.lost_for() >= limit:
             raise self._given_up(error) from error
         if first:
-            _log.warning("%s is lost: %s; reconnecting", self.name, error)
+            _log.warning("%s is lost: %s; reconnecting", self.name, error, extra=self._about("lost", reason=str(error)))
+
+    def _about(self, event: str, **more: Any) -> dict[str, Any]:
+        """For the log: what happened as a word, and the rest of it by name."""
+        return {"event": event, "about": {"input": self.name, **more}}
 
 
 def _barred(error: BaseException) -> bool:

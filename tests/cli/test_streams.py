@@ -383,3 +383,22 @@ def frames() -> Callable[[int], list[Frame]]:
         ]
 
     return make
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_the_log_says_which_camera_was_lost_and_why(config: Path, clip: Clip, style: str) -> None:
+    head = HEAD + "live = true\nframes = 16\n"  # the file ends before, is lost, and begins again
+    tables = table("front", clip("f.mp4"), Path("null:")) + table("rear", clip("r.mp4"), Path("null:"))
+    result = run(config, head + tables, "--log-format", style)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stderr.splitlines()
+    if style == "text":
+        for name in ("front", "rear"):
+            assert any(f": {name}: " in line and "is lost: the stream ended" in line for line in lines), result.stderr
+            assert any(f": {name}: " in line and "is back after" in line for line in lines), result.stderr
+        return
+    told = [json.loads(line) for line in lines]
+    lost = [event for event in told if event["event"] == "lost"]
+    assert {event["stream"] for event in lost} == {"front", "rear"}
+    assert all(event["reason"] == "the stream ended" and event["message"].startswith(event["stream"]) for event in lost)
+    assert {event["stream"] for event in told if event["event"] == "back"} == {"front", "rear"}

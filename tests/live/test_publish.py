@@ -148,7 +148,9 @@ def test_a_target_that_comes_up_later_is_waited_for(watch: Watch, caplog: pytest
     with open_sink(f"rtsp://127.0.0.1:{port}/x", LIVE, wait=30) as sink:
         sink.write(grey(7))
     assert [mean for _, mean in seen(listen[0])] == pytest.approx([35], abs=3)
-    assert sum("waiting for it" in line for line in caplog.messages) == 1
+    (waiting,) = [record for record in caplog.records if "waiting for it" in record.getMessage()]
+    assert vars(waiting)["event"] == "away"
+    assert vars(waiting)["about"]["reason"].startswith("Connection refused")
 
 
 def test_waiting_for_a_target_can_be_ended() -> None:
