@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,6 +30,7 @@ _CHECK_STEPS = 3
 # rounding gives far less, a wrong layout more, and an engine that hands the frame through 1.
 _WRONG = {"fp32": 0.05, "fp16": 0.2, "int8": 0.5}
 _ROUNDING = 5e-4  # of 1, and whatever the network changes
+_NEXT_TO_NOTHING = 2**20  # bytes left on a disk, of which a file that did not fit took the rest
 
 
 def engine_for(
@@ -144,14 +148,17 @@ def _build_and_load(
     try:
         _build(backend, job, cache, key, instead_of, progress)
     except OSError as error:
-        _log.warning(
-            "the cache folder %s cannot be written (%s): the engine is kept for this run only",
-            cache.folder,
-            error.strerror,
-        )
-        with tempfile.TemporaryDirectory(prefix="streamderain-") as folder:
-            _make(backend, job, Path(folder), progress)
-            return backend.load(job, Path(folder))
+        refused = f"the cache folder {cache.folder} cannot be written ({error.strerror})"
+        try:
+            with tempfile.TemporaryDirectory(prefix="streamderain-") as folder:
+                _log.warning("%s: the engine is kept for this run only", refused)
+                _make(backend, job, Path(folder), progress)
+                return backend.load(job, Path(folder))
+        except OSError as also:
+            raise EngineError(
+                f"{refused}, and no temporary folder either ({also.strerror})",
+                hint="set STREAMDERAIN_CACHE to one that can",
+            ) from also
     try:
         engine = _load(backend, job, cache, key)
     except DamagedEngineError as damage:
@@ -179,7 +186,7 @@ def _build(
 
 
 def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -> Mapping[str, float]:
-    """Build into ``folder`` and compare with PyTorch. Raises EngineError, DeviceError."""
+    """Build into ``folder`` and compare with PyTorch. Raises EngineError, DeviceError; OSError if its disk is full."""
     what = named(backend, job)
     # Before it blocks, and where everybody sees it: who does not know why nothing happens ends it.
     _log.warning("building the engine for %s: %s, once", what, in_words(backend.estimate(job)))
@@ -199,6 +206,8 @@ def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -
     except StreamderainError:
         raise
     except Exception as error:
+        if shutil.disk_usage(folder).free < _NEXT_TO_NOTHING:  # which libraries tell in words of their own, if any
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise EngineError(f"{what} cannot be built: {_first_line(error)}") from error
     if not parity.mean_error <= _ROUNDING + _WRONG[job.precision] * parity.change:  # not-a-number is wrong too
         raise EngineError(f"{what} gives other pictures than PyTorch: mean error {parity.mean_error:.2g} of 1")

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from streamderain.runtime.manifest import (
     read_manifest,
     sha256_of,
 )
+from streamderain.runtime.prepare import ensure
 
 ROOT = Path(__file__).parents[2]
 MakeJob = Callable[..., Job]
@@ -477,6 +479,44 @@ def test_a_cache_that_cannot_be_written_costs_the_engine_and_not_the_run(
     assert "cannot be written" in caplog.text
     shelf.folder.unlink()
     assert torch.equal(got, clean(engine_for(openvino, job)))
+
+
+def test_without_any_folder_to_build_in_there_is_no_engine(
+    openvino: Backend, make_job: MakeJob, shelf: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.folder.write_text("a file where the cache should be")
+    monkeypatch.setattr(tempfile, "tempdir", str(shelf.folder / "nor here"))
+    with pytest.raises(
+        EngineError, match=r"cannot be written \(.*\), and no temporary folder either \(.*\): set STREAM"
+    ):
+        engine_for(openvino, make_job())
+
+
+def test_a_full_disk_is_told_as_such_and_costs_the_engine_and_not_the_run(
+    openvino: Backend, make_job: MakeJob, shelf: EngineCache, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    build, usage = openvino.build, shutil.disk_usage
+
+    def full(place: Path) -> bool:
+        return place.is_relative_to(shelf.folder)
+
+    def short_of_room(job: Job, folder: Path, *, progress: Callable[[str], object]) -> None:
+        if full(folder):
+            raise RuntimeError("basic_ios::clear: iostream error")
+        build(job, folder, progress=progress)
+
+    monkeypatch.setattr(openvino, "build", short_of_room)
+    with pytest.raises(EngineError, match="iostream error"):  # for another reason, as there is room
+        engine_for(openvino, make_job())
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda place: usage(place)._replace(free=0) if full(place) else usage(place)
+    )
+    clean(engine_for(openvino, make_job()))
+    assert f"{shelf.folder} cannot be written (No space left on device): the engine is kept for this run" in caplog.text
+    with pytest.raises(EngineError, match=r"cannot be written: No space left on device: set STREAMDERAIN_CACHE"):
+        ensure(openvino, make_job())
+    assert not shelf.entries()
 
 
 SCRIPT = """
