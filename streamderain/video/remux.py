@@ -288,9 +288,10 @@ class Remuxer:
             packet.pts = packet.pts if packet.pts is not None else packet.dts
             _rebase(packet, out.time_base)
             # A muxer ends the file at a time stamp that does not grow; some demuxers hand out such.
-            last = self._last.get(index)
-            if last is not None and packet.dts <= last:
-                packet.dts = last + 1
+            # Of subtitles several may be shown at once.
+            least = self._last.get(index, packet.dts - 1) + (out.type != "subtitle")
+            if packet.dts < least:
+                packet.dts = least
                 packet.pts = max(packet.pts, packet.dts)
             self._last[index] = packet.dts
             if packet.pts < 0 and self._container.format.name in _NOT_BEFORE_ZERO:

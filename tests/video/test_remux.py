@@ -86,6 +86,29 @@ def test_subtitles_chapters_and_metadata_survive(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+def test_subtitles_that_are_shown_at_once_keep_their_times(tmp_path: Path, suffix: str) -> None:
+    """Such as the lines of a sign that moves: 20 a picture."""
+    write_clip(tmp_path / "plain.mkv")
+    with av.open(str(tmp_path / "plain.mkv")) as plain, av.open(str(tmp_path / "in.mkv"), "w") as out:
+        video = out.add_stream_from_template(plain.streams.video[0])
+        lines: Any = out.add_mux_stream("webvtt" if suffix == "webm" else "subrip", time_base=Fraction(1, 1000))
+        for packet in plain.demux(video=0):
+            if packet.dts is not None:
+                at = Fraction(packet.dts * packet.time_base)
+                packet.stream = video
+                out.mux(packet)
+                for number in range(20):
+                    line = av.Packet(f"line {number}".encode())
+                    line.stream, line.time_base, line.duration = lines, Fraction(1, 1000), 40
+                    line.pts = line.dts = round(at * 1000)
+                    out.mux(line)
+    copy(tmp_path / "in.mkv", tmp_path / f"out.{suffix}")
+    wanted = payload(tmp_path / "in.mkv", "subtitle")
+    assert len(wanted) == 20 * COUNT
+    assert payload(tmp_path / f"out.{suffix}", "subtitle") == wanted
+
+
 def test_chapters_reach_mp4_and_move_with_the_start(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mkv", count=50, chapters=True)
     copy(tmp_path / "in.mkv", tmp_path / "out.mp4", reading={"start": 0.5})
