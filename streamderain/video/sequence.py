@@ -1,26 +1,41 @@
-"""Image sequences, named by a printf pattern such as ``f%05d.png``: which pictures there are, and writing them."""
+"""Image sequences, named by a pattern such as ``f%05d.png``: which pictures there are, and writing them."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
-from streamderain.video import stills
+from streamderain.video import ffmpeg, stills
 from streamderain.video.lock import Lock
 from streamderain.video.outlet import Finishing
 from streamderain.video.remux import SideStreams
 
-_PATTERN = re.compile(r"%0?\d*d")
+_PATTERN = re.compile(r"%0?(\d*)d")
 
 
 def is_pattern(uri: str) -> bool:
     """True for a local name with one ``%d``, ``%5d`` or ``%05d`` in its last part and a picture's suffix."""
     path = Path(uri)
     return "://" not in uri and len(_PATTERN.findall(path.name)) == 1 and path.suffix.lower() in stills.SUFFIXES
+
+
+def named(pattern: str, number: int) -> Path:
+    """The picture of this number, zeros before it as by FFmpeg; a percent sign that begins no number is just one."""
+    path = Path(pattern)
+    return path.parent / _PATTERN.sub(lambda field: str(number).zfill(int(field[1] or 0)), path.name)
+
+
+def url_of(pattern: str) -> str:
+    """What FFmpeg is to be given for ``pattern``."""
+    path = Path(pattern)
+    before, width, after = _PATTERN.split(path.name)
+    folder, before, after = (part.replace("%", "%%") for part in (str(path.parent), before, after))
+    return ffmpeg.local_url(os.path.join(folder, f"{before}%0{width}d{after}"))
 
 
 def numbered(uri: str) -> list[int]:
@@ -30,14 +45,16 @@ def numbered(uri: str) -> list[int]:
         InputError: the folder does not exist.
     """
     path = Path(uri)
-    before, after = _PATTERN.split(path.name)
+    before, _, after = _PATTERN.split(path.name)
     matching = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError as error:
         raise InputError(f"{uri}: {path.parent} cannot be listed: {error.strerror}") from error
     found = (
-        int(match[1]) for name in names if (match := matching.fullmatch(name)) and path.name % int(match[1]) == name
+        int(match[1])
+        for name in names
+        if (match := matching.fullmatch(name)) and named(uri, int(match[1])).name == name
     )
     return sorted(found)
 
@@ -47,21 +64,20 @@ def pictures(uri: str) -> list[Path]:
     path = Path(uri)
     if not is_pattern(uri) or not path.parent.is_dir():
         return [path]
-    return [path.parent / (path.name % number) for number in numbered(uri)]
+    return [named(uri, number) for number in numbered(uri)]
 
 
 def pattern_of(paths: Sequence[Path]) -> str | None:
     """The pattern that means just these files, counted on from one to the next without a gap; None if there is none."""
-    if not paths or "%" in str(paths[0]):
+    if not paths:
         return None
     first = paths[0]
     for digits in re.finditer(r"\d+", first.stem):
         for counted in ("%d", f"%0{len(digits[0])}d"):
             name = first.name[: digits.start()] + counted + first.name[digits.end() :]
-            start = int(digits[0])
-            if all(path.name == name % number for number, path in enumerate(paths, start)):
-                pattern = str(first.parent / name)
-                return pattern if is_pattern(pattern) and pictures(pattern) == list(paths) else None
+            pattern = str(first.parent / name)
+            if is_pattern(pattern) and all(path == named(pattern, n) for n, path in enumerate(paths, int(digits[0]))):
+                return pattern if pictures(pattern) == list(paths) else None
     return None
 
 
@@ -77,7 +93,7 @@ def first_number(uri: str) -> int:
     for here, there in pairwise(numbers):
         if there != here + 1:
             raise InputError(
-                f"{Path(uri).name % (here + 1)} is missing from the sequence {uri}",
+                f"{named(uri, here + 1).name} is missing from the sequence {uri}",
                 hint=f"it has {len(numbers)} pictures, from {numbers[0]} to {numbers[-1]}; renumber them or add it",
             )
     return numbers[0]
@@ -96,7 +112,7 @@ def folder_of(pattern: str) -> Path:
 
 
 class SequenceSink(Finishing):
-    """A FrameSink that writes ``pattern % 1``, ``pattern % 2`` and so on, each whole or not at all.
+    """A FrameSink that writes the pictures of number 1, 2 and so on, each whole or not at all.
 
     Meanwhile a file like ``f%d.png.part`` keeps other runs from the same sequence.
     """
@@ -139,28 +155,26 @@ class SequenceSink(Finishing):
             ValueError: the sequence is closed.
         """
         self._check_open()
-        path = Path(self._pattern)
-        stills.write_still(path.parent / (path.name % (self.frames_written + 1)), frame, overwrite=True)
+        stills.write_still(named(self._pattern, self.frames_written + 1), frame, overwrite=True)
         self.frames_written += 1
 
     def close(self) -> None:
-        """Ends the sequence; what follows without a gap of a longer one that was overwritten is removed, and noted.
+        """Ends the sequence; what is left of the one that was overwritten is removed, and noted.
 
         Raises:
             OutputError: nothing was written.
         """
         if not self._ends():
             return
-        path, last = Path(self._pattern), self.frames_written
-        old = []
-        while self.replaces and (left := path.parent / (path.name % (last + 1))).is_file():
-            left.unlink()
-            old.append(left.name)
-            last += 1
+        last = self.frames_written
+        old = [number for number in numbered(self._pattern) if not 1 <= number <= last] if self.replaces else []
+        spans = [[named(self._pattern, n) for n in span] for span in ([n for n in old if not n], [n for n in old if n])]
+        for path in chain(*spans):
+            path.unlink(missing_ok=True)
         self.replaces = False
         if old:
-            names = old[0] if len(old) == 1 else f"{old[0]} to {old[-1]}"
-            self.notes += (f"removed {names}, of the longer sequence that was overwritten",)
+            gone = (" to ".join(dict.fromkeys((span[0].name, span[-1].name))) for span in spans if span)
+            self.notes += (f"removed {' and '.join(gone)}, of the sequence that was overwritten",)
         self._lock.remove()
 
     def close_as_part(self) -> None:

@@ -143,8 +143,9 @@ def _open_container(
     if uri == "-":
         url = "fd:" if _rewinds() else "pipe:0"
     elif sequence.is_pattern(uri):
-        container_format = "image2"
-        options = {"start_number": str(sequence.first_number(uri)), "framerate": str(frame_rate or 25)}
+        container_format, url = "image2", sequence.url_of(uri)
+        start = str(sequence.first_number(uri))
+        options = {"pattern_type": "sequence", "start_number": start, "framerate": str(frame_rate or 25)}
     elif not ffmpeg.is_url(uri):
         if os.path.isdir(uri):
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import cv2
 import pytest
 
 from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
-from streamderain.video import list_stills, open_sink, open_source
+from streamderain.video import list_stills, open_sink, open_source, sequence
 
 from .clips import COUNT, scene, times, write_clip
 from .copying import copy, copy_open
@@ -188,13 +189,45 @@ def test_a_sequence_is_never_written_over_itself(tmp_path: Path, target: str) ->
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_the_rest_of_a_longer_sequence_goes_and_is_noted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "gone"),
+    [
+        ((1, 5), "f003.png to f005.png"),
+        ((0, 3), "f000.png"),
+        ((0, 5), "f000.png and f003.png to f004.png"),
+        ((9, 2), "f009.png to f010.png"),
+    ],
+)
+def test_the_rest_of_an_older_sequence_goes_and_is_noted(tmp_path: Path, old: tuple[int, int], gone: str) -> None:
+    """Or what is there then would be no sequence, or another one."""
     write_sequence(tmp_path / "in", 2)
-    write_sequence(tmp_path / "out", 5)
-    write_sequence(tmp_path / "out", 1, first=9)  # beyond a gap: of something else
+    write_sequence(tmp_path / "out", old[1], first=old[0])
+    (tmp_path / "out" / "f7.png").touch()
     _, sink = copy_open(tmp_path / "in" / "f%03d.png", tmp_path / "out" / "f%03d.png", overwrite=True)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["f001.png", "f002.png", "f009.png"]
-    assert any("removed f003.png to f005.png" in note for note in sink.notes)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["f001.png", "f002.png", "f7.png"]
+    assert any(note.startswith(f"removed {gone}, of the") for note in sink.notes)
+
+
+@pytest.mark.parametrize(
+    "name", ["out/100%_o%05d.png", "100% rain/f%05d.png", "10:00_%05d.png", "100%d/x%d.png", "%%_%03d.png", "%s%3d.png"]
+)
+def test_only_the_number_of_a_sequence_is_read_into_its_name(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(Path("in.mp4"), count=3)
+    Path(name).parent.mkdir(exist_ok=True)
+    assert copy("in.mp4", name) == 3
+    number = re.search(r"%0?(\d*)d", Path(name).name)
+    assert number
+    for index in (1, 2, 3):
+        counted = str(index).zfill(int(number[1] or 0))
+        assert (Path(name).parent / Path(name).name.replace(number[0], counted)).is_file()
+    assert copy(name, "back.mp4") == 3
+    found = list_stills(Path(name).parent)
+    assert found
+    assert len(found) == 3
+    assert sequence.pattern_of(found) is None or sequence.pictures(sequence.pattern_of(found) or "") == found
 
 
 def test_an_interrupted_sequence_keeps_what_is_beyond_it(tmp_path: Path) -> None:
