@@ -80,7 +80,8 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
             if key not in _FOR_ALL:
                 # Of what is for all, streams take what suits them; their own and the command line must suit.
                 source = click.core.ParameterSource
-                context.set_parameter_source(key, source.COMMANDLINE if key in own else source.DEFAULT_MAP)
+                must = key in own or key in given
+                context.set_parameter_source(key, source.COMMANDLINE if must else source.DEFAULT_MAP)
         values = {**ctx.params, **for_all, **own, **given}
         others = [stream.name for stream in streams if stream.target == table["output"] != "null:"]
         if others:

@@ -143,6 +143,15 @@ def test_config_stands_alone_and_must_be_there(config: Path, tmp_path: Path) -> 
     assert "INPUT" in neither.stderr
 
 
+def test_what_the_command_line_says_must_suit_every_stream(config: Path, clip: Clip, tmp_path: Path) -> None:
+    """As it must where one is run alone; what the file says for all is for those that it suits."""
+    stream = table("a", clip("in.mp4"), tmp_path / "out.mp4")
+    asked = run(config, HEAD + stream, "--max-age", "200ms")
+    assert asked.exit_code == 2
+    assert "--max-age is for live inputs" in asked.stderr
+    assert run(config, f'{HEAD}max-age = "200ms"\n{stream}').exit_code == 0
+
+
 BATCHES = 'model = "fast"\ndevice = "cpu"\nbackend = "eager"\ncodec = "ffv1"\nbatch-deadline = 0.5\n'
 
 
