@@ -107,7 +107,8 @@ def notes_on(picture: av.VideoFrame, metadata: Mapping[str, str] = MappingProxyT
     """What is lost, to be said aloud. ``metadata``: of the stream."""
     if any(part.is_alpha for part in picture.format.components) and not picture.format.has_palette:
         return [f"transparency ({picture.format.name}) is dropped"]
-    if metadata.get("alpha_mode") == "1":  # of VP8 and VP9: pictures of their own, which FFmpeg's decoders leave alone
+    # Of VP8 and VP9: pictures of their own, which FFmpeg's decoders leave alone.
+    if any(key.lower() == "alpha_mode" and value == "1" for key, value in metadata.items()):
         return ["transparency (alpha_mode) is dropped"]
     return []
 

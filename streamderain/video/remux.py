@@ -25,7 +25,7 @@ _NOT_BEFORE_ZERO = {"nut"}
 _PICTURES_ONLY = "none"
 # Written by muxers for the file they were in; wrong in any other.
 _OF_THE_OLD_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "number_of_frames",
-                    "number_of_bytes", "bps", "handler_name", "vendor_id"}  # fmt: skip
+                    "number_of_bytes", "bps", "handler_name", "vendor_id", "alpha_mode"}  # fmt: skip
 _IMAGE_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 

@@ -14,7 +14,7 @@ from streamderain.frame import Colour
 from streamderain.video import open_source
 
 from .clips import SIZE, Array, first_frame, scene, write_clip
-from .copying import copy
+from .copying import copy, copy_open
 
 # KR, KB (H.273 table 4) and the code point of the matrix.
 MATRICES = {"601": (0.299, 0.114, 6), "709": (0.2126, 0.0722, 1), "2020": (0.2627, 0.0593, 9)}
@@ -185,7 +185,17 @@ def test_transparency_is_dropped_aloud(tmp_path: Path) -> None:
 def test_the_transparency_of_vp9_is_dropped_aloud(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.webm", codec="libvpx-vp9", pix_fmt="yuva420p", count=3, time_base=Fraction(1, 25))
     write_clip(tmp_path / "opaque.webm", codec="libvpx-vp9", count=3, time_base=Fraction(1, 25))
-    with open_source(str(tmp_path / "in.webm")) as source:
-        assert any("transparency" in note for note in source.notes)
+    with av.open(str(tmp_path / "in.webm")) as media, av.open(str(tmp_path / "tagged.webm"), "w") as out:
+        video = out.add_stream_from_template(media.streams.video[0])
+        video.metadata["ALPHA_MODE"] = "1"  # as FFmpeg's own command writes it
+        for packet in media.demux():
+            if packet.size:
+                packet.stream = video
+                out.mux(packet)
+    for name in ("in.webm", "tagged.webm"):
+        source, _ = copy_open(tmp_path / name, tmp_path / "out.webm", overwrite=True)
+        assert any("transparency" in note for note in source.notes), name
+        with av.open(str(tmp_path / "out.webm")) as media:
+            assert "alpha_mode" not in {key.lower() for key in media.streams.video[0].metadata}, name
     with open_source(str(tmp_path / "opaque.webm")) as source:
         assert source.notes == ()
