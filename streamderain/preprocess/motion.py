@@ -31,8 +31,9 @@ from streamderain.preprocess.grey import centred, gradients, opened_grey, shrink
 from streamderain.preprocess.mesh import MESH, Lattice, Size, axis, fetch, lattice_of, per_size
 from streamderain.preprocess.solve import solve
 
-_ROWS = 180  # the height that estimation works at, whatever the frame's; it begins at half of that
-_LEAST_ROWS = 32  # no smaller than this
+_ROWS = 180  # about the short side that estimation works at, whatever the frame's; it begins at half of that
+_LONGEST = 960  # and the long side at most, of which transforms cost the square; only strips would be longer
+_LEAST_ROWS = 32  # but no smaller than this
 _AFFINE_STEPS = 6
 _COARSE_STEPS, _FINE_STEPS = 4, 1  # of bending
 _SMOOTHING_STEPS = 3  # in each of them; 12 find the same
@@ -247,6 +248,12 @@ def _believed(moved: Tensor, reference: Tensor, rigid: Tensor, bent: Tensor, lat
     return torch.where(sane, rigid + share.clamp(0, 1) * (bent - rigid), rigid)
 
 
+def _factor(height: int, width: int) -> int:
+    """How many pixels of a frame, along a side, become one that motion is found on."""
+    short, long = sorted((height, width))
+    return max(1, round(short / _ROWS), min(math.ceil(long / _LONGEST), short // _LEAST_ROWS))
+
+
 def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = None) -> Tensor:
     """The motion that lays ``reference`` on ``moved``: ``warp(reference, motion)`` looks like ``moved``.
 
@@ -258,10 +265,9 @@ def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = No
         [B, 2, 9, 13] float32: displacement of the control points in px, x and y.
     """
     with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
-        rows = min(moved.shape[-2:])
-        factor = max(1, round(rows / _ROWS))
+        factor = _factor(moved.shape[-2], moved.shape[-1])
         a, b = opened_grey(moved, factor), opened_grey(reference, factor)
-        half = 2 if rows // factor >= 2 * _LEAST_ROWS else 1
+        half = 2 if min(a.shape[-2:]) >= 2 * _LEAST_ROWS else 1
         small_a, small_b = shrink(a, half), shrink(b, half)
         size = (small_a.shape[-2], small_a.shape[-1])
         coarse, fine = lattice_of(size, MESH, a), lattice_of((a.shape[-2], a.shape[-1]), MESH, a)

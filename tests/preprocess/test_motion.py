@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.preprocess import MESH, estimate_motion, same_scene, warp
+from streamderain.preprocess.grey import opened_grey
 from streamderain.preprocess.solve import _eliminated
 
 
@@ -72,6 +73,48 @@ def test_affine_motion_is_found_to_a_third_of_a_pixel() -> None:
     true = _affine([[1.02, 0.01, 4.3], [-0.008, 1.015, -3.6]], 360, 480)
     found = estimate_motion(warp(scene, true), scene)
     assert (found - true)[..., 1:-1, 1:-1].abs().max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("size", "looked_at"),
+    [
+        ((1080, 1920), (180, 320)),
+        ((1920, 1080), (320, 180)),
+        ((480, 640), (160, 213)),
+        ((1088, 2560), (181, 426)),
+        ((264, 632), (264, 632)),  # the widest films, just before they are halved
+        ((1080, 3840), (180, 640)),
+        ((160, 3840), (40, 960)),
+        ((256, 7680), (32, 960)),
+    ],
+)
+def test_the_long_side_costs_no_more_than_it_must(
+    size: tuple[int, int], looked_at: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class SeenError(Exception):
+        pass
+
+    def look(image: Tensor, factor: int) -> Tensor:
+        seen.append(tuple(opened_grey(image, factor).shape[-2:]))
+        raise SeenError
+
+    monkeypatch.setattr("streamderain.preprocess.motion.opened_grey", look)
+    with pytest.raises(SeenError):
+        estimate_motion(torch.zeros(1, 3, *size), torch.zeros(1, 3, *size))
+    assert seen == [looked_at]
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_pan_over_a_strip_is_found(upright: bool) -> None:
+    cells = torch.rand(1, 3, 42, 502, generator=torch.Generator().manual_seed(4))
+    scene = F.interpolate(cells, (160, 2000), mode="bicubic").clamp(0, 1)
+    moved, reference = scene[..., 40:], scene[..., :-40]
+    if upright:
+        moved, reference = moved.mT.contiguous(), reference.mT.contiguous()
+    found = estimate_motion(moved, reference)
+    assert (found[0] - _shift(*((0, 40) if upright else (40, 0))))[:, 1:-1, 1:-1].abs().max() < 0.3
 
 
 def test_parallax_is_followed_where_no_affine_map_can() -> None:
