@@ -1,7 +1,8 @@
 """Words for people, without the secrets of the addresses in them. Only the standard library: every line goes this way.
 
 Whoever asks for help pastes what was printed. Cameras take user and password before the ``@``, many take them in the
-query or even in the path (``/user=admin&password=…``), and who sends by RTMP has a stream key as the path's last part.
+query or even in the path (``/user=admin&password=…``), and who sends by RTMP has a stream key as the path's last part,
+which is told from a mere name by its length where it is not known that something is sent.
 """
 
 from __future__ import annotations
@@ -27,8 +28,22 @@ _VALUES = re.compile(
 )
 _STREAM_KEY = re.compile(r"(?i)(?<![A-Za-z])(rtmp[a-z]*://[^/\s]+/\S*/)[^/\s?'\"(),:]{16,}")
 
+_SENT_TO = re.compile(r"(?i)(rtmp[a-z]*://[^/\s]+/(?:\S*/)?)([^/\s?]+)(.*)")
+
 
 def redact(text: str) -> str:
     """``text`` without the user and password of any URL in it, and with ``***`` for what else is secret in one."""
     text = _URL.sub(lambda url: _VALUES.sub(r"\1***", url[0]), _USER.sub("", text))
     return _STREAM_KEY.sub(r"\1***", text)
+
+
+def redact_target(uri: str) -> str:
+    """``uri``, which is sent to, for people: with ``***`` for the stream key, however short it is."""
+    return redact(_SENT_TO.sub(r"\1***\3", uri))
+
+
+def redact_said(text: str, uri: str) -> str:
+    """What was said of ``uri``, which is sent to: servers repeat the stream key."""
+    found = _SENT_TO.fullmatch(uri)
+    text = text.replace(uri, redact_target(uri))
+    return redact(text if found is None else re.sub(rf"(?<!\w){re.escape(found[2])}(?!\w)", "***", text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamderain.redaction import redact
+from streamderain.redaction import redact, redact_said, redact_target
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,29 @@ def test_secrets_go(text: str, safe: str) -> None:
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("uri", "safe"),
+    [
+        ("rtmp://a.example/app/hunter2", "rtmp://a.example/app/***"),
+        (
+            "rtmps://me:hunter2@a.example:443/one/app/hunter2?bandwidthtest=true",
+            "rtmps://a.example:443/one/app/***?bandwidthtest=true",
+        ),
+        ("RTMP://a.example/hunter2", "RTMP://a.example/***"),
+        ("rtsp://me:hunter2@a.example/app/clear", "rtsp://a.example/app/clear"),
+        ("rtmp_hunter/app/hunter2.mp4", "rtmp_hunter/app/hunter2.mp4"),
+    ],
+)
+def test_where_it_is_sent_to_a_stream_key_goes_however_short(uri: str, safe: str) -> None:
+    assert redact_target(uri) == safe
+
+
+def test_a_stream_key_that_the_server_repeats_goes() -> None:
+    said = "Server error: ab is in use, cable is not; rtmp://a.example/app/ab"
+    assert (
+        redact_said(said, "rtmp://a.example/app/ab")
+        == "Server error: *** is in use, cable is not; rtmp://a.example/app/***"
+    )
+    assert redact_said("cable, app", "tcp://a.example/app") == "cable, app"

@@ -10,6 +10,7 @@ from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter
 from streamderain.cli.watching import describe, tell_output, with_hud
 from streamderain.errors import DeviceError, OutputError
+from streamderain.redaction import redact_target
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +141,7 @@ def say_start(reporter: Reporter, uri: str, target: str, derainer: DerainerLike,
         "start",
         f"{derainer.description} → {sink.description}",
         input=uri,
-        output=target,
+        output=redact_target(target),
         model=derainer.model,
         device=str(plan.device),
         backend=plan.backend,

@@ -22,6 +22,7 @@ from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import flag_of, usage_errors, was_given
 from streamderain.cli.report import Reporter, counted, pace
 from streamderain.errors import InputError
+from streamderain.redaction import redact_target
 
 if TYPE_CHECKING:
     from streamderain.cli.run import RunOptions
@@ -130,7 +131,7 @@ def run_live_video(
             )
             reporter.end_progress()
     told.notes()
-    return _say_end(reporter, target, stats, signals.exit_code)
+    return _say_end(reporter, redact_target(target), stats, signals.exit_code)
 
 
 class _ToldLive(Told):

@@ -21,6 +21,7 @@ from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter, counted, pace
 from streamderain.cli.watching import observed
 from streamderain.errors import DeviceError
+from streamderain.redaction import redact_target
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,7 @@ def run_recorded_video(
             reporter.end_progress()
     told.notes()
     kept = stats.interrupted and sink.replaces
-    return _say_end(reporter, target, stats, source.concealed, signals.exit_code, kept=kept)
+    return _say_end(reporter, redact_target(target), stats, source.concealed, signals.exit_code, kept=kept)
 
 
 def _open(uri: str, options: RunOptions, reporter: Reporter, gpu: torch.device | None) -> VideoSource:

@@ -80,7 +80,7 @@ class Reporter:
         ctx.call_on_close(detach)
 
     def speak_here(self) -> None:
-        """Be the one through whom is said what this thread logs from now on, and those that it starts to work for it."""
+        """Say from now on what this thread logs, and what those log that it starts to work for it."""
         _speaker.set(self)
 
     # ---- lines

@@ -64,6 +64,17 @@ def is_url(uri: str) -> bool:
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", uri) is not None
 
 
+def speaks(scheme: str) -> bool:
+    """Whether this FFmpeg knows ``scheme``; found without the network, by an address that cannot be."""
+    try:
+        with av.open(f"{scheme}://["):
+            return True
+    except av.error.ProtocolNotFoundError:
+        return False
+    except (av.error.FFmpegError, OSError, ValueError):
+        return True
+
+
 @contextmanager
 def listening() -> Iterator[list[tuple[int, str, str]]]:
     """Collects FFmpeg's errors and warnings on this thread while something is opened.

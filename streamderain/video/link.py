@@ -12,13 +12,15 @@ from collections import deque
 from collections.abc import Mapping
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import av.error
 
 from streamderain.errors import OutputError
-from streamderain.redaction import redact
+from streamderain.redaction import redact_said
 from streamderain.video import relay
-from streamderain.video.address import ESCAPES, splits_password
 from streamderain.video.child import start_child
+from streamderain.video.connection import refusal
 from streamderain.video.reconnect import Backoff
 
 _LOG = logging.getLogger("streamderain.publish")
@@ -28,6 +30,13 @@ _LASTED = 5.0  # seconds after which a connection was a good one
 _FINISH = 5.0  # seconds that the last packets may take
 _MOST_PACKETS = 30  # a second or so: more would only make the picture old
 _MOST_BYTES = 16 << 20
+
+
+class _Ended(NamedTuple):
+    """Why a child ended, redacted, and what to do about it."""
+
+    reason: str
+    hint: str | None = None
 
 
 class Link:
@@ -53,7 +62,7 @@ class Link:
         self._name = name
         self._keep_trying = keep_trying
         self._patience = ask["open_timeout"]
-        self._splits_password = splits_password(ask["url"])
+        self._url = ask["url"]
         self._changed = threading.Condition()
         self._packets: deque[bytes] = deque()
         self._bytes = 0
@@ -158,18 +167,18 @@ class Link:
         backoff, told = Backoff(), False
         try:
             while True:
-                reason = self._serve()
+                ended = self._serve()
                 with self._changed:
                     had, self._connected, self._needs_key = self._connected, False, True
                     self.dropped += len(self._packets)
                     self._clear()
-                    if reason is None:
+                    if ended is None:
                         return
+                    reason = ended.reason
                     waiting = not self._was_connected and time.monotonic() < self._give_up
                     if not waiting and (not self._was_connected or not self._keep_trying):
                         what = "cannot be written" if self._was_connected else "cannot be reached"
-                        hint = f"the password ends the address; {ESCAPES}" if self._splits_password else _hint(reason)
-                        self._error = OutputError(f"{self._name} {what}: {reason}", hint=hint)
+                        self._error = OutputError(f"{self._name} {what}: {reason}", hint=ended.hint)
                         return
                     if self._ending:
                         return
@@ -197,12 +206,12 @@ class Link:
                 self._connected = False
                 self._changed.notify_all()
 
-    def _serve(self) -> str | None:
-        """One child's life. Why it ended, redacted; None when it sent everything and was told to end."""
+    def _serve(self) -> _Ended | None:
+        """One child's life. Why it ended; None when it sent everything and was told to end."""
         try:
             child = start_child(_RELAY)
         except OSError as error:
-            return f"its process cannot be started: {error.strerror or error}"
+            return _Ended(f"its process cannot be started: {error.strerror or error}")
         assert child.stdin is not None
         assert child.stdout is not None
         with self._changed:
@@ -230,9 +239,19 @@ class Link:
         end = _parsed(told or last)
         if end.get("event") == "done":
             return None
-        reason, said = end.get("reason", ""), end.get("log", "")
-        silent = "it takes nothing any more" if self._connected else f"no answer within {self._patience:g} s"
-        return redact(f"{reason} ({said.rstrip('.')})" if said and said not in reason else reason) or silent
+        if "reason" not in end:
+            if self._connected:
+                return _Ended("it takes nothing any more")
+            return _Ended(*refusal(TimeoutError(), self._url, within=self._patience))
+        number, reason, said = (
+            end.get("errno") or 0,
+            end["reason"],
+            redact_said(end.get("log", ""), self._url).rstrip("."),
+        )
+        kind: Any = av.error.classes.get(number, OSError)
+        reason, hint = refusal(kind(number, reason), self._url)
+        # With a hint there is no need for what FFmpeg says besides, of connections within the one asked for mostly.
+        return _Ended(f"{reason} ({said})" if said and said not in reason and hint is None else reason, hint)
 
     def _connect(self) -> None:
         with self._changed:
@@ -270,17 +289,11 @@ class Link:
                 self._child.kill()
 
 
-def _hint(reason: str) -> str | None:
-    if reason.startswith("Protocol not found"):
-        return "this FFmpeg does not speak it; it sends by rtsp, rtmp, udp and tcp"
-    return "check the name" if "resolve" in reason else None
-
-
 def _message(kind: bytes, body: bytes) -> bytes:
     return relay.HEAD.pack(kind, len(body)) + body
 
 
-def _parsed(line: bytes) -> Mapping[str, str]:
+def _parsed(line: bytes) -> Mapping[str, Any]:
     try:
         told = json.loads(line or b"{}")
     except ValueError:

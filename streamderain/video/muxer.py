@@ -19,7 +19,8 @@ FRAGMENT = Fraction(2)  # seconds that a killed process may lose; by key frames 
 SEGMENT = 2  # seconds of HLS that a player waits for at most
 _PHONES = ("com.apple.", "com.android.")  # camera, place and the like, by keys that FFmpeg would leave out
 _SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
-_SCHEMES = {
+#: What is sent to, with which muxer; where FFmpeg `ffmpeg.speaks` it.
+SCHEMES = {
     "rtsp": "rtsp",
     "rtsps": "rtsp",
     "rtmp": "flv",
@@ -39,10 +40,17 @@ def choose_muxer(uri: str, name: str, format: str | None) -> str:
         if asked is None:
             hint = "use nut, mpegts, y4m or matroska" if uri == "-" else "use mp4, matroska, mpegts, nut or y4m"
             raise OutputOptionError(f"{name}: FFmpeg knows no container for format {format!r}", hint=hint)
+    found: str | None
     if uri == "-":
         return asked or "nut"
     if ffmpeg.is_url(uri):
-        found = asked or _SCHEMES.get(uri.split("://")[0].lower()) or _guess(uri, None)
+        scheme = uri.split("://")[0].lower()
+        if scheme not in SCHEMES or not ffmpeg.speaks(scheme):
+            what = "this FFmpeg does not speak it" if scheme in SCHEMES else f"nothing is sent by {scheme}"
+            spoken = [other for other in SCHEMES if ffmpeg.speaks(other)]
+            hint = f"send by {', '.join(spoken[:-1])} or {spoken[-1]}, or write a file"
+            raise OutputOptionError(f"{name}: {what}", hint=hint)
+        found = asked or SCHEMES[scheme]
     elif suffix in stills.SUFFIXES:
         raise OutputOptionError(f"{name} is one picture", hint=f"name a sequence, such as o%05d{suffix}, or a video")
     else:

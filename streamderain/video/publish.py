@@ -17,7 +17,7 @@ from av.codec.context import Flags
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
-from streamderain.redaction import redact
+from streamderain.redaction import redact_target
 from streamderain.video import encoder, ffmpeg, nvenc
 from streamderain.video.colour import YuvWriter
 from streamderain.video.link import Link
@@ -151,7 +151,7 @@ def open_publisher(
         OutputError: the target cannot be reached.
         DeviceError: the encoder is one of GPUs, and there is none.
     """
-    name = redact(url)
+    name = redact_target(url)
     info = replace(info, rotation=0, time_base=_TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
     chosen, preset, crf = _defaults(info, codec, crf, preset, options)
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen)

@@ -46,7 +46,8 @@ def main() -> int:
         _relay(messages, out, stream, ask)
     except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        _say(words, event="failed", reason=reason, log="".join(getattr(error, "__notes__", ())))
+        number = getattr(error, "errno", None)
+        _say(words, event="failed", reason=reason, errno=number, log="".join(getattr(error, "__notes__", ())))
         return 1
     _say(words, event="done")
     return 0
@@ -119,7 +120,7 @@ def _read(messages: BinaryIO) -> tuple[bytes, bytes] | None:
     return (kind, body) if len(body) == size else None
 
 
-def _say(words: Any, **fields: str) -> None:
+def _say(words: Any, **fields: object) -> None:
     words.write(json.dumps(fields) + "\n")
     words.flush()
 

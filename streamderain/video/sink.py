@@ -16,7 +16,7 @@ from av.container import OutputContainer
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
-from streamderain.redaction import redact
+from streamderain.redaction import redact_target
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
 from streamderain.video.container import ContainerSink
 from streamderain.video.display import open_display
@@ -136,7 +136,7 @@ def open_sink(
         )
     if ffmpeg.is_url(uri):
         return open_publisher(
-            uri, info, muxer=choose_muxer(uri, redact(uri), format), side=side,
+            uri, info, muxer=choose_muxer(uri, redact_target(uri), format), side=side,
             codec=codec, crf=crf, preset=preset, options=options, wait=wait, stop=stop,
         )  # fmt: skip
     if side is not None:
@@ -236,7 +236,7 @@ def check_output(
     elif uri != "null:" and uri.split(":")[0] != "display":
         if not ffmpeg.is_url(uri):
             Target(uri, side, overwrite=overwrite)
-        choose_muxer(uri, redact(uri), format)
+        choose_muxer(uri, redact_target(uri), format)
 
 
 def _refuse(asked: Mapping[str, object], why: str) -> None:

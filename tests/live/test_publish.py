@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,7 +24,9 @@ import torch
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
+from streamderain.redaction import redact_target
 from streamderain.video import open_sink, publish
+from streamderain.video.sink import check_output
 
 VIEWER = Path(__file__).with_name("viewer.py")
 TICK = Fraction(1, 25)
@@ -93,7 +96,7 @@ def test_every_frame_arrives_at_who_listens(watch: Watch, scheme: str, info: Vid
         assert "libx264" in sink.description
         for index in range(12):
             sink.write(grey(index))
-    with pytest.raises(ValueError, match=f"{url} is closed"):
+    with pytest.raises(ValueError, match=f"{re.escape(redact_target(url))} is closed"):
         sink.write(grey(12))
     frames = seen(viewer)
     assert [mean for _, mean in frames] == pytest.approx([index * 5 for index in range(12)], abs=3)
@@ -133,9 +136,32 @@ def test_nobody_there_is_one_line_without_the_password() -> None:
         open_sink(url, LIVE)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(OutputError, match=r"the password ends the address; write / in it as %2F") as caught:
+    with pytest.raises(OutputError, match=r"its password ends the address: write / in it as %2F") as caught:
         open_sink(url.replace("secret", "sec/ret"), LIVE)
     assert "sec/ret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("rtmp://127.0.0.1:{}/app/abcd", "Connection refused: nothing listens at 127.0.0.1:{}: is it switched on"),
+        ("tcp://127.0.0.1:{}", "Connection refused: nothing listens at 127.0.0.1:{}: is it switched on"),
+        ("rtsp://nobody.invalid:{}/x", "no host of this name is known: check the name: nobody.invalid:{}"),
+    ],
+)
+def test_what_cannot_be_reached_is_told_as_of_inputs(url: str, said: str) -> None:
+    port = free_port()
+    with pytest.raises(OutputError) as caught:
+        open_sink(url.format(port), INFO)
+    assert f"cannot be reached: {said.format(port)}" in str(caught.value)
+    assert "abcd" not in str(caught.value)
+    assert "tcp_nodelay" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["srt://127.0.0.1:9", "http://127.0.0.1:9/x.mp4", "ftp://127.0.0.1/x.mp4"])
+def test_what_nothing_is_sent_by_is_known_from_the_name(url: str) -> None:
+    with pytest.raises(OutputOptionError, match=r"send by rtsp, .*tcp, or write a file"):
+        check_output(url, None, overwrite=False)
 
 
 def test_a_target_that_comes_up_later_is_waited_for(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
