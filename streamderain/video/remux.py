@@ -57,6 +57,8 @@ class SideStreams:
         uri: where it all comes from, so that a sink can refuse to overwrite it.
         begin, end: seconds of the source; packets outside are dropped, and ``begin`` becomes 0. None is no limit.
         hold: packets from this time on wait, because the end is not known yet.
+        expected_end: seconds of the source where a count of frames or a duration will end it, as far as its rate tells;
+            of chapters, which are written first, none goes on beyond.
     """
 
     def __init__(self, uri: str, streams: tuple[SideStream, ...], container: InputContainer, video: Any) -> None:
@@ -68,6 +70,7 @@ class SideStreams:
         self.begin: Fraction | None = None
         self.end: Fraction | None = None
         self.hold: Fraction | None = None
+        self.expected_end: Fraction | None = None
         self._wanted: frozenset[int] | None = None
         self._timeless = frozenset(stream.index for stream in streams if stream.kind == "cover")
         self._queue: deque[tuple[int, Any]] = deque()
@@ -251,7 +254,7 @@ class Remuxer:
             if not base:
                 continue
             start, end = chapter["start"] * base, chapter["end"] * base
-            begin, stop = self._side.begin or Fraction(min(start, 0)), self._side.end or end
+            begin, stop = self._side.begin or Fraction(min(start, 0)), self._side.expected_end or end
             if end > begin and start < stop:
                 start, end = max(start, begin) - self._side.shift, min(end, stop) - self._side.shift
                 chapters.append({**chapter, "start": round(start / base), "end": round(end / base)})

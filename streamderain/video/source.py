@@ -249,6 +249,7 @@ def _start(
     )  # fmt: skip
     side.begin = begin if start is not None else None
     side.end = begin + _exact(duration) if duration is not None else None
+    side.expected_end = begin + min(spans) if spans else None
     found = chain([first], pictures)
     return VideoSource(
         container,

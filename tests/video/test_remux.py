@@ -117,6 +117,24 @@ def test_chapters_reach_mp4_and_move_with_the_start(tmp_path: Path) -> None:
     assert starts == [("rain", 0.0), ("sun", pytest.approx(0.48, abs=0.002))]
 
 
+@pytest.mark.parametrize("reading", [{"duration": 0.6}, {"frames": 15}, {"duration": 1.5, "frames": 15}])
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_chapters_end_with_the_video(tmp_path: Path, suffix: str, reading: dict[str, Any]) -> None:
+    write_clip(tmp_path / "in.mkv", count=50, chapters=True)
+    copy(tmp_path / "in.mkv", tmp_path / f"short.{suffix}", reading=reading)
+    copy(tmp_path / "in.mkv", tmp_path / f"cut.{suffix}", reading={"start": 0.8, **reading})
+    found = {}
+    for name in ("short", "cut"):
+        with av.open(str(tmp_path / f"{name}.{suffix}")) as out:
+            found[name] = [
+                (c["metadata"]["title"], *(float(c[at] * c["time_base"]) for at in ("start", "end")))
+                for c in out.chapters()
+            ]
+    assert found["short"] == [("rain", 0, pytest.approx(0.6, abs=0.002))]
+    middle = pytest.approx(0.2, abs=0.002)
+    assert found["cut"] == [("rain", 0, middle), ("sun", middle, pytest.approx(0.6, abs=0.002))]
+
+
 def test_subtitles_that_mp4_cannot_hold_are_refused_before_any_frame(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mkv", subtitles=True)
     says = r"mp4 cannot hold subtitle stream #1 \(subrip.*--subs none.*\.mkv"
