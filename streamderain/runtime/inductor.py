@@ -7,10 +7,12 @@ CUDA graph. On the CPU it stays with PyTorch: compiling it takes minutes and it 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import logging
 import os
+import platform
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +97,7 @@ class InductorBackend:
             return {}
 
     def options(self, job: Job) -> Mapping[str, str]:
-        hardware = {"hardware": hardware_of(job.device)}
+        hardware = {"hardware": hardware_of(job.device), "instructions": _instructions()}
         if job.device.type == "cuda":  # what calls its kernels is C++ for this very CPU
             hardware["host"] = hardware_of(torch.device("cpu"))
         return {**hardware, **{name: str(value) for name, value in _options(job).items()}}
@@ -129,6 +131,15 @@ class InductorBackend:
             job, _package(folder / _NETWORK, job), _package(alignment, job) if alignment.is_file() else None
         )
         return graphed(engine) if job.device.type == "cuda" else engine
+
+
+def _instructions(known: Path = Path("/proc/cpuinfo")) -> str:
+    """A digest of what this CPU can do, for its compiler uses all of it: code from a newer one in a cache that machines
+    share would end the process. What PyTorch calls its capability (AVX2, AVX512) is the same for many that differ."""
+    lines = known.read_text().splitlines() if known.is_file() else []
+    all_of_it = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
+    words = sorted(all_of_it.split()) or [platform.processor()]
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:16]
 
 
 def _options(job: Job) -> dict[str, bool]:

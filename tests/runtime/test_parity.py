@@ -11,8 +11,9 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from streamderain.networks import State
-from streamderain.runtime import EagerEngine, Job, backend_of, compare, engine_for
+from streamderain.runtime import EagerEngine, Job, backend_of, compare, engine_for, inductor
 from streamderain.runtime.eager import BACKEND as EAGER
+from streamderain.runtime.manifest import key_of
 from streamderain.runtime.parity import moving_texture
 from streamderain.session import job_for
 
@@ -82,6 +83,23 @@ def test_the_shipped_network_compiled_gives_the_same_and_does_not_drift(name: st
 
 
 @pytest.mark.slow
+def test_an_inductor_engine_is_for_cpus_of_the_same_instructions(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(text: str) -> dict[str, str]:
+        cpu = tmp_path / "cpuinfo"
+        cpu.write_text(text)
+        monkeypatch.setattr(inductor, "_instructions", lambda: instructions(cpu))
+        return key_of(inductor.BACKEND, make_job())
+
+    instructions = inductor._instructions
+    of_one = key("processor\t: 0\nflags\t\t: fpu avx2 avx512f\n\nprocessor\t: 1\nflags\t\t: fpu avx2 avx512f\n")
+    assert key("model name\t: another\nflags\t\t: avx2 fpu avx512f\n") == of_one
+    assert key("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\n") != of_one
+    assert key("processor\t: 0\nFeatures\t: asimd\n") != key("processor\t: 0\nFeatures\t: asimd sve\n")
+    assert instructions(tmp_path / "none")
+
+
 def test_an_inductor_package_holds_no_pickle(tmp_path: Path, make_job: MakeJob) -> None:
     import zipfile
 
