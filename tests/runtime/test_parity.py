@@ -82,7 +82,6 @@ def test_the_shipped_network_compiled_gives_the_same_and_does_not_drift(name: st
     assert (moved[0] - moved[1]).abs().mean() > 0.01, "a clip that stands still would prove little"
 
 
-@pytest.mark.slow
 def test_an_inductor_engine_is_for_cpus_of_the_same_instructions(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +99,7 @@ def test_an_inductor_engine_is_for_cpus_of_the_same_instructions(
     assert instructions(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_an_inductor_package_holds_no_pickle(tmp_path: Path, make_job: MakeJob) -> None:
     import zipfile
 
