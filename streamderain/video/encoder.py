@@ -205,21 +205,21 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
     if codec in _EVEN_SIZES_ONLY and odd:
         notes.append(f"{info.width}x{info.height} is odd, which {codec} takes only as 4:4:4")
         chroma = "444"
-    depths = ["10le"] if info.colour.bit_depth <= 10 else ["12le", "16le", "10le"]
-    deep = depths if info.colour.bit_depth > 8 else []
+    bits = info.colour.bit_depth
+    deeper = ["12le", "16le", "10le"] if bits <= 12 else ["16le", "12le", "10le"]
+    deep = [] if bits <= 8 else ["10le"] if bits <= 10 else deeper
     order = dict.fromkeys([chroma, "444" if codec in _EVEN_SIZES_ONLY and odd else "420", "422", "444"])
     wanted = [f"yuv{c}p{d}" for c in order for d in deep]
     wanted += ["p010le"] if deep else []
-    if deep and formats and not set(wanted) & set(formats):
-        notes.append(f"{codec} takes 8 bits only: the source's {info.colour.bit_depth} are rounded")
     prefix = "yuvj" if codec in _FULL_RANGE_ONLY else "yuv"
     wanted += [f"{prefix}{c}p" for c in order]
     if codec in ON_THE_CPU and chroma == "420":
         wanted.insert(len(wanted) - len(order), "nv12")  # as the GPU has its pictures
     wanted += ["nv12", "rgb48be", "rgb24", "bgr24", "bgra", "bgr0", "rgb8"] if not deep else ["rgb48be", "rgb24"]
     chosen = next((name for name in wanted if not formats or name in formats), formats[0] if formats else wanted[0])
-    if info.colour.bit_depth > 10 and chosen.endswith("10le"):
-        notes.append(f"{codec} takes 10 bits at most: the source's {info.colour.bit_depth} are rounded")
+    held = max(8, *(part.bits for part in av.VideoFormat(chosen).components))
+    if held < bits:
+        notes.append(f"{codec} takes {held} bits at most: the source's {bits} are rounded")
     if info.chroma in ("422", "444") and "420" in chosen:
         notes.append(f"chroma is halved to 4:2:0, for {codec} takes no 4:{info.chroma[1]}:{info.chroma[2]}")
     return chosen, notes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -105,10 +106,20 @@ def test_ten_bits_are_more_than_eight(tmp_path: Path) -> None:
     assert len(set(row.tolist())) >= 60
 
 
-def test_a_codec_with_8_bits_only_says_so(tmp_path: Path) -> None:
-    write_clip(tmp_path / "in.mp4", pix_fmt="yuv420p10le", time_base=Fraction(1, 25))
-    _, sink = copy_open(tmp_path / "in.mp4", tmp_path / "out.mkv", codec="mpeg4")
-    assert any("8 bits only" in note for note in sink.notes)
+@pytest.mark.parametrize(("codec", "held"), [("mpeg4", 8), ("libx264", 10), ("ffv1", 16), ("png", 16)])
+def test_as_many_bits_are_kept_as_the_codec_takes_and_lost_ones_are_told(tmp_path: Path, codec: str, held: int) -> None:
+    """Of grey noise in all 16 bits, which comes back within the rounding of Y'CbCr."""
+    noise = np.random.default_rng(1).integers(8192, 57344, (48, 64, 1)).astype(np.uint16).repeat(3, axis=2)
+    assert cv2.imwrite(str(tmp_path / "f1.png"), noise[..., ::-1])
+    written = tmp_path / ("out.mkv" if codec == "ffv1" else "out.mov")
+    _, sink = copy_open(tmp_path / "f%d.png", written, codec=codec)
+    told = [note for note in sink.notes if "are rounded" in note]
+    assert told == ([] if held == 16 else [f"{codec} takes {held} bits at most: the source's 16 are rounded"])
+    with open_source(str(written)) as source:
+        assert source.info.colour.bit_depth == held
+        if held == 16:
+            off = next(iter(source)).pixels.numpy().astype(int) - noise
+            assert np.abs(off).max() <= 4
 
 
 def test_interlaced_is_deinterlaced_aloud_with_count_and_times_kept(tmp_path: Path) -> None:
