@@ -15,6 +15,8 @@ from streamderain.cli.report import Reporter
 if TYPE_CHECKING:
     from streamderain.networks import ModelCard
 
+_LONGEST = 2000  # characters of a value that is shown; what ships has a few hundred
+
 
 @click.group("models")
 def models_group() -> None:
@@ -54,6 +56,7 @@ def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, de
     """
     Reporter(verbose=verbose, debug=debug).attach(ctx)
     from streamderain.networks import describe, model_names, model_path
+    from streamderain.runtime.manifest import in_line
 
     card = describe(name)
     if as_json:
@@ -64,7 +67,7 @@ def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, de
     if path is not None:
         lines.append(("card", str(path.with_suffix(".md"))))
     for key, value in lines:
-        click.echo(f"{key:>14}  {value}".rstrip())
+        click.echo(f"{key:>14}  {in_line(value, most=_LONGEST)}".rstrip())  # what a stranger's file says
 
 
 def _lines(card: ModelCard) -> list[tuple[str, str]]:

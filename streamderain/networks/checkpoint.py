@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
@@ -123,7 +124,7 @@ def _built(spec: NetworkSpec, path: Path) -> nn.Module:
 
 
 def _read_header(path: Path) -> tuple[NetworkSpec, Provenance]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # a Path's own method raises where a name is too long for the file system
         raise ModelError(f"no weights file {path}", hint="`streamderain models list` shows what is installed")
     try:
         with safe_open(path, framework="pt") as file:
@@ -171,7 +172,7 @@ def model_path(model: str | Path) -> Path | None:
     if str(model) in _WEIGHTLESS:
         return None
     shipped = _shelf() / f"{model}.safetensors"
-    if shipped.is_file() and "/" not in str(model):
+    if "/" not in str(model) and os.path.isfile(shipped):
         return shipped
     if str(model) in NAMED:
         raise ModelError(
@@ -179,7 +180,7 @@ def model_path(model: str | Path) -> Path | None:
             hint="train them with `python -m training` and pass the .safetensors file that it writes",
         )
     path = Path(model)
-    if path.suffix == ".safetensors" or path.exists():
+    if path.suffix == ".safetensors" or os.path.exists(path):
         return path
     raise ModelError(f"no model {str(model)!r}", hint=f"known: {', '.join(model_names())}, or a .safetensors file")
 

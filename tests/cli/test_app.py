@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import streamderain
 from streamderain import errors
 from streamderain.cli import app, cli
+from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -210,11 +211,33 @@ def test_models_list_and_show() -> None:
             assert "## Training" in Path(lines["card"]).read_text()
 
 
-def test_unknown_model_is_5() -> None:
-    result = CliRunner().invoke(cli, ["models", "show", "nonsense"])
+def test_a_strangers_card_is_shown_without_what_a_terminal_obeys(tmp_path: Path) -> None:
+    weights = tmp_path / "strange.safetensors"
+    spec = NetworkSpec("identity")
+    card = Provenance(
+        summary="\x1b[2J half \ud800 of it",
+        licence="any",
+        trained_on="two\nlines",
+        scores={"\x1b]0;x\a": {"psnr": 30.0}},
+    )
+    save_checkpoint(weights, spec.build(), spec, card, half=False)
+    shown = CliRunner().invoke(cli, ["models", "show", str(weights)])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert all(line.isprintable() for line in shown.stdout.splitlines())
+    lines = dict(line.strip().split("  ", 1) for line in shown.stdout.splitlines())
+    assert (lines["summary"], lines["trained on"]) == ("?[2J half ? of it", "two?lines")
+    assert (
+        json.loads(CliRunner().invoke(cli, ["models", "show", str(weights), "--json"]).stdout)["summary"]
+        == card.summary
+    )
+
+
+@pytest.mark.parametrize("name", ["nonsense", "x" * 300, "x" * 300 + ".safetensors"])
+def test_unknown_model_is_5(name: str) -> None:
+    result = CliRunner().invoke(cli, ["models", "show", name])
     assert result.exit_code == 5
     assert result.stderr.startswith("streamderain: ")
-    assert "nonsense" in result.stderr
+    assert name in result.stderr
 
 
 def test_doctor_tells_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
