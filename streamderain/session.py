@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, overload
@@ -13,11 +14,21 @@ from typing import Literal, Protocol, overload
 import torch
 from torch import Tensor
 
-from streamderain.errors import DeviceError, EngineError
+from streamderain.errors import EngineError
 from streamderain.frame import Frame, check_frame
 from streamderain.networks import load_model, model_path
 from streamderain.preprocess import Past, reflect_pad
-from streamderain.runtime import Engine, Job, Plan, backend_of, engine_for, few_threads, has_state, make_plans
+from streamderain.runtime import (
+    Engine,
+    Job,
+    Plan,
+    backend_of,
+    engine_for,
+    few_threads,
+    has_state,
+    make_plans,
+    memory_told,
+)
 from streamderain.runtime.transfer import download, upload
 from streamderain.yuv import Delivery, YuvFrame
 
@@ -193,7 +204,8 @@ class Session:
     def __init__(self, engine: Engine, height: int, width: int) -> None:
         self._engine = engine
         self.height, self.width = height, width
-        self._state = engine.zero_state()
+        with self._memory_told():
+            self._state = engine.zero_state()
         self._prepared: tuple[Tensor, Tensor] | None = None  # the frame that was prepared last, and its previous one
 
     def reset(self) -> None:
@@ -207,12 +219,9 @@ class Session:
 
         Raises: as `step`.
         """
-        try:
-            with torch.inference_mode(), few_threads():
-                rainy = self._upload(frame)
-                past = None if self._prepared is None else self._engine.look_back(rainy, *self._prepared)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory() from error
+        with self._memory_told(), torch.inference_mode(), few_threads():
+            rainy = self._upload(frame)
+            past = None if self._prepared is None else self._engine.look_back(rainy, *self._prepared)
         self._prepared = rainy, rainy if past is None else past.previous
         return Prepared(frame, rainy, past)
 
@@ -232,21 +241,16 @@ class Session:
             ValueError: if the frame's size is not this session's.
             DeviceError: if the device is out of memory.
         """
-        try:
+        with self._memory_told():
             with torch.inference_mode():
                 ready = frame if isinstance(frame, Prepared) else Prepared(frame, self._upload(frame), None)
                 frame = ready.frame
                 clean, self._state = self._engine.step(ready.rainy, self._state, ready.past)
             # Ordinary tensors, which callers may write into.
             return download(clean[..., : self.height, : self.width], frame, delivery)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory() from error
 
-    def _out_of_memory(self) -> DeviceError:
-        return DeviceError(
-            f"{self._engine.device} is out of memory at {self.width}x{self.height}",
-            hint="use a smaller model, such as fast, --precision fp16, or --device cpu",
-        )
+    def _memory_told(self) -> AbstractContextManager[None]:
+        return memory_told(self._engine.device, self.height, self.width)
 
     def _upload(self, frame: Frame | YuvFrame) -> Tensor:
         """The frame as [1, 3, H', W'], 0..1, padded to the engine's size by reflection."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
-from streamderain.runtime import Backend, backend_of
+from streamderain.runtime import Backend, EagerEngine, backend_of, ran_out
 from streamderain.session import Derainer
 
 _BASE = Fraction(1, 25)
@@ -164,3 +164,37 @@ def test_frames_prepared_ahead_come_out_as_others_do(
         expected, found = plain.step(frame), ahead.step(each)
         assert torch.equal(found.pixels, expected.pixels)
         assert (found.pts, found.time_base, found.duration) == (frame.pts, frame.time_base, frame.duration)
+
+
+_NO_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    MemoryError("std::bad_alloc"),
+)
+
+
+@pytest.mark.parametrize("error", _NO_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["step", "zero_state"])
+def test_memory_that_runs_out_is_told_as_such(monkeypatch: pytest.MonkeyPatch, where: str, error: Exception) -> None:
+    def none_left(*_: object) -> None:
+        raise error
+
+    derainer = Derainer("identity", device="cpu")
+    monkeypatch.setattr(EagerEngine, where, none_left)
+    with pytest.raises(DeviceError, match=r"cpu is out of memory at 64x48: use a smaller model.* or smaller frames"):
+        derainer.session(48, 64).step(_frame(48, 64))
+
+
+def test_other_errors_of_the_network_are_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("The size of tensor a (3) must match")
+
+    monkeypatch.setattr(EagerEngine, "step", fails)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        Derainer("identity", device="cpu").session(48, 64).step(_frame(48, 64))
+
+
+def test_the_processor_s_own_allocator_says_so_in_words_that_are_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 62, dtype=torch.uint8)
+    assert ran_out(caught.value)

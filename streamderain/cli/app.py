@@ -30,6 +30,7 @@ _COMMANDS = {
     "completion": ("streamderain.cli.completion", "completion_command"),
 }
 _INTERRUPTED = 130
+_NO_MEMORY = 5  # as DeviceError's
 # Click before 8.2 shows the help by itself.
 _NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -64,6 +65,8 @@ class _Cli(click.Group):
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except Exception as error:  # noqa: BLE001 - the last line of defence: one line, not a traceback
+                if _ran_out(error):
+                    return _fail(ctx, error, "out of memory: close other programs, or take smaller frames", _NO_MEMORY)
                 text = f"internal error: {type(error).__name__}: {error} (--debug shows where; please report it)"
                 return _fail(ctx, error, text, 1)
 
@@ -96,6 +99,14 @@ def _usage(error: click.ClickException, args: list[str]) -> None:
         text = f"{text.rstrip('.')} (see {context.command_path} --help)"
     json = "--log-format=json" in args or ("--log-format", "json") in pairwise(args)
     Reporter(style="json" if json else "text").error(text, code=error.exit_code)
+
+
+def _ran_out(error: Exception) -> bool:
+    if not isinstance(error, RuntimeError | MemoryError):
+        return False
+    from streamderain.runtime import ran_out
+
+    return ran_out(error)
 
 
 def _fail(ctx: click.Context, error: Exception, text: str, code: int) -> int:

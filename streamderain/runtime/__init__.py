@@ -7,6 +7,7 @@ from streamderain.runtime.backends import BACKENDS, backend_of, fastest_first
 from streamderain.runtime.cache import MAX_BYTES, EngineCache, Entry, cache_folder
 from streamderain.runtime.eager import EagerEngine
 from streamderain.runtime.engine import Engine
+from streamderain.runtime.memory import memory_told, ran_out
 from streamderain.runtime.parity import Parity, compare
 from streamderain.runtime.plan import Plan, choose_device, make_plans
 from streamderain.runtime.prepare import compile_command, engine_for, ensure, in_words, named
@@ -39,5 +40,7 @@ __all__ = [
     "has_state",
     "in_words",
     "make_plans",
+    "memory_told",
     "named",
+    "ran_out",
 ]

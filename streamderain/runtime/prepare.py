@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
-from streamderain.errors import DeviceError, EngineError, ModelError, StreamderainError
+from streamderain.errors import EngineError, ModelError, StreamderainError
 from streamderain.runtime.backend import Backend, Job, Progress
 from streamderain.runtime.cache import EngineCache
 from streamderain.runtime.eager import BACKEND as EAGER
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.manifest import DamagedEngineError, key_of
+from streamderain.runtime.memory import no_memory, ran_out
 from streamderain.runtime.parity import compare, moving_texture
 
 _log = logging.getLogger(__name__)
@@ -131,9 +130,9 @@ def _load(backend: Backend, job: Job, cache: EngineCache, key: Mapping[str, str]
             return None
         try:
             return backend.load(job, folder)
-        except torch.OutOfMemoryError as error:
-            raise _no_memory(job) from error
         except Exception as error:
+            if ran_out(error):
+                raise no_memory(job.device, job.height, job.width) from error
             raise DamagedEngineError(f"cannot be loaded ({_first_line(error)})") from error
 
 
@@ -199,13 +198,13 @@ def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -
         engine = backend.load(job, folder)
         reference = EAGER.load(job, folder)
         parity = compare(engine, reference, moving_texture(job.height, job.width, _CHECK_STEPS, batch=job.batch))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _no_memory(job) from error
     except ModelError as error:  # its calibration does not fit the network, which itself is in use
         raise EngineError(f"{what} cannot be built: {error}") from error
     except StreamderainError:
         raise
     except Exception as error:
+        if ran_out(error):
+            raise no_memory(job.device, job.height, job.width) from error
         if shutil.disk_usage(folder).free < _NEXT_TO_NOTHING:  # which libraries tell in words of their own, if any
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
         raise EngineError(f"{what} cannot be built: {_first_line(error)}") from error
@@ -216,14 +215,6 @@ def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -
 
 def _waiting(backend: Backend, job: Job) -> None:
     _log.warning("another process is building the engine for %s; waiting for it", named(backend, job))
-
-
-def _no_memory(job: Job) -> DeviceError:
-    # Commands take the model by an option or as an argument: only the name is the same in all of them.
-    others = "" if job.device.type == "cpu" else ", --precision fp16, or --device cpu"
-    return DeviceError(
-        f"{job.device} is out of memory at {job.width}x{job.height}", hint=f"use a smaller model, such as fast{others}"
-    )
 
 
 def _first_line(error: Exception) -> str:
