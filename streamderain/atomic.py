@@ -6,6 +6,8 @@ import os
 import threading
 from pathlib import Path
 
+_KEPT = 40  # characters, of four bytes at most
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``, replacing what is there, with the permissions of any other new file.
@@ -13,7 +15,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written; what was there is there still.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    # Not longer than any file system takes, however long the name itself is.
+    part = path.with_name(f".{path.name[:_KEPT]}.{os.getpid()}.{threading.get_ident()}")
     try:
         part.write_bytes(content)
         part.replace(path)

@@ -15,6 +15,7 @@ import av
 import av.error
 from av.container import InputContainer
 
+from streamderain.atomic import write_whole
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Colour, Frame, VideoInfo
 from streamderain.video import colour, ffmpeg, icc, probe
@@ -60,12 +61,12 @@ def list_stills(uri: str | os.PathLike[str]) -> list[Path] | None:
     if uri == "-" or ffmpeg.is_url(uri):
         return None
     path = Path(uri)
-    if path.is_dir():
+    if os.path.isdir(uri):
         found = [entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
         if not found:
             raise InputError(f"{uri} holds no pictures", hint=f"looked for {', '.join(sorted(SUFFIXES))}")
         return sorted(found, key=_natural)
-    if path.exists():
+    if os.path.exists(uri):
         return [path] if path.suffix.lower() in SUFFIXES else None
     if not re.search(r"[*?\[]", uri):
         return None
@@ -98,8 +99,8 @@ def read_still(path: Path | str, *, note: Callable[[str], object] | None = None)
 
 def _decoded(path: Path | str) -> tuple[av.VideoFrame, probe.Orientation]:
     name = str(path)
-    if not Path(path).is_file():
-        raise InputError(f"{name} does not exist" if not Path(path).exists() else f"{name} is no file")
+    if not os.path.isfile(name):
+        raise InputError(f"{name} does not exist" if not os.path.exists(name) else f"{name} is no file")
     with ffmpeg.listening() as lines:
         try:
             data = Path(path).read_bytes()
@@ -155,18 +156,9 @@ def write_still(
     kind = _KINDS.get(target.suffix.lower())
     if kind is None:
         raise OutputOptionError(f"{target} has no suffix of a picture", hint=f"use {', '.join(sorted(SUFFIXES))}")
-    stays = target.exists() and not target.is_file()
-    if target.exists():
-        if like is not None and Path(like).exists() and target.samefile(like):
-            raise OutputOptionError(f"{target} is the input itself", hint="write to another name")
-        if target.is_dir():
-            raise OutputOptionError(f"{target} is a folder", hint="name a file in it")
-        if not overwrite and not stays:
-            raise OutputExistsError(f"{target} exists already", hint="choose another name, or pass --overwrite")
-    final = Path(os.path.realpath(target)) if target.is_symlink() else target
-    partial = final.with_name(final.name + ".part")
     with ffmpeg.listening() as lines:
         try:
+            stays = _stays(target, like, overwrite=overwrite)
             data = _encoded(frame, kind)
             profile = icc.profile_in(Path(like).read_bytes()) if like is not None else None
             if profile is not None and (why := icc.obstacle(profile, kind.codec)) is None:
@@ -175,13 +167,23 @@ def write_still(
                 note(f"{target.name}: the colour profile is left out: {why}")
             if stays:
                 target.write_bytes(data)
-                return
-            partial.write_bytes(data)
-            os.replace(partial, final)
+            else:
+                write_whole(Path(os.path.realpath(target)) if target.is_symlink() else target, data)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            if not stays:
-                partial.unlink(missing_ok=True)
             raise OutputError(f"{target} cannot be written: {ffmpeg.explain(error, lines)}") from error
+
+
+def _stays(target: Path, like: Path | str | None, *, overwrite: bool) -> bool:
+    """Whether what has this name takes bytes and keeps it, as a FIFO does. Raises as `write_still`, and OSError."""
+    if not target.exists():
+        return False
+    if like is not None and Path(like).exists() and target.samefile(like):
+        raise OutputOptionError(f"{target} is the input itself", hint="write to another name")
+    if target.is_dir():
+        raise OutputOptionError(f"{target} is a folder", hint="name a file in it")
+    if target.is_file() and not overwrite:
+        raise OutputExistsError(f"{target} exists already", hint="choose another name, or pass --overwrite")
+    return not target.is_file()
 
 
 def _encoded(frame: Frame, kind: _Kind) -> bytes:

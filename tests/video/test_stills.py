@@ -196,6 +196,18 @@ def test_writing_never_destroys(tmp_path: Path) -> None:
         write_still(tmp_path / "nowhere" / "a.png", frame_of(scene(0)))
 
 
+def test_writing_takes_no_name_that_somebody_may_have(tmp_path: Path) -> None:
+    (tmp_path / "f.png.part").write_text("of another run")
+    longest = tmp_path / f"{'f' * 251}.png"
+    for path in (tmp_path / "f.png", longest):
+        write_still(path, frame_of(scene(0)))
+        assert (seen_by_opencv(path) == scene(0)).all()
+    with pytest.raises(OutputError, match="File name too long"):
+        write_still(tmp_path / f"{'f' * 252}.png", frame_of(scene(0)))
+    assert {path.name for path in tmp_path.iterdir()} == {"f.png", "f.png.part", longest.name}
+    assert (tmp_path / "f.png.part").read_text() == "of another run"
+
+
 def test_which_inputs_are_stills(tmp_path: Path) -> None:
     for name in ("f10.png", "f2.JPG", "f1.png", "notes.txt", "clip.mp4"):
         (tmp_path / name).touch()
