@@ -156,7 +156,7 @@ def _targets(stills: list[Path], target: str, *, overwrite: bool) -> list[Path |
     target = local_path(target)
     path = Path(target)
     suffix = path.suffix.lower()
-    folder_meant = path.is_dir() or target.endswith(os.sep) or suffix == ""
+    folder_meant = os.path.isdir(target) or target.endswith(os.sep) or suffix == ""
     if not folder_meant and suffix in _VIDEOS:
         raise click.UsageError(
             f"{target} is a video, and INPUT is pictures, each derained by itself; name a folder,"
@@ -175,9 +175,9 @@ def _targets(stills: list[Path], target: str, *, overwrite: bool) -> list[Path |
         if out in seen:
             raise OutputError(f"{seen[out]} and {still} would both become {out}", hint="derain one folder at a time")
         seen[out] = still
-        if out.exists() and out.samefile(still):
+        if os.path.exists(out) and out.samefile(still):
             raise OutputOptionError(f"{out} is the input itself", hint="name another folder")
-        if out.exists() and not overwrite:
+        if os.path.exists(out) and not overwrite:
             raise OutputExistsError(f"{out} is there already", hint="name another, or use --overwrite")
     folder = path.parent if single else path
     try:

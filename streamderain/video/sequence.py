@@ -62,7 +62,7 @@ def numbered(uri: str) -> list[int]:
 def pictures(uri: str) -> list[Path]:
     """The files that ``uri`` means: those of a sequence, or the one it names."""
     path = Path(uri)
-    if not is_pattern(uri) or not path.parent.is_dir():
+    if not is_pattern(uri) or not os.path.isdir(path.parent):
         return [path]
     return [named(uri, number) for number in numbered(uri)]
 
@@ -106,7 +106,7 @@ def folder_of(pattern: str) -> Path:
         OutputError: there is no such folder.
     """
     parent = Path(pattern).parent
-    if not parent.is_dir():
+    if not os.path.isdir(parent):
         raise OutputError(f"{parent} is not a folder", hint="make it first")
     return parent
 

@@ -151,8 +151,12 @@ def _open_container(
             raise InputError(
                 f"{name} is a folder", hint="its pictures can be derained one by one: run FOLDER OUTFOLDER"
             )
-        if not os.path.exists(uri):
-            raise InputError(f"{name} does not exist", hint="check the spelling of the path")
+        try:
+            os.stat(uri)
+        except FileNotFoundError as error:
+            raise InputError(f"{name} does not exist", hint="check the spelling of the path") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{name} cannot be read: {ffmpeg.explain(error)}", hint="check its name") from error
         if not os.access(uri, os.R_OK):
             raise InputError(f"{name} may not be read", hint="check its permissions")
         url = ffmpeg.local_url(uri)

@@ -123,6 +123,12 @@ class Target:
         return True
 
     def _check(self, part: Path, final: Path) -> None:
+        try:
+            self._refuse(part, final)
+        except OSError as error:  # most of all a name that is too long
+            raise OutputError(f"{part} cannot be written: {error.strerror}", hint="write to another name") from error
+
+    def _refuse(self, part: Path, final: Path) -> None:
         if final.is_symlink():
             raise OutputOptionError(f"{self.name} is a link that leads nowhere", hint="write to another name")
         if not final.parent.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
+from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.video import list_stills, open_sink, open_source, sequence
 
 from .clips import COUNT, scene, times, write_clip
@@ -270,3 +270,23 @@ def test_sound_that_a_sequence_cannot_hold_is_noted(tmp_path: Path) -> None:
     assert not sink.replaces
     _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "p%d.png", audio="none", subtitles="none")
     assert sink.notes == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["{250}.mkv", "{300}.mkv", "{300}.m3u8", "{255}%d.png", "{300}/f%d.png", "{300}/f.mp4"]
+)
+def test_an_output_whose_name_is_too_long_is_one_line(clip: Path, name: str) -> None:
+    """Also where only its temporary name is: 250 characters and ".mkv" would do."""
+    length = re.search(r"\{(\d+)\}", name)
+    assert length
+    with pytest.raises(OutputError, match=r"File name too long|is not a folder"):
+        copy(clip, clip.parent / name.replace(length[0], "x" * int(length[1])))
+    assert list(clip.parent.iterdir()) == [clip]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".png", "%d.png", "/f%d.png", "/f.mp4"])
+def test_an_input_whose_name_is_too_long_is_one_line(tmp_path: Path, suffix: str) -> None:
+    name = f"{tmp_path}/{'x' * 300}{suffix}"
+    assert list_stills(name) is None
+    with pytest.raises(InputError, match=r"File name too long|no picture matches"):
+        open_source(name)
