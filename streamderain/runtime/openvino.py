@@ -11,7 +11,6 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import sys
 import warnings
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from streamderain.errors import EngineError
 from streamderain.networks import State
@@ -27,42 +26,24 @@ from streamderain.networks.quantise import calibration_of, quantised
 from streamderain.preprocess import Past
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.engine import Engine
-from streamderain.runtime.step import Alignment, example_inputs, exported, network_of, zero_state
+from streamderain.runtime.step import Alignment, Distinct, example_inputs, exported, network_of, zero_state
 from streamderain.runtime.threads import few_threads
 
 if TYPE_CHECKING:
     from openvino import CompiledModel
 
-_GRAPH, _WIRING = "network.xml", "wiring.json"
-
-
-class _Distinct(nn.Module):
-    """Only the results that the network computes: a graph may not give one twice, nor hand an input through."""
-
-    def __init__(self, network: nn.Module, wanted: tuple[int, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self._wanted = wanted
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        results = self.network(*inputs)
-        return tuple(results[index] for index in self._wanted)
+_GRAPH = "network.xml"
 
 
 class OpenVINOEngine:
-    """A compiled graph that reads and writes the memory of PyTorch's tensors; nothing is copied.
+    """A compiled graph that reads and writes the memory of PyTorch's tensors; nothing is copied."""
 
-    Args:
-        wiring: where each result of the network is: ("output", n) of the graph, or ("input", n) that is handed through.
-    """
-
-    def __init__(self, job: Job, graph: CompiledModel, wiring: tuple[tuple[str, int], ...]) -> None:
+    def __init__(self, job: Job, graph: CompiledModel) -> None:
         self._job = job
-        self._alignment = Alignment(network_of(job))
+        network = network_of(job)
+        self._alignment, self._distinct = Alignment(network), Distinct(network, job)
         self.graph = graph
         self._request = graph.create_infer_request()
-        self._shapes = tuple(tuple(output.shape) for output in graph.outputs)
-        self._wiring = wiring
         self.batch, self.height, self.width = job.batch, job.height, job.width
         self.device, self.dtype = job.device, job.dtype
 
@@ -81,14 +62,13 @@ class OpenVINOEngine:
         """`step` without the alignment: the network alone, on the state as it lies."""
         inputs = tuple(part.contiguous() for part in (rainy, *state))
         # Fresh ones each time: they become the next state, and who was given one may keep it.
-        outputs = tuple(torch.empty(shape) for shape in self._shapes)
+        outputs = tuple(torch.empty(shape) for shape in self._distinct.shapes)
         for index, tensor in enumerate(inputs):
             self._request.set_input_tensor(index, _shared(tensor))
         for index, tensor in enumerate(outputs):
             self._request.set_output_tensor(index, _shared(tensor))
         self._request.infer()
-        known = {"input": inputs, "output": outputs}
-        clean, *rest = (known[kind][index] for kind, index in self._wiring)
+        clean, *rest = self._distinct.complete(inputs, outputs)
         return clean, tuple(rest)
 
 
@@ -141,6 +121,8 @@ class OpenVINOBackend:
         return ("int8", "fp32")
 
     def refuses(self, job: Job) -> str | None:
+        if job.spec.architecture == "identity":  # of an input that is an output, nothing would be written
+            return "identity has nothing to compute"
         if job.precision == "int8" and calibration_of(job.model) is None:
             return f"{Path(job.model).stem} ships no calibration for int8"
         return None
@@ -167,19 +149,16 @@ class OpenVINOBackend:
                 raise EngineError(f"{job.model} ships no calibration for int8", hint="use --precision fp32")
             network = quantised(network, calibration)
         inputs = example_inputs(job)
-        wiring, wanted = _wire(network, inputs)
         progress("tracing the network")
-        program = exported(_Distinct(network, wanted), inputs)
+        program = exported(Distinct(network, job), inputs)
         progress("converting it for OpenVINO")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its own doings, for its developers
             graph = ov.convert_model(program)
         graph.reshape({index: ov.PartialShape(list(tensor.shape)) for index, tensor in enumerate(inputs)})
         ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
-        (folder / _WIRING).write_text(json.dumps(wiring) + "\n")
 
     def load(self, job: Job, folder: Path) -> Engine:
-        wiring = tuple((str(kind), int(index)) for kind, index in json.loads((folder / _WIRING).read_text()))
         core = _core()
         # A CPU that has bfloat16 would use it unasked. Between convolutions of bytes it costs no precision: frames are
         # added up in float32 in any case, before the first convolution and after the last.
@@ -192,26 +171,7 @@ class OpenVINOBackend:
             "ENABLE_CPU_PINNING": False,
         }
         graph = core.compile_model(folder / _GRAPH, "CPU", options)
-        return OpenVINOEngine(job, graph, wiring)
-
-
-def _wire(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[tuple[tuple[str, int], ...], tuple[int, ...]]:
-    """Where each result of ``network`` is found, and which of them the graph must give."""
-    with torch.inference_mode():
-        results = network(*inputs)
-    wiring: list[tuple[str, int]] = []
-    wanted: list[int] = []
-    for index, result in enumerate(results):
-        handed = next((i for i, tensor in enumerate(inputs) if tensor is result), None)
-        earlier = next((n for n, i in enumerate(wanted) if results[i] is result), None)
-        if handed is not None:
-            wiring.append(("input", handed))
-        elif earlier is not None:
-            wiring.append(("output", earlier))
-        else:
-            wiring.append(("output", len(wanted)))
-            wanted.append(index)
-    return tuple(wiring), tuple(wanted)
+        return OpenVINOEngine(job, graph)
 
 
 BACKEND: Backend = OpenVINOBackend()

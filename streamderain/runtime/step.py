@@ -60,8 +60,8 @@ class Alignment(nn.Module):
 class Distinct(nn.Module):
     """A network's outputs less those that are its inputs as they came, or each other: ``(*inputs) -> outputs``.
 
-    A state holds the last frames and the last result. Of torch-tensorrt's engines an output that is there twice comes
-    out once, and what is only handed through would be copied. ``complete`` puts all of them back.
+    A state holds the last frames and the last result. OpenVINO's graphs may not give one twice, of torch-tensorrt's
+    engines it comes out once, and what is only handed through would be copied. ``complete`` puts all of them back.
 
     Args:
         network: of ``job``, wherever it is; the clean frame, its first output, stays in any case.

@@ -79,7 +79,7 @@ def test_fp32_is_pytorch_to_the_last_digits_though_the_cpu_may_have_bfloat16(mak
     job = make_job(SPEC)
     backend = backend_of("openvino")
     backend.build(job, tmp_path, progress=lambda stage: None)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".xml", ".bin", ".json"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".xml", ".bin"}
     engine = backend.load(job, tmp_path)
     assert compare(engine, EAGER.load(job, tmp_path), moving_texture(48, 64, 12)).max_error < 1e-4
 
@@ -97,6 +97,10 @@ def test_fp32_is_pytorch_to_the_last_digits_though_the_cpu_may_have_bfloat16(mak
 def test_int8_without_a_calibration_is_refused_in_words(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job(SPEC, precision="int8", model="identity")
     assert "no calibration" in str(backend_of("openvino").refuses(job))
+
+
+def test_a_network_that_computes_nothing_is_refused(make_job: MakeJob) -> None:
+    assert "nothing to compute" in str(backend_of("openvino").refuses(make_job(NetworkSpec("identity"))))
 
 
 def test_it_is_for_the_cpu(make_job: MakeJob) -> None:
