@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamderain.preprocess.bilateral import BilateralSplit, bilateral_detail, bilateral_filter
+from streamderain.preprocess.bilateral import BilateralSplit, bilateral_detail
 from streamderain.preprocess.guided import GuidedSplit, guided_filter
 from streamderain.preprocess.mesh import MESH, warp
 from streamderain.preprocess.motion import estimate_motion
@@ -18,7 +18,6 @@ __all__ = [
     "GuidedSplit",
     "Past",
     "bilateral_detail",
-    "bilateral_filter",
     "estimate_motion",
     "guided_filter",
     "look_back",

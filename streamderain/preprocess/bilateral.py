@@ -60,16 +60,6 @@ def bilateral_detail(
     return (-moved / total).to(image.dtype)
 
 
-def bilateral_filter(
-    image: Tensor, *, diameter: int = 9, sigma_color: float = 75 / 255, sigma_space: float = 75.0
-) -> Tensor:
-    """The base layer: ``image`` less ``bilateral_detail``, with its arguments, range, dtype and errors."""
-    detail = bilateral_detail(
-        at_least_single(image), diameter=diameter, sigma_color=sigma_color, sigma_space=sigma_space
-    )
-    return (image - detail).to(image.dtype)
-
-
 class BilateralSplit(nn.Module):
     """An image -> its base and its detail layer, which add up to it (paper A, eq. 1)."""
 
