@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 import zlib
 
+from streamderain.video import tiff
+
 _PNG_HEADER = 8 + 25  # the signature and IHDR; iCCP must come before the pixels and any palette
 _JPEG_NAME = b"ICC_PROFILE\0"
 _JPEG_MOST = 65535 - 2 - len(_JPEG_NAME) - 2  # bytes of profile in one APP2 segment
-_TIFF_TAG = 34675
 _HOLDS = {"png", "mjpeg"}
 
 
@@ -25,7 +26,7 @@ def profile_in(data: bytes) -> bytes | None:
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _in_webp(data)
         if data[:4] in (b"II*\0", b"MM\0*"):
-            return _in_tiff(data)
+            return tiff.value_of(tiff.COLOUR_PROFILE, data)
     except (struct.error, zlib.error, ValueError, IndexError):
         pass
     return None
@@ -62,17 +63,6 @@ def _in_webp(data: bytes) -> bytes | None:
         if kind == b"ICCP":
             return data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
-    return None
-
-
-def _in_tiff(data: bytes) -> bytes | None:
-    order = "<" if data[:2] == b"II" else ">"
-    (first,) = struct.unpack_from(f"{order}I", data, 4)
-    (count,) = struct.unpack_from(f"{order}H", data, first)
-    for entry in range(count):
-        tag, _, length, at = struct.unpack_from(f"{order}HHII", data, first + 2 + 12 * entry)
-        if tag == _TIFF_TAG:
-            return data[at : at + length]
     return None
 
 

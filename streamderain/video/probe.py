@@ -16,7 +16,7 @@ from av.sidedata.sidedata import Type
 
 from streamderain.errors import InputError
 from streamderain.frame import VideoInfo
-from streamderain.video import colour
+from streamderain.video import colour, tiff
 
 _ATTACHED_PICTURE = 1 << 10
 
@@ -78,7 +78,6 @@ def orientation(picture: av.VideoFrame, codec: str) -> tuple[Orientation, str | 
 
 
 _EXIF = re.compile(rb"(?:^|Exif\0\0|eXIf|EXIF.{4}(?:Exif\0\0)?)(?=II\*\0|MM\0\*)", re.DOTALL)
-_ORIENTATION = 0x0112
 # How Exif's eight orientations are shown: flipped left to right first, then turned anticlockwise.
 _EXIF_TURNS = {1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True), 5: (90, True), 6: (270, False),
                7: (270, True), 8: (90, False)}  # fmt: skip
@@ -89,18 +88,10 @@ def exif_orientation(data: bytes) -> Orientation | None:
     found = _EXIF.search(data)
     if found is None:
         return None
-    tiff = data[found.end() :]
-    order = "<" if tiff[:2] == b"II" else ">"
-    try:
-        (at,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, at)
-        for index in range(count):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, at + 2 + 12 * index)
-            if tag == _ORIENTATION and value in _EXIF_TURNS:
-                return Orientation(*_EXIF_TURNS[value])
-    except struct.error:
-        pass  # cut short: as good as none
-    return None
+    exif = data[found.end() :]
+    stated = tiff.value_of(tiff.ORIENTATION, exif)
+    turn = None if stated is None else _EXIF_TURNS.get(int.from_bytes(stated, tiff.byte_order(exif)))
+    return None if turn is None else Orientation(*turn)
 
 
 def notes_on(picture: av.VideoFrame, metadata: Mapping[str, str] = MappingProxyType({})) -> list[str]:

@@ -60,19 +60,21 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str) -> None:
     assert (seen_by_opencv(tmp_path / f"out{suffix}", flags=cv2.IMREAD_UNCHANGED) == scene(2, deep=True)).all()
 
 
-def exif(jpeg: bytes, orientation: int) -> bytes:
+def exif(jpeg: bytes, orientation: int, order: str) -> bytes:
     """``jpeg`` with an APP1 segment that holds nothing but tag 0x0112."""
-    tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, orientation) + struct.pack("<I", 0)
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    tiff = head + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
     body = b"Exif\0\0" + tiff
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
 
 
+@pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_eight_exif_orientations_are_seen_as_opencv_sees_them(tmp_path: Path, orientation: int) -> None:
+def test_all_eight_exif_orientations_are_seen_as_opencv_sees_them(tmp_path: Path, orientation: int, order: str) -> None:
     ok, data = cv2.imencode(".jpg", scene(3)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
     assert ok
     path = tmp_path / "turned.jpg"
-    path.write_bytes(exif(data.tobytes(), orientation))
+    path.write_bytes(exif(data.tobytes(), orientation, order))
     want = seen_by_opencv(path).astype(int)
     got = read_still(path)
     assert got.pixels.shape == want.shape
