@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Span, model_options, talk_options, usage_errors
+from streamderain.cli.options import Seconds, model_options, talk_options, usage_errors
 from streamderain.cli.report import Reporter
 from streamderain.errors import StreamderainError
 from streamderain.redaction import redact
 
 if TYPE_CHECKING:
-    from streamderain.frame import Colour, VideoInfo
+    from streamderain.frame import VideoInfo
     from streamderain.video import VideoSource
     from streamderain.video.live import LiveSource
-
-# Names of H.273's code points that videos really carry; others are shown as their number.
-_PRIMARIES = {1: "BT.709", 4: "BT.470M", 5: "BT.601-625", 6: "BT.601-525", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
-_TRANSFERS = {1: "BT.709", 4: "gamma 2.2", 5: "gamma 2.8", 6: "BT.601", 8: "linear", 13: "sRGB"}
-_TRANSFERS |= {14: "BT.2020", 15: "BT.2020", 16: "PQ", 18: "HLG"}
-_MATRICES = {0: "RGB", 1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 8: "YCgCo", 9: "BT.2020"}
-_RANGES = {1: "limited", 2: "full"}
 
 
 @click.command("probe")
@@ -33,7 +26,7 @@ _RANGES = {1: "limited", 2: "full"}
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option(
     "--read-timeout",
-    type=Span(),
+    type=Seconds(),
     default=5.0,
     show_default=True,
     help="Give up a camera or server that says nothing for so long.",
@@ -91,6 +84,8 @@ def _opened(uri: str, read_timeout: float, reporter: Reporter) -> LiveSource | V
 
 
 def _facts(info: VideoInfo) -> dict[str, Any]:
+    from streamderain.video.colour_names import in_words
+
     return {
         "width": info.width,
         "height": info.height,
@@ -101,31 +96,23 @@ def _facts(info: VideoInfo) -> dict[str, Any]:
         "rotation": info.rotation,
         "bit_depth": info.colour.bit_depth,
         "chroma": info.chroma,
-        "colour": {**asdict(info.colour), "meaning": _colour(info.colour)},
+        "colour": {**asdict(info.colour), "meaning": in_words(info.colour)},
         "live": info.live,
     }
 
 
-def _colour(colour: Colour) -> str:
-    def name(names: dict[int, str], code: int) -> str:
-        return "untagged" if code == 2 else names.get(code, str(code))
-
-    primaries, transfer = name(_PRIMARIES, colour.primaries), name(_TRANSFERS, colour.transfer)
-    matrix, span = name(_MATRICES, colour.matrix), _RANGES.get(colour.range, "untagged")
-    return f"primaries {primaries}, transfer {transfer}, matrix {matrix}, range {span}"
-
-
 def _plan(model: dict[str, Any], found: dict[str, Any]) -> str:
-    from streamderain.session import Derainer
+    from streamderain.cli.chain import make_derainer
 
     try:
         with usage_errors():
-            description = Derainer(
-                **{**model, "build": model["build"] or ("ready" if found.get("live") else "auto")}
+            pictures = found["kind"] == "pictures"
+            description = make_derainer(
+                "pictures" if pictures else "live" if found["live"] else "file", **model
             ).description
     except StreamderainError as error:
         return f"cannot run: {error}"
-    if found["kind"] == "pictures":
+    if pictures:
         return f"{description}, each picture by itself"
     copied = len(found["streams"])
     along = f", {copied} stream{'s' if copied > 1 else ''} copied along" if copied else ""

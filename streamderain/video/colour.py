@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Colour, Frame, VideoInfo
+from streamderain.video import colour_names
 from streamderain.yuv import YuvFrame
 
 UNSPECIFIED, LIMITED, FULL = 2, 1, 2
 _IDENTITY, _BT709, _BT601 = 0, 1, 5
-_MATRICES = {1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"}
-_TRANSFERS = {16: "PQ (HDR10)", 18: "HLG"}
+_INVERTIBLE = {1, 4, 5, 6, 7, 9}  # matrices: all but YCgCo, constant luminance and ICtCp
 # Without accurate rounding and full chroma, swscale loses 2/255 of a smooth 4:2:0 picture (bias -1.2);
 # bilinear with full chroma is broken for 10 bits (off by 58/255), bicubic is right: 0.4/255.
 _QUALITY = int(
@@ -76,10 +76,10 @@ def check_supported(colour: Colour, *, name: str) -> None:
     """
     if colour.is_hdr:
         raise UnsupportedInputError(
-            f"{name} is HDR ({_TRANSFERS[colour.transfer]}), which the networks were not trained on",
+            f"{name} is HDR ({colour_names.TRANSFERS[colour.transfer]}), which the networks were not trained on",
             hint="convert it to SDR first, for example with FFmpeg's zscale and tonemap filters",
         )
-    if colour.matrix not in _MATRICES and colour.matrix not in (_IDENTITY, UNSPECIFIED, 3):
+    if colour.matrix not in _INVERTIBLE and colour.matrix not in (_IDENTITY, UNSPECIFIED, 3):
         raise UnsupportedInputError(
             f"{name} has colour matrix {colour.matrix} of H.273, which cannot be converted exactly",
             hint="convert it to BT.709 or BT.2020 non-constant luminance first",
@@ -88,7 +88,7 @@ def check_supported(colour: Colour, *, name: str) -> None:
 
 def describe(colour: Colour) -> str:
     """A few words for people, such as "BT.709 limited 8-bit"."""
-    matrix = "RGB" if colour.matrix == _IDENTITY else _MATRICES.get(colour.matrix, "untagged")
+    matrix = colour_names.name(colour_names.MATRICES, colour.matrix)
     span = {LIMITED: "limited ", FULL: "full "}.get(colour.range, "")
     return f"{matrix} {span}{colour.bit_depth}-bit"
 
@@ -102,13 +102,13 @@ def written_colour(colour: Colour) -> Colour:
 
 def matrix_or_guess(code: int) -> int:
     """The matrix to convert with: ``code``, or BT.601 where there is none that can be."""
-    return code if code in _MATRICES else _BT601
+    return code if code in _INVERTIBLE else _BT601
 
 
 def meaning(picture: av.VideoFrame, colour: Colour) -> tuple[int, int]:
     """Matrix and range that a picture is to be read with: its own tags, else those of ``colour``, else a guess."""
     own, layout = colour_of(picture), layout_of(picture)
-    matrix = own.matrix if own.matrix in _MATRICES else colour.matrix
+    matrix = own.matrix if own.matrix in _INVERTIBLE else colour.matrix
     span = own.range or colour.range or (FULL if layout.name.startswith("gray") else LIMITED)
     return matrix_or_guess(matrix), FULL if layout.is_rgb else span
 

@@ -11,7 +11,7 @@ import pytest
 
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Colour
-from streamderain.video import open_source
+from streamderain.video import colour_names, open_source
 
 from .clips import SIZE, Array, first_frame, scene, write_clip
 from .copying import copy, copy_open
@@ -169,6 +169,15 @@ def test_rgb_and_grey_sources_come_out_right(tmp_path: Path, codec: str, pix_fmt
     assert (out.colorspace, out.color_range) == ((2, 2) if pix_fmt == "gray" else (1, 1))
     shown = out.reformat(format="rgb24", src_colorspace=1, dst_color_range=2).to_ndarray().astype(float)
     assert np.abs(blocks(shown) - blocks(seen)).mean() < 2.5
+
+
+def test_tags_have_the_same_names_wherever_they_are_told(tmp_path: Path) -> None:
+    tags = {"color_primaries": 7, "color_trc": 7, "colorspace": 7, "color_range": 1}
+    write_clip(tmp_path / "in.mp4", count=3, tags=tags)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        assert "SMPTE 240M limited 8-bit" in source.description
+        told = "primaries SMPTE 240M, transfer SMPTE 240M, matrix SMPTE 240M, range limited"
+        assert colour_names.in_words(source.info.colour) == told
 
 
 def blocks(rgb: Array) -> Array:
