@@ -61,7 +61,7 @@ def bilateral_detail(
 
 
 class BilateralSplit(nn.Module):
-    """An image -> its base and its detail layer, which add up to it (paper A, eq. 1)."""
+    """An image [B, C, H, W], 0..1 -> its base and its detail layer, -1..1, which add up to it (paper A, eq. 1)."""
 
     def __init__(self, diameter: int = 9, sigma_color: float = 75 / 255, sigma_space: float = 75.0) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def guided_filter(image: Tensor, *, radius: int = 15, epsilon: float = 1.0) -> T
 
 
 class GuidedSplit(nn.Module):
-    """An image -> its base and its detail layer, which add up to it."""
+    """An image [B, C, H, W], 0..1 -> its base, 0..1, and its detail layer, -1..1, which add up to it."""
 
     def __init__(self, radius: int = 15, epsilon: float = 1.0) -> None:
         super().__init__()

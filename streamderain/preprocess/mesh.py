@@ -82,7 +82,10 @@ lattice_of = per_size(Lattice)
 
 
 def fetch(image: Tensor, grid: Tensor) -> Tensor:
-    """[B, C, h, w] at the places of ``grid``, bilinear, borders replicated."""
+    """[B, C, h, w] at the places of ``grid`` [B, h', w', 2], -1..1 as `Lattice.grid` gives them: [B, C, h', w'].
+
+    Bilinear, borders replicated, in the dtype of ``image``.
+    """
     fetched = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
     return fetched.to(image.dtype)
 

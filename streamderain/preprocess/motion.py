@@ -74,7 +74,7 @@ _fourier = per_size(_Fourier)
 
 
 def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
-    """Integer shift [B, 2] (x, y) such that moved(p) = reference(p + shift); both [B, h, w].
+    """Whole shift [B, 2] (x, y) px such that moved(p) = reference(p + shift); both [B, h, w].
 
     The transforms are products with matrices: the frames are small, only shifts within reach are looked at, and every
     engine can multiply where few know Fourier's transform.
@@ -98,7 +98,8 @@ def _phase_correlation(moved: Tensor, reference: Tensor) -> Tensor:
 
 
 def _residual(moved: Tensor, reference: Tensor, motion: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor, Tensor]:
-    """Difference [B, h, w] of the warped reference to the moved frame, where it is inside, and its mean size [B]."""
+    """Of the warped reference to the moved frame, both [B, h, w]: difference, 1.0 where that is inside, else 0, both
+    [B, h, w], and the mean size of the difference there [B]; ``motion`` [B, 2, *MESH] px."""
     grid = lattice.grid(motion)
     inside = (torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()) <= _EDGE).float()
     difference = (fetch(reference[:, None], grid)[:, 0] - moved) * inside
@@ -112,7 +113,10 @@ def _times(grey: Tensor, count: int) -> Tensor:
 
 
 def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: Lattice) -> Tensor:
-    """Of several meshes the one with the least Geman-McClure residual, per batch item; a tie goes to the first."""
+    """Of several meshes [B, 2, *MESH] px the one with the least Geman-McClure residual, for each item of the batch.
+
+    A tie goes to the first, nearly a tie as well.
+    """
     count, batch = len(motions), moved.shape[0]
     together = torch.cat(motions)
     difference, inside, scale = _residual(_times(moved, count), _times(reference, count), together, lattice)
@@ -129,7 +133,7 @@ def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: Latt
 
 
 def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients [B, 2, h, w] along x and y, and their products [B, 3, h, w]: xx, xy, yy."""
+    """Gradients [B, 2, h, w] along x and y, per px, and their products [B, 3, h, w]: xx, xy, yy."""
     slopes = torch.stack(gradients(grey), 1)
     return slopes, torch.cat((slopes[:, :1] * slopes, slopes[:, 1:].square()), 1)
 
@@ -237,7 +241,10 @@ def _neighbours(field: Tensor) -> Tensor:
 
 
 def _believed(moved: Tensor, reference: Tensor, rigid: Tensor, bent: Tensor, lattice: Lattice) -> Tensor:
-    """The mesh ``bent`` as far as it explains each window of ``moved`` better than ``rigid``, which it is elsewhere."""
+    """The mesh ``bent`` as far as it explains each window of ``moved`` better than ``rigid``, which it is elsewhere.
+
+    Frames [B, h, w], meshes [B, 2, *MESH] px.
+    """
     batch = moved.shape[0]
     difference, inside, _ = _residual(_times(moved, 2), _times(reference, 2), torch.cat((rigid, bent)), lattice)
     energy = lattice.windows(difference.square()[:, None])

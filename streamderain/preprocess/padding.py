@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def reflect_pad(image: Tensor, *, left: int = 0, right: int = 0, top: int = 0, bottom: int = 0) -> Tensor:
-    """[B, C, H, W] padded by mirroring without repeating the edge, as often as a small image needs.
+    """[B, C, H, W] padded by so many px a side, mirrored without repeating the edge, as often as a small image needs.
 
     PyTorch mirrors at most the picture less a pixel; a picture of one pixel is repeated.
     """

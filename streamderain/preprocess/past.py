@@ -32,8 +32,8 @@ def look_back(rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> 
     """Find the motion into the last frame and lay the past on the present.
 
     Args:
-        rainy: [B, 3, H, W], 0..1, H and W at least 16.
-        previous, before: the last frame, and what was ``previous`` to it.
+        rainy: [B, 3, H, W], 0..1, H and W at least 16 px.
+        previous, before: [B, 3, H, W], the last frame, and what was ``previous`` to it, laid on that.
         keep: [B, 1, 1, 1], 0 where these are no past of this frame.
     """
     motion = estimate_motion(rainy, previous, before)

@@ -35,7 +35,7 @@ def rlcn(image: Tensor, *, window: int = 9, epsilon: float = 1e-5) -> Tensor:
 
 
 class RLCN(nn.Module):
-    """``rlcn`` with its constants; a submodule of the network that it feeds."""
+    """``rlcn`` with its constants, [B, C, H, W] -> [B, C, H, W]; a submodule of the network that it feeds."""
 
     def __init__(self, window: int = 9, epsilon: float = 1e-5) -> None:
         super().__init__()

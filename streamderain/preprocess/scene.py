@@ -11,10 +11,14 @@ _CUT_ROWS = 45  # height that scenes are compared at
 
 
 def same_scene(frame: Tensor, aligned: Tensor, *, closely: bool = True) -> Tensor:
-    """1.0 where the aligned last frame shows the same scene, 0.0 at a cut; [B].
+    """1.0 where the aligned last frame shows the same scene, 0.0 at a cut; [B] float32.
+
+    Args:
+        frame, aligned: [B, 3, H, W], 0..1: a frame, and the last one laid on it.
+        closely: look at details as well.
 
     Compared small, where streaks have averaged out: a cut changes the picture and leaves little correlation, of the
-    whole or, looked at ``closely``, of its details: one scene in seven is as bright above and as dark below as another.
+    whole or of its details: one scene in seven is as bright above and as dark below as another.
     A flash changes it and correlates; flat fog correlates with nothing and does not change. Details of frames that do
     not lie on each other have nothing in common either.
     """
@@ -33,6 +37,6 @@ def _detail(grey: Tensor) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Of [B, h, w], of mean zero: [B]."""
+    """Of two [B, h, w] of mean zero: [B], -1..1."""
     sizes = (a * a).sum((-2, -1)) * (b * b).sum((-2, -1))
     return (a * b).sum((-2, -1)) / sizes.sqrt().clamp_min(1e-6)

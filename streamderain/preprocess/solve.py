@@ -14,7 +14,7 @@ def _diagonal(matrix: Tensor) -> Tensor:
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve for a symmetric, positive definite matrix [B, K, K] and [B, K].
+    """Solve for a symmetric, positive definite ``matrix`` [B, K, K] and ``right`` [B, K]: [B, K].
 
     In a graph by conjugate gradients with the diagonal as preconditioner (Hestenes & Stiefel 1952): a fixed number of
     products, where no engine has a solver. By itself, PyTorch's solver is ten times as quick. On a GPU by elimination:
