@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from streamderain.frame import VideoInfo
     from streamderain.observe import Observer
     from streamderain.pipeline import View
-    from streamderain.session import DerainerLike
+    from streamderain.session import Build, Derainer, DerainerLike
     from streamderain.video import VideoSink
     from streamderain.video.remux import SideStreams
 
@@ -32,6 +33,28 @@ class _Noting(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]: ...
+
+
+def make_derainer(
+    of: Literal["file", "live", "pictures"], *, backend: str, build: Build | None, **model: Any
+) -> Derainer:
+    """The derainer that ``run`` makes for one kind of input, and ``probe`` tells of.
+
+    A live input never waits for a compiler unless it is told to, and pictures, each of a size of its own, are not worth
+    one.
+
+    Args:
+        model: of `Derainer`.
+
+    Raises: as `Derainer`.
+    """
+    from streamderain.session import Derainer
+
+    return Derainer(
+        backend="eager" if backend == "auto" and of == "pictures" else backend,
+        build=build or ("ready" if of == "live" else "auto"),
+        **model,
+    )
 
 
 def gpu_of(options: RunOptions) -> torch.device | None:
@@ -62,16 +85,19 @@ def model_and_view(
     return derainer, with_hud(view, observer, options), info
 
 
-def check_names(target: str, side: SideStreams | None, options: RunOptions) -> None:
+def check_names(target: str, side: SideStreams | None, options: RunOptions, *, needed: Collection[str] = ()) -> None:
     """What is wrong with the output's name or encoder, told before cameras are asked and engines are built.
+
+    Args:
+        needed: kinds of side streams that will not be done without.
 
     Raises: as `open_output`.
     """
     from streamderain.video.sink import check_output
 
-    needed = None if options.allow_fallback else options.codec
+    codec = None if options.allow_fallback else options.codec
     with usage_errors():
-        check_output(target, side, overwrite=options.overwrite, codec=needed, format=options.container)
+        check_output(target, side, overwrite=options.overwrite, codec=codec, format=options.container, needed=needed)
 
 
 def open_output(

@@ -110,7 +110,7 @@ def run_live_video(
             if sink is None:
                 return signals.exit_code
             say_start(reporter, uri, target, derainer, sink)
-            told = _ToldLive(reporter, observer, source, sink, adaptive=options.adaptive)
+            told = _ToldLive(reporter, observer, source, sink, options)
             told.notes()
             reporter.start_progress(options.frames)
             until_run.pop_all()
@@ -138,10 +138,12 @@ class _ToldLive(Told):
     """Says besides, once, when the machine turns out to be too slow for the camera."""
 
     def __init__(
-        self, reporter: Reporter, observer: Observer, source: LiveSource, sink: VideoSink, *, adaptive: bool
+        self, reporter: Reporter, observer: Observer, source: LiveSource, sink: VideoSink, options: RunOptions
     ) -> None:
         super().__init__(reporter, observer, source, sink)
-        self._live, self._judge = source, not adaptive  # which tells of its steps by itself
+        self._live, self._judge = source, not options.adaptive  # which tells of its steps by itself
+        cheapest = _BY_COST[-1]
+        self._cheapest = f", -m {cheapest} does from the beginning" if options.model in _BY_COST[:-1] else ""
         self._began: tuple[float, int, int] | None = None  # when, and what had come and been skipped by then
 
     def frame(self, shown: object) -> None:
@@ -157,7 +159,7 @@ class _ToldLive(Told):
                 seconds = now - began
                 self._reporter.note(
                     f"{(came - skipped) / seconds:.1f} of the camera's {came / seconds:.1f} frames/s are processed, the"
-                    " newest at each time; --adaptive takes what is cheaper, -m fast does from the beginning"
+                    f" newest at each time; --adaptive takes what is cheaper{self._cheapest}"
                 )
 
 

@@ -12,14 +12,13 @@ import click
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)")
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?|\.\d+)(m?s)?")
 _MINUTE = 60
-_SIZE = re.compile(r"([1-9]\d{0,4})[xX×]([1-9]\d{0,4})")
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)B?")
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
-    """12.5, 1:30 or 01:02:03.5, in seconds.
+    """12.5, 0.2s, 200ms, 1:30 or 01:02:03.5, in seconds.
 
     Args:
         above_zero: 0 is refused.
@@ -33,31 +32,22 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before c
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float | int):  # converted already
             return float(value)
-        match = _CLOCK.fullmatch(str(value).strip())
+        match = _CLOCK.fullmatch(str(value).strip().lower())
         if match is None:
-            self.fail(f"{value!r} is not a time; write seconds (12.5) or a clock (1:30, 01:02:03.5)", param, ctx)
-        hours, minutes, seconds = match.groups()
+            self.fail(
+                f"{value!r} is not a time; write seconds (12.5, 0.2s, 200ms) or a clock (1:30, 01:02:03.5)", param, ctx
+            )
+        hours, minutes, seconds, unit = match.groups()
+        if minutes is not None and unit is not None:
+            self.fail(f"{value!r} is a clock with a unit; write one of them", param, ctx)
         # 90:00 may well mean an hour and a half; only what a unit above it counts must be less than one of that.
         if (minutes is not None and float(seconds) >= _MINUTE) or (hours is not None and int(minutes) >= _MINUTE):
             self.fail(f"{value!r} is no clock: seconds and minutes are below 60 in one", param, ctx)
         time = 3600.0 * int(hours or 0) + 60.0 * int(minutes or 0) + float(seconds)
+        time = time / 1000 if unit == "ms" else time
         if self._above_zero and time == 0:
             self.fail(f"{value!r} is not above zero", param, ctx)
         return time
-
-
-class Span(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
-    """A length of time: 0.2, 5s, 200ms or 1:30; in seconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float | int):  # converted already
-            return float(value)
-        text = str(value).strip().lower()
-        if text.endswith("ms"):
-            return float(Seconds().convert(text.removesuffix("ms"), param, ctx)) / 1000
-        return float(Seconds().convert(text.removesuffix("s"), param, ctx))
 
 
 class Rate(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
@@ -83,10 +73,12 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):  # converted already
             return value
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is not a size; write WIDTHxHEIGHT, such as 1280x720", param, ctx)
-        return int(match[1]), int(match[2])
+        from streamderain.runtime.recipe import parse_size
+
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
@@ -165,7 +157,7 @@ def live_options(command: Decorated) -> Decorated:
                 show_default=True,
                 help="Process all frames, or in real time the newest.  [auto: realtime when live]",
             ),
-            click.option("--max-age", type=Span(), help="Skip frames older than this, such as 200ms."),
+            click.option("--max-age", type=Seconds(), help="Skip frames older than this, such as 200ms."),
             click.option("--adaptive", is_flag=True, help="Take a cheaper model or a smaller picture when too slow."),
             click.option(
                 "--on-loss",
@@ -175,17 +167,17 @@ def live_options(command: Decorated) -> Decorated:
                 help="While no picture comes: show the last one, a dark one, nothing, or end.",
             ),
             click.option("--reconnect/--no-reconnect", default=True, show_default=True, help="Come back after a loss."),
-            click.option("--reconnect-limit", type=Span(), help="How long a loss may last.  [default: for ever]"),
+            click.option("--reconnect-limit", type=Seconds(), help="How long a loss may last.  [default: for ever]"),
             click.option(
                 "--read-timeout",
-                type=Span(),
+                type=Seconds(),
                 default=5.0,
                 show_default=True,
                 help="Silence of a camera or server that is a loss.",
             ),
             click.option(
                 "--wait",
-                type=Span(),
+                type=Seconds(),
                 default=0.0,
                 help="How long to wait for both ends at the start.  [default: 0; for a publisher (?listen=1), ever]",
             ),

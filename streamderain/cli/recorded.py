@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -34,16 +35,23 @@ if TYPE_CHECKING:
 
 
 def run_recorded_video(
-    uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals, observer: Observer
+    uri: str,
+    target: str,
+    options: RunOptions,
+    reporter: Reporter,
+    signals: Signals,
+    observer: Observer,
+    *,
+    needed: Collection[str] = (),
 ) -> int:
-    """Opens, runs and reports; returns the exit code."""
+    """Opens, runs and reports; returns the exit code. ``needed``: as of `check_names`."""
     from streamderain.pipeline import run
 
     gpu = gpu_of(options)
     source = _open(uri, options, reporter, gpu)
     with ExitStack() as until_run:
         until_run.enter_context(source)
-        check_names(target, source.side, options)
+        check_names(target, source.side, options, needed=needed)
         derainer, view, info = model_and_view(options, "file", source.info, observer)
         if options.hud or options.preview or options.metrics:
             view = observed(view, observer)

@@ -17,7 +17,6 @@ from streamderain.cli.options import (
     Rate,
     Seconds,
     Sectioned,
-    Span,
     flag_of,
     live_options,
     model_options,
@@ -119,24 +118,22 @@ class RunOptions:
     batch_deadline: float | None
 
     def derainer(self, of: Literal["file", "live", "pictures"] = "file") -> DerainerLike:
-        """A derainer for one kind of input.
-
-        A live input never waits for a compiler unless it is told to, and pictures, each of a size of its own, are not
-        worth one.
+        """A derainer for one kind of input; see `make_derainer`.
 
         Raises:
             ModelError, DeviceError, EngineError: what was asked for cannot be had.
             click.UsageError: for words that mean nothing.
         """
-        from streamderain.session import Derainer
+        from streamderain.cli.chain import make_derainer
 
         with usage_errors(), self._fallback_hinted():
-            return Derainer(
-                self.model,
+            return make_derainer(
+                of,
+                model=self.model,
                 device=self.device,
                 precision=self.precision,
-                backend="eager" if self.backend == "auto" and of == "pictures" else self.backend,
-                build=self.build or ("ready" if of == "live" else "auto"),
+                backend=self.backend,
+                build=self.build,
                 allow_fallback=self.allow_fallback,
             )
 
@@ -216,7 +213,7 @@ class RunOptions:
 @live_options
 @click.option(
     "--batch-deadline",
-    type=Span(),
+    type=Seconds(),
     metavar="TIME",
     help="How long a frame waits for those of other streams with the same model and size, to go through the network"
     " with them; 0: one after the other.  [default: 5ms on CUDA; 0 on the CPU, where it gains nothing]",
@@ -294,7 +291,10 @@ def _run_one(
         return run_live_video(source, target, options, reporter, signals, observer)
     stills = list_stills(source)
     if stills is None:
-        return run_recorded_video(source, target, options, reporter, signals, observer)
+        # Sound goes along where it can; who has asked for it does not want to be without.
+        kinds = {"audio": "audio", "subs": "subtitle"}
+        needed = [kind for name, kind in kinds.items() if was_given(ctx, name) and getattr(options, name) == "copy"]
+        return run_recorded_video(source, target, options, reporter, signals, observer, needed=needed)
     _refuse_video_options(ctx)
     from streamderain.cli.stills import run_stills
 

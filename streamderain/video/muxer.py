@@ -65,6 +65,12 @@ def choose_muxer(uri: str, name: str, format: str | None) -> str:
     return found
 
 
+def pictures_only(muxer: str) -> bool:
+    """Whether neither sound nor subtitles have room in this container."""
+    with av.open(os.devnull, "w", format=muxer) as empty:  # nothing is written before a header
+        return empty.default_audio_codec == "none"
+
+
 def _guess(uri: str | None, format: str | None) -> str | None:
     """FFmpeg's guess; nothing is created before a header is written."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,7 +20,15 @@ from streamderain.redaction import redact_target
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
 from streamderain.video.container import ContainerSink
 from streamderain.video.display import open_display
-from streamderain.video.muxer import CONSTANT_RATE, MP4, SEGMENT, choose_muxer, muxer_options, playlist_options
+from streamderain.video.muxer import (
+    CONSTANT_RATE,
+    MP4,
+    SEGMENT,
+    choose_muxer,
+    muxer_options,
+    pictures_only,
+    playlist_options,
+)
 from streamderain.video.outlet import Finishing
 from streamderain.video.planes import delivery
 from streamderain.video.publish import open_publisher
@@ -218,25 +226,42 @@ def _nvenc_on(plan: encoder.EncoderPlan, device: torch.device | None) -> torch.d
 
 
 def check_output(
-    uri: str, side: SideStreams | None, *, overwrite: bool, codec: str | None = None, format: str | None = None
+    uri: str,
+    side: SideStreams | None,
+    *,
+    overwrite: bool,
+    codec: str | None = None,
+    format: str | None = None,
+    needed: Collection[str] = (),
 ) -> None:
     """What of `open_sink`'s refusals can be known from names alone, before other preparations, which may take minutes.
 
     Args:
         codec: one that will not be done without; else None.
+        needed: kinds of side streams that will not be done without, "audio" and "subtitle", if there are any.
 
     Raises: as `open_sink`, which looks at everything again.
     """
     uri = ffmpeg.local_path(uri)
     if codec is not None:
         nvenc.require(codec, None)
+    holds_more = uri == "null:"
     if sequence.is_pattern(uri):
         sequence.folder_of(uri)
         sequence.existing(uri, side, overwrite=overwrite)
     elif uri != "null:" and uri.split(":")[0] != "display":
         if not ffmpeg.is_url(uri):
             Target(uri, side, overwrite=overwrite)
-        choose_muxer(uri, redact_target(uri), format)
+        muxer = choose_muxer(uri, redact_target(uri), format)
+        holds_more = not ffmpeg.is_url(uri) and not pictures_only(muxer)
+    there = {stream.kind for stream in side.streams} if side is not None else set()
+    words = {"audio": "sound (--audio copy)", "subtitle": "subtitles (--subs copy)"}
+    lost = [word for kind, word in words.items() if kind in there and kind in needed]
+    if lost and not holds_more:
+        raise OutputOptionError(
+            f"{redact_target(uri)} takes the picture only, no {' and no '.join(lost)}",
+            hint="leave it out, or write an .mkv",
+        )
 
 
 def _refuse(asked: Mapping[str, object], why: str) -> None:

@@ -21,6 +21,8 @@ from streamderain.cli.options import KeyValue, Rate, Seconds
         (Seconds(), "100", 100.0),
         (Seconds(), "0", 0.0),
         (Seconds(), "01:02:03.5", 3723.5),
+        (Seconds(), "0.2s", 0.2),
+        (Seconds(above_zero=True), "200ms", 0.2),
         (Rate(), "25", Fraction(25)),
         (Rate(), "29.97", Fraction(2997, 100)),
         (Rate(), "30000/1001", Fraction(30000, 1001)),
@@ -35,7 +37,7 @@ def test_value_is_read(kind: Any, text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        *((Seconds(), text) for text in ("", "x", "-1", "1:2:3:4", "1h", "nan")),
+        *((Seconds(), text) for text in ("", "x", "-1", "1:2:3:4", "1h", "nan", "ms", "1:30ms")),
         *((Seconds(), text) for text in ("1:90", "1:60", "1:60:00", "0:75:00")),
         *((Seconds(above_zero=True), text) for text in ("0", "0.0", "0:00")),
         *((Rate(), text) for text in ("", "x", "0", "-25", "1/0")),

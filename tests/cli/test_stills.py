@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamderain.cli import cli
+from streamderain.session import Derainer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -218,3 +219,24 @@ def test_what_a_picture_loses_is_said_and_a_file_url_is_a_path(tmp_path: Path) -
     assert result.exit_code == 0, result.stderr
     assert "a.png: transparency (rgba) is dropped" in result.stderr
     np.testing.assert_array_equal(read(tmp_path / "b.png"), opaque)
+
+
+@pytest.mark.parametrize("build", [(), ("--build", "never")])
+def test_probe_tells_of_the_engine_that_a_run_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: tuple[str, ...]
+) -> None:
+    picture(tmp_path / "one.png")
+    made: list[dict[str, Any]] = []
+    real = Derainer.__init__
+
+    def noting(self: Derainer, model: str, **options: Any) -> None:
+        made.append({"model": model, **options})
+        real(self, model, **options)
+
+    monkeypatch.setattr(Derainer, "__init__", noting)
+    common = ["-m", "identity", "--device", "cpu", *build]
+    told = CliRunner().invoke(cli, ["probe", str(tmp_path / "one.png"), *common])
+    done = CliRunner().invoke(cli, ["run", str(tmp_path / "one.png"), "null:", *common])
+    assert (told.exit_code, done.exit_code) == (0, 0), told.output + done.output
+    assert made[0] == made[1]
+    assert made[0]["backend"] == "eager"

@@ -170,9 +170,9 @@ def test_options_that_mean_nothing_here_are_wrong_usage(arguments: tuple[str, ..
 
 @pytest.mark.parametrize(("text", "seconds"), [("200ms", 0.2), ("5s", 5.0), ("0.25", 0.25), ("1:30", 90.0)])
 def test_lengths_of_time_are_read_with_their_units(text: str, seconds: float) -> None:
-    from streamderain.cli.options import Span
+    from streamderain.cli.options import Seconds
 
-    assert Span().convert(text, None, None) == pytest.approx(seconds)
+    assert Seconds().convert(text, None, None) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -183,3 +183,4 @@ def test_a_machine_that_is_too_slow_is_told_once(camera: Make, monkeypatch: pyte
     result = CliRunner().invoke(cli, [*arguments, *(["--adaptive"] if adaptive else [])])
     assert result.exit_code == 0, result.output
     assert result.output.count("frames/s are processed, the newest at each time; --adaptive") == (0 if adaptive else 1)
+    assert "-m fast" not in result.output, "which it has"

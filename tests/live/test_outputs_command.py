@@ -187,3 +187,28 @@ def test_sound_that_is_left_out_is_told(tmp_path: Path, arguments: tuple[str, ..
     assert result.exit_code == 0, result.output
     notes = [line for line in result.output.splitlines() if "left out" in line]
     assert notes == ([] if said is None else [f"streamderain: {said}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        (("udp://127.0.0.1:9", "--audio", "copy"), "no sound (--audio copy)"),
+        (("udp://127.0.0.1:9", "--audio", "copy", "--subs", "copy"), "no sound (--audio copy) and no subtitles"),
+        (("{folder}/out.gif", "--audio", "copy"), "no sound (--audio copy)"),
+        (("{folder}/%03d.png", "--audio", "copy"), "no sound (--audio copy)"),
+        (("{folder}/out.mkv", "--audio", "copy"), None),
+        (("null:", "--audio", "copy"), None),
+    ],
+)
+def test_sound_that_was_asked_for_and_cannot_be_had_is_an_error(
+    tmp_path: Path, arguments: tuple[str, ...], lost: str | None
+) -> None:
+    write_clip(tmp_path / "in.mkv", audio=0.4, subtitles=True)
+    words = [word.format(folder=tmp_path) if "{" in word else word for word in arguments]
+    result = CliRunner().invoke(
+        cli, ["run", str(tmp_path / "in.mkv"), *words, "--frames", "3", "-m", "identity", "--device", "cpu"]
+    )
+    assert result.exit_code == (0 if lost is None else 2), result.output
+    if lost is not None:
+        assert f"takes the picture only, {lost}" in result.output
+        assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
