@@ -34,10 +34,16 @@ _Seen = TypeVar("_Seen")
 
 
 def cache_folder() -> Path:
-    """``$STREAMDERAIN_CACHE``, else ``streamderain`` in the user's cache folder."""
+    """``$STREAMDERAIN_CACHE``, else ``streamderain`` in the user's cache folder, which nobody may be able to write."""
     if chosen := os.environ.get("STREAMDERAIN_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamderain"
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "streamderain"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user of a bare number; nobody's home by convention
+        home = Path("/nonexistent")
+    return home / ".cache" / "streamderain"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -479,6 +480,18 @@ def test_a_cache_that_cannot_be_written_costs_the_engine_and_not_the_run(
     assert "cannot be written" in caplog.text
     shelf.folder.unlink()
     assert torch.equal(got, clean(engine_for(openvino, job)))
+
+
+def test_a_user_without_a_home_has_no_cache_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> pwd.struct_passwd:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("STREAMDERAIN_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    cache = EngineCache()
+    assert cache.folder.is_absolute()
+    assert (cache.entries(), cache.prune(0)) == ([], [])
 
 
 def test_without_any_folder_to_build_in_there_is_no_engine(
