@@ -164,9 +164,10 @@ class ContainerSink(Finishing):
         before = self._latest
         if self._constant:
             if before is None:
-                at = frame.pts * frame.time_base
+                at, told = frame.pts * frame.time_base, len(self._remuxer.notes)
                 # Down, not to the next: the priming of a sound is no pause.
                 self._moved = pts - math.floor((at - self._remuxer.begin(at)) / tick)
+                self.notes += tuple(self._remuxer.notes[told:])
             pts = pts - self._moved if before is None else max(pts - self._moved, before + 1)
             frame = replace(frame, pts=pts, time_base=tick, duration=1)
         elif before is not None and pts <= before:

@@ -22,6 +22,7 @@ _HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
 _MP4_ONLY = {"mov_text"}
 _ADTS = {"mpegts", "adts", "rtsp"}
 _NOT_BEFORE_ZERO = {"nut"}
+_EARLY = Fraction(1, 25)  # seconds that sound may be ahead of its picture by before it is noticed (EBU R 37)
 _PICTURES_ONLY = "none"
 # Written by muxers for the file they were in; wrong in any other.
 _OF_THE_OLD_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "number_of_frames",
@@ -31,12 +32,19 @@ _IMAGE_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "imag
 
 @dataclass(frozen=True, slots=True)
 class SideStream:
-    """One stream that can be copied. ``kind`` is "audio", "subtitle", "cover" or "attachment"."""
+    """One stream that can be copied.
+
+    Attributes:
+        kind: "audio", "subtitle", "cover" or "attachment".
+        start: seconds of its first packet, as far as the container tells.
+        template: the source's own; of a source that is closed it must not be used.
+    """
 
     index: int
     kind: str
     codec: str
     language: str | None
+    start: Fraction | None
     template: Any
 
     def __str__(self) -> str:
@@ -214,7 +222,9 @@ def side_streams(
             continue
         context = stream.codec_context
         codec = context.codec.canonical_name if context is not None else str(stream.name or "unknown codec")
-        found.append(SideStream(stream.index, kind, codec, stream.language, stream))
+        begins, tick = stream.start_time, stream.time_base
+        start = None if begins is None or tick is None else Fraction(begins * tick)
+        found.append(SideStream(stream.index, kind, codec, stream.language, start, stream))
     notes = [f"not copied: stream {', '.join(skipped)}"] if skipped else []
     return SideStreams(uri, tuple(found), container, video), notes
 
@@ -275,10 +285,12 @@ class Remuxer:
             return picture
         if side.begin is not None:  # cut there, and its pictures with it
             return Fraction(0)
-        copied = [stream.template for stream in side.streams if stream.index in self._streams]
-        side.begin = min(
-            [picture, *(Fraction(one.start_time * one.time_base) for one in copied if one.start_time is not None)]
-        )
+        copied = [(one, one.start) for one in side.streams if one.index in self._streams and one.start is not None]
+        side.begin = min([picture, *(start for _, start in copied)])
+        for stream, start in copied:
+            if stream.kind == "audio" and start - side.begin > _EARLY:
+                early = f"{float(start - side.begin):.2f} s early"
+                self.notes.append(f"{stream} begins {early}: {self._container.format.name} begins all sound at 0")
         return side.begin
 
     def pump(self) -> None:

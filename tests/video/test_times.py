@@ -208,11 +208,11 @@ def test_what_begins_late_begins_at_once_where_the_container_counts_pictures(
     assert times(tmp_path / "out.avi")[-1] == pytest.approx((COUNT - 1) / 25, abs=0.04)
 
 
-@pytest.mark.parametrize("late", [Fraction(0), Fraction(2, 5)])
+@pytest.mark.parametrize("late", [Fraction(0), Fraction(2, 5), Fraction(-2, 5)])
 def test_sound_and_picture_begin_as_far_apart_where_the_container_holds_no_times(
     tmp_path: Path, late: Fraction
 ) -> None:
-    """The one that is first lies at 0, as the sound always does in AVI."""
+    """The one that is first lies at 0, as the sound always does in AVI: of one that begins later it is told."""
     start = round(60 / TICK)
     write_clip(tmp_path / "even.mkv", pts=[start + 512 * i for i in range(COUNT)], audio=2)
     with av.open(str(tmp_path / "even.mkv")) as even, av.open(str(tmp_path / "in.mkv"), "w") as out:
@@ -223,6 +223,8 @@ def test_sound_and_picture_begin_as_far_apart_where_the_container_holds_no_times
                 packet.pts, packet.dts = (packet.pts or 0) + ticks, packet.dts + ticks
                 packet.stream = streams[packet.stream.index]
                 out.mux(packet)
-    copy(tmp_path / "in.mkv", tmp_path / "out.avi")
-    assert times(tmp_path / "out.avi")[-1] == pytest.approx(float(late) + (COUNT - 1) / 25, abs=0.041)
+    _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "out.avi")
+    picture = max(Fraction(0), late)
+    assert times(tmp_path / "out.avi")[-1] == pytest.approx(float(picture) + (COUNT - 1) / 25, abs=0.041)
     assert times(tmp_path / "out.avi", "audio")[-1] == pytest.approx(2, abs=0.05)
+    assert any("begins 0.40 s early: avi" in note for note in sink.notes) == (late < 0)
