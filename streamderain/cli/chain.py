@@ -118,7 +118,7 @@ def open_output(
 
     # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
     asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
-    asked["format"] = options.container
+    asked |= {"format": options.container, "pix_fmt": options.pix_fmt}
     more |= {key: value for key, value in asked.items() if value is not None}
     try:
         with usage_errors():

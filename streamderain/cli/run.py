@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from streamderain.session import DerainerLike
 
 _VIDEO_ONLY = (
-    *("codec", "crf", "preset", "encoder_options", "audio", "subs", "start", "duration", "frames"),
+    *("codec", "crf", "preset", "encoder_options", "pix_fmt", "audio", "subs", "start", "duration", "frames"),
     *("container", "frame_rate", "on_error", "decoder", "hud", "preview", "metrics", "healthy_within"),
 )
 _SECTIONS = {
     "What is done": ("model", "device", "precision", "backend", "build", "allow_fallback", "compare", "hud"),
     "Input": ("start", "duration", "frames", "frame_rate", "on_error", "decoder"),
-    "Output": ("codec", "crf", "preset", "encoder_options", "audio", "subs", "container", "overwrite"),
+    "Output": ("codec", "crf", "preset", "encoder_options", "pix_fmt", "audio", "subs", "container", "overwrite"),
     "Cameras and streams": ("live", "latency", "max_age", "adaptive", "on_loss", "reconnect", "reconnect_limit",
                             "read_timeout", "wait", "transport"),
     "Several streams": ("config", "batch_deadline"),
@@ -86,6 +86,7 @@ class RunOptions:
     crf: int | None
     preset: str | None
     encoder_options: tuple[tuple[str, str], ...]
+    pix_fmt: str | None
     audio: Literal["copy", "none"]
     subs: Literal["copy", "none"]
     start: float | None
@@ -173,6 +174,7 @@ class RunOptions:
     metavar="KEY=VALUE",
     help="Any other option of the encoder.",
 )
+@click.option("--pix-fmt", help="FFmpeg's name of the pixel format, such as yuv420p.  [default: as INPUT has it]")
 @click.option(
     "--audio",
     type=click.Choice(["copy", "none"]),

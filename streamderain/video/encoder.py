@@ -27,6 +27,7 @@ _FULL_RANGE_ONLY = {"mjpeg"}
 # Their decoders take it for granted that chroma lies on the left one of two luma samples; the others say nothing.
 _CHROMA_LEFT = {"libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg4"}
 _LOSSLESS = {"ffv1", "png", "rawvideo", "wrapped_avframe", "gif", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng"}
+_Y4M = [f"yuv{chroma}p{depth}" for chroma in (420, 422, 444) for depth in ("", "10le")]  # of what every reader knows
 _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
 _BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51)}  # FFmpeg itself lets them pass and x264 clamps
 # What puts pictures out of order if nobody says otherwise, and containers that cannot say when each of them is shown.
@@ -46,6 +47,9 @@ _CODECS_WITH_SHAPE = {
     "png",
 }
 _MUXERS_WITH_SHAPE = MP4 | {"asf", "asf_stream", "mxf", "gif"}
+# What phones, browsers and televisions play of what is shared in these containers.
+_PLAYED_ANYWHERE = MP4 | {"hls"}
+_PLAYED = {"libx264": {"yuv420p"}, "libx265": {"yuv420p", "yuv420p10le"}}
 _TAGGED_HVC1 = {"mp4", "mov", "ipod", "hls"}
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _SUGGESTED = {"vp9": "libvpx-vp9", "av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
@@ -91,11 +95,13 @@ def plan_encoder(
     crf: int | None,
     preset: str | None,
     options: Mapping[str, str],
+    pix_fmt: str | None = None,
 ) -> EncoderPlan:
     """Chooses for ``info``; keeps depth and chroma of the source where the codec can. None is not asked for.
 
     Raises:
-        OutputOptionError: no such encoder, or it has no such preset, quality or option, or two that contradict.
+        OutputOptionError: no such encoder, or it has no such preset, quality, pixel format or option, or two that
+            contradict.
     """
     chosen_here = codec is None
     codec = codec if codec is not None else _DEFAULTS.get(muxer, _DEFAULT_CODEC)
@@ -113,7 +119,14 @@ def plan_encoder(
         raise OutputOptionError(
             f"{codec} encodes {found.type}, not video", hint="--codec takes libx264, libx265, ffv1 …"
         )
-    pix_fmt, notes = _pixel_format(info, codec, [f.name for f in found.video_formats or ()])
+    formats = [f.name for f in found.video_formats or () if f.components]  # not those that name a GPU's memory
+    notes: list[str] = []
+    if pix_fmt is None:
+        pix_fmt, notes = _pixel_format(info, codec, formats)
+        if muxer in _PLAYED_ANYWHERE and pix_fmt not in _PLAYED.get(codec, {pix_fmt}) and not notes:
+            notes.append(f"many players want 4:2:0 in 8 bits, and this is {pix_fmt}: --pix-fmt yuv420p")
+    elif pix_fmt not in (formats or _Y4M):
+        raise OutputOptionError(f"{codec} takes no pixel format {pix_fmt!r}", hint=f"it takes {', '.join(formats or _Y4M)}")
     shape = info.sample_aspect_ratio
     if shape != 1 and muxer not in _MUXERS_WITH_SHAPE and codec not in _CODECS_WITH_SHAPE:
         notes.append(

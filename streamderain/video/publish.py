@@ -132,6 +132,7 @@ def open_publisher(
     crf: int | None = None,
     preset: str | None = None,
     options: Mapping[str, str] = {},
+    pix_fmt: str | None = None,
     wait: float = 0.0,
     stop: threading.Event | None = None,
 ) -> PublishSink:
@@ -142,7 +143,8 @@ def open_publisher(
             `PublishSink`.
         muxer: FFmpeg's name of what is sent: "rtsp", "flv", "mpegts" or another.
         side: the source's; sound and subtitles are not sent, which the notes say where there are any.
-        codec, crf, preset, options: as of `open_sink`; libx264 at crf 23, veryfast, without delay, if not given.
+        codec, crf, preset, options, pix_fmt: as of `open_sink`; libx264 at crf 23, veryfast, without delay, in 4:2:0 of
+            8 bits, if not given.
         wait: seconds that the first connection is tried for.
         stop: when it gets set, waiting ends.
 
@@ -154,7 +156,7 @@ def open_publisher(
     name = redact_target(url)
     info = replace(info, rotation=0, time_base=_TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
     chosen, preset, crf = _defaults(info, codec, crf, preset, options)
-    plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen)
+    plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen, pix_fmt=pix_fmt)
     nvenc.require(plan.codec, None)
     try:
         clip = _clip(plan, info)

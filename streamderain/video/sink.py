@@ -91,6 +91,7 @@ def open_sink(
     crf: int | None = None,
     preset: str | None = None,
     options: Mapping[str, str] = {},
+    pix_fmt: str | None = None,
     audio: Literal["copy", "none"] = "copy",
     subtitles: Literal["copy", "none"] = "copy",
     format: str | None = None,
@@ -108,6 +109,8 @@ def open_sink(
         side: the source's side streams, to be copied.
         codec, crf, preset, options: FFmpeg's names and values; a codec without crf gets the like quantiser. None is
             not asked for: libx264 at crf 18, or what the container has instead (libvpx-vp9 for .webm).
+        pix_fmt: FFmpeg's name of the pixel format to encode; None keeps depth and chroma of ``info`` where the codec
+            can.
         format: FFmpeg's name of the container, for "-" (nut if not given) and for names without a suffix.
         overwrite: whether an existing file may be replaced; it is, when the new one is complete.
         wait: seconds that a network target is tried for before it counts as out of reach; ``stop`` ends that.
@@ -127,6 +130,7 @@ def open_sink(
             raise ValueError(f"{what} must be 'copy' or 'none', got {value!r}")
     uri = ffmpeg.local_path(uri)
     asked = {"--codec": codec, "--crf": crf, "--preset": preset, "-e": options or None, "--format": format}
+    asked["--pix-fmt"] = pix_fmt
     if uri == "null:":
         _refuse(asked, "nothing is written to null:")
         # As x264 would have its frames, so that they come all the way.
@@ -145,7 +149,7 @@ def open_sink(
     if ffmpeg.is_url(uri):
         return open_publisher(
             uri, info, muxer=choose_muxer(uri, redact_target(uri), format), side=side,
-            codec=codec, crf=crf, preset=preset, options=options, wait=wait, stop=stop,
+            codec=codec, crf=crf, preset=preset, options=options, pix_fmt=pix_fmt, wait=wait, stop=stop,
         )  # fmt: skip
     if side is not None:
         side.check_open(audio=audio == "copy", subtitles=subtitles == "copy")
@@ -158,7 +162,9 @@ def open_sink(
         info = replace(info, time_base=1 / (info.frame_rate or ffmpeg.ASSUMED_RATE))
     if is_playlist(uri):  # for encoders that do not make a key frame on demand
         options = {"g": str(max(1, round(SEGMENT * (info.frame_rate or ffmpeg.ASSUMED_RATE)))), **options}
-    plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options)
+    plan = encoder.plan_encoder(
+        info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options, pix_fmt=pix_fmt
+    )
     gpu = _nvenc_on(plan, device)
     container_options = muxer_options(muxer, side, piped=part is None)
     segments = SegmentFiles() if is_playlist(uri) else None

@@ -125,3 +125,38 @@ def test_that_y4m_loses_pauses_is_told(tmp_path: Path) -> None:
     step = 1 / open_source(tmp_path / "in.mp4").info.frame_rate  # type: ignore[operator]
     assert times(tmp_path / "out.y4m") == [index * step for index in range(6)]
     assert any("pauses are lost" in note for note in sink.notes)
+
+
+@pytest.mark.parametrize("codec", [None, "libx265", "ffv1"])
+def test_the_pixel_format_asked_for_is_encoded(tmp_path: Path, codec: str | None) -> None:
+    write_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt="yuv422p10le")
+    _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "out.mkv", codec=codec, pix_fmt="yuv420p")
+    assert " yuv420p →" in f"{sink.description} →"
+    assert first_frame(tmp_path / "out.mkv").format.name == "yuv420p"
+
+
+def test_a_pixel_format_that_the_encoder_does_not_take_is_told_with_those_that_it_does(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    with pytest.raises(OutputOptionError, match=r"libx264 takes no pixel format 'rgb24': it takes yuv420p, .*gray10le"):
+        copy(tmp_path / "in.mp4", tmp_path / "out.mp4", pix_fmt="rgb24")
+    with pytest.raises(OutputOptionError, match="--pix-fmt cannot be had: nothing is written"):
+        copy(tmp_path / "in.mp4", "null:", pix_fmt="yuv420p")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "more", "noted"),
+    [
+        ("yuv422p10le", "out.mp4", {}, True),
+        ("yuv420p10le", "out.mov", {}, True),
+        ("yuv420p10le", "out.mp4", {"codec": "libx265"}, False),
+        ("yuv422p10le", "out.mkv", {}, False),
+        ("yuv422p10le", "out.mp4", {"pix_fmt": "yuv422p"}, False),  # who asks for it knows
+        ("yuv420p", "out.mp4", {}, False),
+    ],
+)
+def test_what_many_players_do_not_play_is_noted(
+    tmp_path: Path, source: str, name: str, more: dict[str, str], noted: bool
+) -> None:
+    write_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt=source)
+    _, sink = copy_open(tmp_path / "in.mkv", tmp_path / name, **more)
+    assert any("--pix-fmt yuv420p" in note for note in sink.notes) == noted
