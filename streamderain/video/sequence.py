@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import count, pairwise, takewhile
 from pathlib import Path
 
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
@@ -166,16 +166,21 @@ class SequenceSink(Finishing):
         """
         if not self._ends():
             return
-        last = self.frames_written
-        old = [number for number in numbered(self._pattern) if not 1 <= number <= last] if self.replaces else []
-        spans = [[named(self._pattern, n) for n in span] for span in ([n for n in old if not n], [n for n in old if n])]
-        for path in chain(*spans):
-            path.unlink(missing_ok=True)
+        old = self._left_over() if self.replaces else []
+        for number in old:
+            named(self._pattern, number).unlink(missing_ok=True)
         self.replaces = False
         if old:
-            gone = (" to ".join(dict.fromkeys((span[0].name, span[-1].name))) for span in spans if span)
-            self.notes += (f"removed {' and '.join(gone)}, of the sequence that was overwritten",)
+            spans = ([number for number in old if not number], [number for number in old if number])
+            gone = (dict.fromkeys(named(self._pattern, span[end]).name for end in (0, -1)) for span in spans if span)
+            self.notes += (f"removed {' and '.join(map(' to '.join, gone))}, of the sequence that was overwritten",)
         self._lock.remove()
+
+    def _left_over(self) -> list[int]:
+        """What is left of an older sequence: picture 0, and what goes on without a gap. The rest is another's."""
+        there = set(numbered(self._pattern))
+        beyond = takewhile(there.__contains__, count(self.frames_written + 1))
+        return [*({0} & there), *beyond]
 
     def close_as_part(self) -> None:
         """Ends the sequence before its end: what an older one has beyond it stays.

@@ -195,16 +195,16 @@ def test_a_sequence_is_never_written_over_itself(tmp_path: Path, target: str) ->
         ((1, 5), "f003.png to f005.png"),
         ((0, 3), "f000.png"),
         ((0, 5), "f000.png and f003.png to f004.png"),
-        ((9, 2), "f009.png to f010.png"),
     ],
 )
 def test_the_rest_of_an_older_sequence_goes_and_is_noted(tmp_path: Path, old: tuple[int, int], gone: str) -> None:
-    """Or what is there then would be no sequence, or another one."""
+    """Or what is there then would be another one. What is beyond a gap is of something else."""
     write_sequence(tmp_path / "in", 2)
     write_sequence(tmp_path / "out", old[1], first=old[0])
+    write_sequence(tmp_path / "out", 1, first=9)
     (tmp_path / "out" / "f7.png").touch()
     _, sink = copy_open(tmp_path / "in" / "f%03d.png", tmp_path / "out" / "f%03d.png", overwrite=True)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["f001.png", "f002.png", "f7.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["f001.png", "f002.png", "f009.png", "f7.png"]
     assert any(note.startswith(f"removed {gone}, of the") for note in sink.notes)
 
 
