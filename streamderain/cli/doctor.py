@@ -25,6 +25,8 @@ _MARKS = {"ok": "✓", "missing": "–", "broken": "✗"}
 _OPTIONAL = (("OpenCV", "cv2", "pip install 'streamderain[display]'; for display:, the tests and an example"),)
 _ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "h264_nvenc", "hevc_nvenc", "av1_nvenc")
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "mjpeg", "h264_cuvid", "hevc_cuvid")
+_PROTOCOLS = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt")
+_HANDED_ON = "ffmpeg -i {}://… -c copy -f mpegts - | streamderain run - OUTPUT --live, with an ffmpeg that has it"
 _NEEDS_GPU = ("_nvenc", "_cuvid")
 
 
@@ -46,7 +48,8 @@ def doctor_command(as_json: bool) -> None:
         Finding("streamderain", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     ]
     looks = (
-        *(("PyTorch", _torch), ("models", _models), ("PyAV", _av), ("GPU codecs", _gpu_codecs)),
+        *(("PyTorch", _torch), ("models", _models), ("PyAV", _av), ("protocols", _protocols)),
+        ("GPU codecs", _gpu_codecs),
         *(("backends", _backends), ("optional parts", _optional), ("cache folder", _cache)),
     )
     for name, look in looks:
@@ -140,6 +143,21 @@ def _av() -> list[Finding]:
     return findings
 
 
+def _protocols() -> list[Finding]:
+    """What cameras and servers may speak, and what is sent; RTSP with TLS needs FFmpeg's TLS, by its name alone."""
+    from streamderain.video.ffmpeg import speaks
+    from streamderain.video.muxer import SCHEMES
+
+    spoken = [one for one in _PROTOCOLS if speaks("tls" if one == "rtsps" else one)]
+    absent = [one for one in _PROTOCOLS if one not in spoken]
+    detail = f"reads {', '.join(spoken)}; sends {', '.join(one for one in SCHEMES if one in spoken)}"
+    detail += "; RTSP by TCP with H.264 or H.265 is read by streamderain itself"
+    if not absent:
+        return [Finding("protocols", "ok", detail)]
+    hint = "; ".join(_HANDED_ON.format(one) for one in absent)
+    return [Finding("protocols", "ok", f"{detail}; absent: {', '.join(absent)}", hint)]
+
+
 def _gpu_codecs() -> list[Finding]:
     """Whether the first GPU's own decoder and encoders really open; that FFmpeg knows them says little."""
     import torch
@@ -183,12 +201,16 @@ def _backends() -> list[Finding]:
 
 
 def _optional() -> list[Finding]:
+    from streamderain.video.display import WITH_WINDOWS
+
     findings = []
     for name, module, hint in _OPTIONAL:
         if importlib.util.find_spec(module) is None:
             findings.append(Finding(name, "missing", "not installed", hint))
+        elif "-headless" in (version := _version(module)):
+            findings.append(Finding(name, "missing", f"{version}, a build without windows: no display:", WITH_WINDOWS))
         else:
-            findings.append(Finding(name, "ok", _version(module)))
+            findings.append(Finding(name, "ok", version))
     return findings
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streamderain.cli.options import talk_options
 from streamderain.cli.report import Reporter
+from streamderain.errors import ModelError
 
 if TYPE_CHECKING:
     from streamderain.networks import ModelCard
 
 _LONGEST = 2000  # characters of a value that is shown; what ships has a few hundred
+
+_TRIED, _TRIED_FRAMES = (96, 128), 3
+_TOO_MUCH = 0.25  # of 1, on average: no rain, and nothing that would be called a picture afterwards
 
 
 @click.group("models")
@@ -68,6 +73,47 @@ def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, de
         lines.append(("card", str(path.with_suffix(".md"))))
     for key, value in lines:
         click.echo(f"{key:>14}  {in_line(value, most=_LONGEST)}".rstrip())  # what a stranger's file says
+
+
+@models_group.command("verify")
+@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@talk_options
+@click.pass_context
+def verify_command(ctx: click.Context, names: tuple[str, ...], verbose: bool, debug: bool) -> int:
+    """Load weights, see that every number in them is one, and derain a painted clip on the CPU.
+
+    Without a MODEL all that are installed are looked at. The exit code is 5 if one is of no use.
+    """
+    Reporter(verbose=verbose, debug=debug).attach(ctx)
+    from streamderain.networks import model_names
+
+    code = 0
+    for name in names or model_names():
+        try:
+            said = f"✓ {name}  {_tried(name)}"
+        except ModelError as error:
+            code, said = error.exit_code, f"✗ {name}  {error}"
+        click.echo(said)
+    return code
+
+
+def _tried(name: str) -> str:
+    """What its output is like, in words. Raises ModelError."""
+    import torch
+
+    from streamderain.frame import Frame
+    from streamderain.runtime.parity import moving_texture
+    from streamderain.session import Derainer
+
+    session = Derainer(name, device="cpu", backend="eager").session(*_TRIED)
+    change = 0.0
+    for index, painted in enumerate(moving_texture(*_TRIED, _TRIED_FRAMES)):
+        pixels = (painted[0].permute(1, 2, 0) * 65535).round().to(torch.uint16)
+        clean = session.step(Frame(pixels, index, Fraction(1, 25))).pixels
+        change = (clean.float() - pixels.float()).abs().mean().item() / 65535
+        if change > _TOO_MUCH:
+            raise ModelError(f"{name} spoils a painted clip, which it changes by {change:.2g} of 1", hint="get the file again")
+    return f"loads, and changes a painted clip by {change:.2g} of 1"
 
 
 def _lines(card: ModelCard) -> list[tuple[str, str]]:

@@ -19,6 +19,8 @@ from streamderain.video.pace import Pace
 
 _WINDOW = Path(__file__).with_name("window.py")
 _PATIENCE = 3.0  # seconds that the window may take to close
+#: What to do about an OpenCV without windows.
+WITH_WINDOWS = "pip uninstall opencv-python-headless; pip install opencv-python"
 _HINT = "watch in a browser instead: --preview 8080"
 
 
@@ -137,7 +139,7 @@ def open_display(uri: str, info: VideoInfo) -> DisplaySink:
         if "not implemented" in why or "Rebuild" in why:
             raise OutputOptionError(
                 "display: this OpenCV is a build without windows",
-                hint=f"pip uninstall opencv-python-headless; pip install opencv-python, or {_HINT}",
+                hint=f"{WITH_WINDOWS}, or {_HINT}",
             )
         raise OutputError(f"display: no window can be opened{f' ({why})' if why else ''}", hint=_HINT)
     return DisplaySink(child, info, description="a window" if not asked else "the full screen")

@@ -126,7 +126,9 @@ def plan_encoder(
         if muxer in _PLAYED_ANYWHERE and pix_fmt not in _PLAYED.get(codec, {pix_fmt}) and not notes:
             notes.append(f"many players want 4:2:0 in 8 bits, and this is {pix_fmt}: --pix-fmt yuv420p")
     elif pix_fmt not in (formats or _Y4M):
-        raise OutputOptionError(f"{codec} takes no pixel format {pix_fmt!r}", hint=f"it takes {', '.join(formats or _Y4M)}")
+        raise OutputOptionError(
+            f"{codec} takes no pixel format {pix_fmt!r}", hint=f"it takes {', '.join(formats or _Y4M)}"
+        )
     shape = info.sample_aspect_ratio
     if shape != 1 and muxer not in _MUXERS_WITH_SHAPE and codec not in _CODECS_WITH_SHAPE:
         notes.append(

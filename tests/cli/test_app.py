@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 import streamderain
@@ -294,3 +295,60 @@ def test_doctor_survives_what_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert found["cache folder"]["state"] == "broken"
     assert "STREAMDERAIN_CACHE" in found["cache folder"]["hint"]
     assert found["PyTorch"]["state"] == "broken"
+
+
+@pytest.mark.parametrize("spoken", [True, False])
+def test_doctor_tells_which_protocols_there_are(monkeypatch: pytest.MonkeyPatch, spoken: bool) -> None:
+    import av
+    import av.error
+
+    from streamderain.video import ffmpeg
+
+    if spoken:
+        monkeypatch.setattr(ffmpeg, "speaks", lambda _: True)
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    (found,) = [one for one in json.loads(result.stdout)["findings"] if one["name"] == "protocols"]
+    reads, sends = (
+        set(part.split(", ")) for part in re.split(r"; sends |; ", found["detail"].removeprefix("reads "))[:2]
+    )
+    known = set()
+    for scheme in ("rtsp", "rtmp", "http", "udp", "tcp", "srt"):
+        try:
+            av.open(f"{scheme}://127.0.0.1:1/x", timeout=0.5)
+        except av.error.ProtocolNotFoundError:
+            continue
+        except (av.error.FFmpegError, OSError):
+            known.add(scheme)
+    known |= {"srt"} if spoken else set()
+    assert reads & {"rtsp", "rtmp", "http", "udp", "tcp", "srt"} == known
+    assert sends & {"rtsp", "rtmp", "http", "udp", "tcp", "srt"} == known - {"http"}
+    assert ("srt" in found["hint"]) == ("srt" not in known)
+
+
+@pytest.mark.parametrize(("build", "state"), [("opencv-python-headless", "missing"), ("opencv-python", "ok")])
+def test_doctor_does_not_praise_an_opencv_without_windows(
+    monkeypatch: pytest.MonkeyPatch, build: str, state: str
+) -> None:
+    monkeypatch.setattr("streamderain.cli.doctor._version", lambda _: f"{build} 5.0")
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    (found,) = [one for one in json.loads(result.stdout)["findings"] if one["name"] == "OpenCV"]
+    assert found["state"] == state
+    assert ("pip uninstall opencv-python-headless" in found["hint"]) == (state == "missing")
+
+
+def test_models_verify_runs_each_and_finds_the_one_that_is_spoilt(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = NetworkSpec("streaming", {"channels": [4, 8, 8]})
+    good, loud, torn = (tmp_path / f"{name}.safetensors" for name in ("good", "loud", "torn"))
+    network = spec.build()
+    save_checkpoint(good, network, spec, Provenance(), half=False)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1000.0)
+    save_checkpoint(loud, network, spec, Provenance(), half=False)
+    torn.write_bytes(good.read_bytes()[:-100])
+    assert CliRunner().invoke(cli, ["models", "verify", str(good), "identity"]).exit_code == 0
+    result = CliRunner().invoke(cli, ["models", "verify", str(good), str(loud), str(torn)])
+    assert result.exit_code == 5
+    assert [line[0] for line in result.stdout.splitlines()] == ["✓", "✗", "✗"], result.stdout
+    assert "spoils a painted clip" in result.stdout
