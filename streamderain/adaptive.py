@@ -46,10 +46,21 @@ class Rung:
 
 
 def ladder(best: DerainerLike, cheaper: Sequence[DerainerLike] = ()) -> list[Rung]:
-    """``best``, then each of ``cheaper`` in turn, then the last of them on smaller and smaller pictures."""
-    models = [best, *cheaper]
-    # Copies: a derainer that finds no engine ready for a smaller size goes on without engines, at every size.
-    return [*(Rung(model) for model in models), Rung(copy(models[-1]), 2), Rung(copy(models[-1]), 4)]
+    """``best``, then each of ``cheaper`` in turn, then the last of them on smaller and smaller pictures.
+
+    All but ``best`` take the engines that are there: the picture does not stand still for a compiler on the way.
+    """
+    below = [_without_compiler(model) for model in cheaper]
+    last = below[-1] if below else best
+    return [Rung(best), *map(Rung, below), *(Rung(_without_compiler(last), scale) for scale in (2, 4))]
+
+
+def _without_compiler(model: DerainerLike) -> DerainerLike:
+    """A copy: one that finds no engine ready for a size goes on without engines, at every size."""
+    other = copy(model)
+    if other.build == "auto":
+        other.build = "ready"
+    return other
 
 
 class AdaptiveSession:

@@ -76,7 +76,7 @@ class Derainer:
         if build not in BUILDS:
             raise ValueError(f"build must be {', '.join(BUILDS)}, got {build!r}")
         self.model = str(model)
-        self.build = build
+        self.build: Build = build
         self._job = job_for(model)
         self.spec = self._job.spec
         self._plans = make_plans(
@@ -282,6 +282,9 @@ class DerainerLike(Protocol):
 
     @property
     def model(self) -> str: ...
+
+    build: Build
+
     @property
     def plan(self) -> Plan: ...
     @property

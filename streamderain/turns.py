@@ -13,7 +13,7 @@ from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.runtime import Plan
 from streamderain.runtime.batches import Batcher
-from streamderain.session import Derainer, Prepared, Session, SessionLike
+from streamderain.session import Build, Derainer, Prepared, Session, SessionLike
 from streamderain.yuv import Delivery, YuvFrame
 
 DEADLINE = 0.005  # seconds
@@ -81,6 +81,14 @@ class SharedDerainer:
         self._settled = set[tuple[int, int]]()  # sizes for which an engine for batches was tried
         self._prepared_for, self._begun = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
         self.model = derainer.model
+
+    @property
+    def build(self) -> Build:
+        return self._inner.build
+
+    @build.setter
+    def build(self, build: Build) -> None:
+        self._inner.build = build
 
     @property
     def plan(self) -> Plan:

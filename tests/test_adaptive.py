@@ -10,7 +10,8 @@ import torch
 from streamderain import Derainer
 from streamderain.adaptive import AdaptiveSession, Rung, ladder
 from streamderain.frame import Frame
-from streamderain.session import Session
+from streamderain.session import Build, DerainerLike, Session
+from streamderain.turns import FifoLock, SharedDerainer
 
 
 class Clock:
@@ -26,6 +27,7 @@ class Costly(Derainer):
 
     def __init__(self, clock: Clock, cost: float, name: str = "costly") -> None:
         self.clock, self.cost, self.name = clock, cost, name
+        self.build = "ready"
 
     @property
     def description(self) -> str:
@@ -134,3 +136,17 @@ def test_a_ladder_without_rungs_and_a_scale_below_one_are_wrong() -> None:
         AdaptiveSession([], 48, 64, interval=lambda: 0.04)
     with pytest.raises(ValueError, match="got 0"):
         Rung(Costly(Clock(), 0.0), 0)
+
+
+@pytest.mark.parametrize(("asked", "below"), [("auto", "ready"), ("ready", "ready"), ("never", "never")])
+@pytest.mark.parametrize("shared", [False, True])
+def test_no_picture_stands_still_for_a_compiler_on_the_way(asked: Build, below: Build, shared: bool) -> None:
+    def derainer() -> DerainerLike:
+        made = Derainer("identity", device="cpu", build=asked)
+        return SharedDerainer(made, FifoLock()) if shared else made
+
+    best, cheaper = derainer(), derainer()
+    rungs = ladder(best, [cheaper])
+    assert [(rung.derainer.build, rung.scale) for rung in rungs] == [(asked, 1), (below, 1), (below, 2), (below, 4)]
+    assert cheaper.build == asked, "the caller's own stay as they are"
+    assert [rung.derainer.build for rung in ladder(best)] == [asked, below, below]

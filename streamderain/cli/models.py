@@ -112,7 +112,8 @@ def _tried(name: str) -> str:
         clean = session.step(Frame(pixels, index, Fraction(1, 25))).pixels
         change = (clean.float() - pixels.float()).abs().mean().item() / 65535
         if change > _TOO_MUCH:
-            raise ModelError(f"{name} spoils a painted clip, which it changes by {change:.2g} of 1", hint="get the file again")
+            what = f"{name} spoils a painted clip, which it changes by {change:.2g} of 1"
+            raise ModelError(what, hint="get the file again")
     return f"loads, and changes a painted clip by {change:.2g} of 1"
 
 
