@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from itertools import count
 from pathlib import Path
 
 from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
@@ -19,7 +20,8 @@ class Target:
     """One place to write to.
 
     A file is written as ``OUT.part``, which is locked for as long, so that two runs cannot write it at once; beside a
-    playlist such a file is the lock and nothing else. What a symbolic link leads to is replaced, never the link. A FIFO
+    playlist such a file is the lock and nothing else. What a run that was killed has left there, which mostly plays, is
+    given another name, never removed. What a symbolic link leads to is replaced, never the link. A FIFO
     or a character device is written to as a pipe is.
 
     Attributes:
@@ -27,7 +29,7 @@ class Target:
         name: for people, without credentials.
         part, final: where a file is written, and its name in the end; None for everything else.
         replaces: an older file has the name until `commit`.
-        notes: things to say aloud once; after `claim`.
+        notes: things to say aloud once; after `begin`.
 
     Raises:
         OutputExistsError: the file exists and ``overwrite`` is False.
@@ -71,8 +73,6 @@ class Target:
             return
         self._lock = Lock(place, name=self.name)
         self._ours = self._lock.empty
-        if self.part is not None and not self._ours:
-            self.notes = (f"{self.part}, left by a run that did not finish, is replaced",)
         try:
             self._check(place, self.final or Path(self._uri))
         except OutputError:
@@ -80,8 +80,20 @@ class Target:
             raise
 
     def begin(self) -> None:
-        """Called just before the first byte is written."""
-        self._ours = self._ours or self.part is not None
+        """Called just before the first byte is written.
+
+        Raises:
+            OSError: what an earlier run left cannot be given another name.
+            OutputError: another run has begun in that moment.
+        """
+        if self.part is None or self.final is None or self._lock is None or self._ours:
+            return
+        names = (f"{self.final.stem}.unfinished-{number}{self.final.suffix}" for number in count(1))
+        aside = next(path for path in map(self.final.with_name, names) if not os.path.lexists(path))
+        os.rename(self.part, aside)
+        self._lock.release()
+        self._lock, self._ours = Lock(self.part, name=self.name), True
+        self.notes = (f"{self.part}, left by a run that did not finish, is {aside.name} from now on",)
 
     def commit(self) -> None:
         """Gives the finished file its name.

@@ -105,7 +105,15 @@ def test_interrupted_overwrite_keeps_the_older_file(endless: Any, tmp_path: Path
     assert "interrupted: " in last
     assert f"→ {out}.part" in last
     assert "older file" in last
-    assert len(frame_times(f"{out}.part")) == int(last.split("interrupted: ")[1].split()[0])
+    kept = int(last.split("interrupted: ")[1].split()[0])
+    assert len(frame_times(f"{out}.part")) == kept
+    process = endless(out, "--overwrite", target=name.format(tmp_path))  # the same again keeps it as well
+    part, aside = (out.with_name(other) for other in ("out.mp4.part", "out.unfinished-1.mp4"))
+    until(lambda: aside.exists() and part.exists() and part.stat().st_size > 4000)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert f"{part}, left by a run that did not finish, is {aside.name} from now on" in stderr.decode()
+    assert len(frame_times(str(aside))) == kept
 
 
 HEADER = b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\n"

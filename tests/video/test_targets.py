@@ -67,7 +67,7 @@ def test_two_runs_cannot_write_one_output(clip: Path) -> None:
     assert copy(clip, out, overwrite=True) == COUNT  # the lock is gone with the sink
 
 
-def test_a_run_that_was_aborted_is_in_nobody_s_way_and_its_file_goes_with_a_note(clip: Path) -> None:
+def test_a_run_that_was_aborted_is_in_nobody_s_way_and_its_file_gets_another_name(clip: Path) -> None:
     out = clip.with_name("out.mp4")
     with open_source(str(clip)) as source:
         aborted = open_sink(str(out), source.info)
@@ -78,8 +78,14 @@ def test_a_run_that_was_aborted_is_in_nobody_s_way_and_its_file_goes_with_a_note
     with pytest.raises(OutputOptionError), open_source(str(clip)) as source:
         open_sink(str(out), source.info, options={"refs": "many"})
     assert part.read_bytes() == left  # a run that could not begin has touched nothing
-    _, sink = copy_open(clip, out)
-    assert any("out.mp4.part, left by a run that did not finish, is replaced" in note for note in sink.notes)
+    aside = [out.with_name(f"out.unfinished-{number}.mp4") for number in (1, 2)]
+    for number, moved in enumerate(aside):
+        part.write_bytes(left)
+        _, sink = copy_open(clip, out, overwrite=number > 0)
+        (note,) = (note for note in sink.notes if "left by a run that did not finish" in note)
+        assert note.endswith(f"is {moved.name} from now on")
+        assert [path.read_bytes() for path in aside if path.exists()] == [left] * (number + 1)
+    assert len(times(aside[0])) == 1  # it plays
     assert not part.exists()
     _, sink = copy_open(clip, out, overwrite=True)
     assert sink.notes == ()
