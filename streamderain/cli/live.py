@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from streamderain.video.live import LiveOptions, LiveSource
 
 _FILES_ONLY = ("start", "audio", "subs", "frame_rate", "on_error", "decoder")
+_DATED = re.compile("%[YmdHMS]")
 _JUDGED_AFTER = 10.0  # seconds until it is said that the machine is too slow
 _TOO_SLOW = 0.1  # of the camera's frames skipped
 _BY_COST = ("quality", "balanced", "fast")
@@ -91,6 +93,7 @@ def run_live_video(
 
     with usage_errors():
         wanted = live_source_options(options)
+    target = dated(target, time.localtime())
     check_names(target, None, options)
     if wanted.wait or "listen=1" in uri:
         reporter.note(f"waiting for {uri}")
@@ -132,6 +135,17 @@ def run_live_video(
             reporter.end_progress()
     told.notes()
     return _say_end(reporter, redact_target(target), stats, signals.exit_code)
+
+
+def dated(target: str, now: time.struct_time) -> str:
+    """``target`` with the moment for %Y, %m, %d, %H, %M and %S, where %Y or %H is among them.
+
+    A service that is started again then begins a new file. Without those two ``%d`` may be a sequence's number, and any
+    percent sign one of a name.
+    """
+    if "://" in target or not {"%Y", "%H"} & set(_DATED.findall(target)):
+        return target
+    return _DATED.sub(lambda field: time.strftime(field[0], now), target)
 
 
 class _ToldLive(Told):

@@ -17,7 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from streamderain.cli.app import cli
+from streamderain.cli.live import dated
 from tests.live.cameras import ROOT, FakeCamera
+from tests.video.clips import write_clip
 
 Make = Callable[..., FakeCamera]
 _SECRET = "hunter2"
@@ -184,3 +186,33 @@ def test_a_machine_that_is_too_slow_is_told_once(camera: Make, monkeypatch: pyte
     assert result.exit_code == 0, result.output
     assert result.output.count("frames/s are processed, the newest at each time; --adaptive") == (0 if adaptive else 1)
     assert "-m fast" not in result.output, "which it has"
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("cam-%Y%m%d-%H%M%S.mkv", "cam-20260705-040302.mkv"),
+        ("%Y/%H%%.mkv", "2026/04%%.mkv"),
+        ("f%05d.png", "f%05d.png"),
+        ("f%d.png", "f%d.png"),
+        ("100%dry %Minutes.mkv", "100%dry %Minutes.mkv"),
+        ("rtsp://server/%Y", "rtsp://server/%Y"),
+    ],
+)
+def test_the_moment_of_the_start_stands_in_a_name_that_asks_for_it(name: str, made: str) -> None:
+    assert dated(name, time.struct_time((2026, 7, 5, 4, 3, 2, 6, 186, 0))) == made
+
+
+def test_a_live_output_is_called_by_its_start(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    out = tmp_path / "cam-%Y%m%d-%H%M%S.mkv"
+    arguments = ["run", str(tmp_path / "in.mp4"), str(out), "-m", "identity", "--device", "cpu", "--frames", "3"]
+    before = time.time()
+    result = CliRunner().invoke(cli, [*arguments, "--live"])
+    assert result.exit_code == 0, result.output
+    (made,) = tmp_path.glob("*.mkv")
+    began = time.mktime(time.strptime(made.name, "cam-%Y%m%d-%H%M%S.mkv"))
+    assert int(before) <= began <= time.time()
+    assert str(made) in result.output
+    result = CliRunner().invoke(cli, arguments)
+    assert (result.exit_code, out.exists()) == (0, True), "of a file, the name is what it is"
