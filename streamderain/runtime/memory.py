@@ -23,8 +23,8 @@ def ran_out(error: BaseException) -> bool:
 def no_memory(device: torch.device, height: int, width: int) -> DeviceError:
     """The error for frames of ``height`` x ``width`` px."""
     # Commands take the model by an option or as an argument: only the name is the same in all of them.
-    hint = "use a smaller model, such as fast, "
-    hint += "or smaller frames" if device.type == "cpu" else "--precision fp16, or --device cpu"
+    others = "or smaller frames" if device.type == "cpu" else "--precision fp16, or --device cpu"
+    hint = f"use fast, the smallest model, {others}"
     return DeviceError(f"{device} is out of memory at {width}x{height}", hint=hint)
 
 
