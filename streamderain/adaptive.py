@@ -51,15 +51,17 @@ def ladder(best: DerainerLike, cheaper: Sequence[DerainerLike] = ()) -> list[Run
     All but ``best`` take the engines that are there: the picture does not stand still for a compiler on the way.
     """
     below = [_without_compiler(model) for model in cheaper]
-    last = below[-1] if below else best
-    return [Rung(best), *map(Rung, below), *(Rung(_without_compiler(last), scale) for scale in (2, 4))]
+    last = [best, *below][-1]
+    # Copies: a derainer that finds no engine ready for a smaller size goes on without engines, at every size.
+    return [Rung(best), *map(Rung, below), *(Rung(_without_compiler(copy(last)), scale) for scale in (2, 4))]
 
 
 def _without_compiler(model: DerainerLike) -> DerainerLike:
-    """A copy: one that finds no engine ready for a size goes on without engines, at every size."""
+    """``model``, or where it would build engines a copy that does not."""
+    if model.build != "auto":
+        return model
     other = copy(model)
-    if other.build == "auto":
-        other.build = "ready"
+    other.build = "ready"
     return other
 
 

@@ -181,7 +181,7 @@ def test_memory_that_runs_out_is_told_as_such(monkeypatch: pytest.MonkeyPatch, w
 
     derainer = Derainer("identity", device="cpu")
     monkeypatch.setattr(EagerEngine, where, none_left)
-    with pytest.raises(DeviceError, match=r"cpu is out of memory at 64x48: use fast, the smallest model, or smaller frames"):
+    with pytest.raises(DeviceError, match="cpu is out of memory at 64x48: use fast, the smallest model, or smaller"):
         derainer.session(48, 64).step(_frame(48, 64))
 
 

@@ -65,7 +65,7 @@ class Stub(Derainer):
     def __init__(self, cost: float = 0.0, paint: Callable[[Tensor, int], Tensor] | None = None) -> None:
         self.cost, self.paint = cost, paint
         self.steps = self.resets = 0
-        self.model = "stub"
+        self.model, self.build = "stub", "ready"
 
     @property
     def description(self) -> str:
