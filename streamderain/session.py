@@ -282,9 +282,10 @@ class DerainerLike(Protocol):
 
     @property
     def model(self) -> str: ...
-
-    build: Build
-
+    @property
+    def build(self) -> Build: ...
+    @build.setter
+    def build(self, build: Build) -> None: ...
     @property
     def plan(self) -> Plan: ...
     @property
