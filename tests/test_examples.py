@@ -115,7 +115,7 @@ def test_a_change_is_told_of_255_whatever_the_depth(
 def test_several_cameras(
     rainy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_example(monkeypatch, "several_cameras.py", tmp_path / "out", 0.3, "identity", rainy, rainy)
+    run_example(monkeypatch, "several_cameras.py", tmp_path / "out", 2, "identity", rainy, rainy)
     said = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in said] == ["0.mkv", "1.mkv"]
     for number in range(2):
