@@ -99,7 +99,11 @@ def muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[
         }
     if muxer in ("matroska", "webm"):
         # B-frames begin at negative decoding times; FFmpeg would move everything later for their sake.
-        return {"flush_packets": "1", "avoid_negative_ts": "disabled"}
+        return {
+            "flush_packets": "1",
+            "avoid_negative_ts": "disabled",
+            "cluster_time_limit": str(FRAGMENT * 1000),  # milliseconds: what is lost when the process dies, as of MP4
+        }
     if muxer == "yuv4mpegpipe":
         return {"strict": "-1"}  # more than 8 bits, which every reader of today knows
     return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}

@@ -289,9 +289,8 @@ def test_most_frames_survive_a_kill(tmp_path: Path, suffix: str) -> None:
         job.wait()
     assert not out.exists()
     with av.open(str(out) + ".part") as part:
-        assert (
-            sum(1 for _ in part.decode(video=0)) > 100
-        )  # of 200; the GOP is 250 frames, so by key frames alone none would be left
+        # Of 200, all but two seconds and what the encoder holds. By key frames alone none would be left.
+        assert sum(1 for _ in part.decode(video=0)) > 140
 
 
 @pytest.mark.parametrize("seed", [3, 10])
