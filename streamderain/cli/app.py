@@ -15,7 +15,7 @@ import click
 from streamderain import __version__
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.report import Reporter
-from streamderain.errors import StreamderainError
+from streamderain.errors import DeviceError, StreamderainError
 
 # name -> (module, attribute); the help lines of `streamderain --help` import them all, which is cheap: none of them
 # imports torch or PyAV before it runs.
@@ -30,7 +30,6 @@ _COMMANDS = {
     "completion": ("streamderain.cli.completion", "completion_command"),
 }
 _INTERRUPTED = 130
-_NO_MEMORY = 5  # as DeviceError's
 # Click before 8.2 shows the help by itself.
 _NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
@@ -66,7 +65,8 @@ class _Cli(click.Group):
                 raise
             except Exception as error:  # noqa: BLE001 - the last line of defence: one line, not a traceback
                 if _ran_out(error):
-                    return _fail(ctx, error, "out of memory: close other programs, or take smaller frames", _NO_MEMORY)
+                    text = "out of memory: close other programs, or take smaller frames"
+                    return _fail(ctx, error, text, DeviceError.exit_code)
                 text = f"internal error: {type(error).__name__}: {error} (--debug shows where; please report it)"
                 return _fail(ctx, error, text, 1)
 
