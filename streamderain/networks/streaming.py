@@ -50,6 +50,15 @@ def _blocks(channels: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
 
 
+def _reach(encoder_blocks: tuple[int, int, int], decoder_blocks: tuple[int, int]) -> int:
+    """How far a pixel of the clean frame sees, from the output back to the input: px."""
+    half = 2 * (1 + 2 * decoder_blocks[1])  # each 3x3 convolution a pixel of its scale, two in a block
+    quarter = -(-half // 4) * 4 + 4 * 2 * decoder_blocks[0]  # whole pixels of the coarser scale
+    eighth = -(-quarter // 8) * 8 + 8 * 2 * encoder_blocks[2]
+    back = eighth + 4 * (2 * encoder_blocks[1] + 1)  # and the gate
+    return back + 2 * 2 * encoder_blocks[0] + 1  # and the stem
+
+
 class StreamingNet(nn.Module):
     """The default network of streamderain.
 
@@ -63,6 +72,10 @@ class StreamingNet(nn.Module):
     The state is (previous, before, output, hidden, keep): the last frame and the aligned minimum's other frame, the
     last output, all [B, 3, H, W] in 0..1; features [B, C1, H/4, W/4]; and 0 or 1 [B, 1, 1, 1]. Zeros are the start:
     with ``keep`` 0 `align` takes the frame itself for its history, and the network is a single-image one.
+
+    Attributes:
+        stride: px, of which height and width of a frame are multiples.
+        reach: px, further than which nothing changes a pixel of the clean frame or of the hidden features.
     """
 
     stride = 8
@@ -77,6 +90,7 @@ class StreamingNet(nn.Module):
         super().__init__()
         c0, c1, c2 = channels
         self.hidden_channels = c1
+        self.reach = _reach(encoder_blocks, decoder_blocks)
         self.memory = memory
         self.stem = nn.Conv2d(13, c0, 4, stride=2, padding=1)
         self.encoder0 = _blocks(c0, encoder_blocks[0])

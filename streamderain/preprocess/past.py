@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from streamderain.preprocess.mesh import warp
+from streamderain.preprocess.mesh import MESH, warp
 from streamderain.preprocess.motion import estimate_motion
 from streamderain.preprocess.scene import same_scene
 
@@ -36,10 +36,13 @@ def look_back(rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> 
         previous, before: [B, 3, H, W], the last frame, and what was ``previous`` to it, laid on that.
         keep: [B, 1, 1, 1], 0 where these are no past of this frame.
     """
+    on_cpu = rainy.device.type == "cpu" and not torch.compiler.is_compiling()  # where a value can be asked for
+    if on_cpu and not keep.any():
+        return Past(torch.zeros(rainy.shape[0], 2, *MESH), rainy, rainy, keep)
     motion = estimate_motion(rainy, previous, before)
     pictures = warp(torch.cat((previous, before), 1), motion)
     keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]
     previous, before = torch.split(pictures, 3, 1)
-    if rainy.device.type != "cpu" or torch.compiler.is_compiling() or not keep.all():
+    if not on_cpu or not keep.all():
         previous, before = torch.lerp(rainy, previous, keep), torch.lerp(rainy, before, keep)
     return Past(motion, previous, before, keep)

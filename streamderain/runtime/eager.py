@@ -12,15 +12,29 @@ from streamderain.networks import State
 from streamderain.preprocess import Past
 from streamderain.runtime.backend import Backend, Job, Progress
 from streamderain.runtime.step import Alignment, network_of
+from streamderain.runtime.tiles import in_tiles
 
 
 class EagerEngine:
-    """A network run by PyTorch, operation by operation. ``module`` is on ``device`` and in ``dtype`` already."""
+    """A network run by PyTorch, operation by operation.
+
+    Args:
+        module: the network, on ``device`` and in ``dtype`` already.
+        forward: what computes its ``forward``, in tiles for one; itself when None.
+    """
 
     def __init__(
-        self, module: nn.Module, height: int, width: int, device: torch.device, dtype: torch.dtype, *, batch: int = 1
+        self,
+        module: nn.Module,
+        height: int,
+        width: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        batch: int = 1,
+        forward: nn.Module | None = None,
     ) -> None:
-        self._module = module
+        self._module, self._forward = module, module if forward is None else forward
         self._alignment = Alignment(module)
         self.batch, self.height, self.width = batch, height, width
         self.device, self.dtype = device, dtype
@@ -35,12 +49,12 @@ class EagerEngine:
         return self._alignment.look_back(rainy, previous, before) if self.device.type == "cpu" else None
 
     def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
-        clean, *rest = self._module(rainy, *self._alignment.lay(rainy, state, past))
+        clean, *rest = self._forward(rainy, *self._alignment.lay(rainy, state, past))
         return clean, tuple(rest)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
         """`step` without the alignment: the network alone, on the state as it lies. To time it."""
-        clean, *rest = self._module(rainy, *state)
+        clean, *rest = self._forward(rainy, *state)
         return clean, tuple(rest)
 
 
@@ -74,7 +88,15 @@ class EagerBackend:
     def load(self, job: Job, folder: Path) -> EagerEngine:
         module = network_of(job)
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows it for tensors only
-        return EagerEngine(module, job.height, job.width, job.device, job.dtype, batch=job.batch)
+        return EagerEngine(
+            module,
+            job.height,
+            job.width,
+            job.device,
+            job.dtype,
+            batch=job.batch,
+            forward=in_tiles(module, job),
+        )
 
 
 BACKEND: Backend = EagerBackend()
