@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from streamderain.errors import StreamderainError
 from streamderain.frame import Frame
 from streamderain.session import DerainerLike, SessionLike
 
@@ -69,13 +70,17 @@ class AdaptiveSession:
     """Derains one stream by the best rung that the machine keeps up with. Not for two threads at once.
 
     Args:
-        rungs: the best first.
+        rungs: the best first. One that cannot be had when its turn comes is told and left out, but for the first, and
+            those that are never to be built: they are looked at now.
         height, width: px of the frames.
         interval: called for the seconds between two frames of the camera, which may change.
         clock: seconds, monotonic; for tests.
 
     Attributes:
-        rung: the index of the present one.
+        rung: the index of the present one among those that are left.
+
+    Raises:
+        ModelError, DeviceError, EngineError: of the first rung, or of one that is never to be built.
     """
 
     def __init__(
@@ -91,7 +96,10 @@ class AdaptiveSession:
             raise ValueError("a ladder has at least one rung, got none")
         self._rungs, self._size, self._interval, self._clock = list(rungs), (height, width), interval, clock
         self.rung = 0
-        self._session = self._open()
+        for below in self._rungs[1:]:
+            if below.derainer.build == "never":
+                below.derainer.prepare(*self._size_on(below))
+        self._session = self._open(0)
         self._cost: float | None = None
         self._slow_since: float | None = None
         self._hold = _TRY_AFTER
@@ -117,10 +125,12 @@ class AdaptiveSession:
         self._judge(now, now - began)
         return clean
 
-    def _open(self) -> SessionLike:
-        rung = self._rungs[self.rung]
-        height, width = (max(1, -(-side // rung.scale)) for side in self._size)
-        return rung.derainer.session(height, width)
+    def _open(self, rung: int) -> SessionLike:
+        return self._rungs[rung].derainer.session(*self._size_on(self._rungs[rung]))
+
+    def _size_on(self, rung: Rung) -> tuple[int, int]:
+        height, width = self._size
+        return max(1, -(-height // rung.scale)), max(1, -(-width // rung.scale))
 
     def _judge(self, now: float, cost: float) -> None:
         if self._fresh:  # the first frame of a session may compile and allocate
@@ -134,8 +144,7 @@ class AdaptiveSession:
             if self._tried and kept > _KEPT_FOR:
                 self._tried, self._hold = False, _TRY_AFTER
             if self.rung > 0 and kept > self._hold:
-                self._move(self.rung - 1, now, f"trying {self._rungs[self.rung - 1].description} again")
-                self._tried = True
+                self._tried = self._move(self.rung - 1, now, f"trying {self._rungs[self.rung - 1].description} again")
             return
         self._slow_since = now if self._slow_since is None else self._slow_since
         if now - self._slow_since < _SLOW_FOR or self.rung + 1 == len(self._rungs):
@@ -145,11 +154,19 @@ class AdaptiveSession:
         said = f"{1000 * self._cost:.0f} ms a frame is too slow for one every {1000 * interval:.0f} ms"
         self._move(self.rung + 1, now, f"{said}: going on with {self._rungs[self.rung + 1].description}")
 
-    def _move(self, rung: int, now: float, message: str) -> None:
+    def _move(self, rung: int, now: float, message: str) -> bool:
+        """Whether ``rung`` could be had; if not, it is left out and the present session goes on."""
+        try:
+            session = self._open(rung)
+        except StreamderainError as error:
+            _log.warning("adaptive: doing without %s: %s", self._rungs[rung].description, error)
+            del self._rungs[rung]
+            self.rung -= rung < self.rung
+            return False
         _log.warning("adaptive: %s", message)
-        self.rung = rung
-        self._session = self._open()
+        self.rung, self._session = rung, session
         self._cost, self._slow_since, self._changed, self._fresh = None, None, now, True
+        return True
 
 
 def _by_rain_layer(session: SessionLike, frame: Frame, scale: int) -> Frame:

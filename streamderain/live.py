@@ -192,7 +192,7 @@ def run_live(
         max_age: seconds; frames that are older when their turn comes are skipped.
         cheaper: adapt: where ``derainer`` is too slow for the camera, take these in turn, then the last one on smaller
             pictures; and say so in the log. None keeps to ``derainer``. See `adaptive`.
-        frames, duration: end after so many frames written, or so many seconds since the first.
+        frames, duration: end after so many frames written, or so many seconds by their times.
         observer: is told of every frame, of what was skipped, and how old frames were when they were written.
         depth: frames that may wait for the sink, at least 1; each adds its time to the age of all that follow.
 
@@ -214,7 +214,8 @@ def run_live(
     stand_in, ages = _StandIn(source, on_loss), _Ages(observer)
     written = held = too_old = told = 0
     interrupted, lost = False, None
-    last_pts: int | None = None
+    first_pts: int | None = None
+    last_pts = 0
 
     def write(item: tuple[Frame, float | None]) -> None:
         frame, captured_at = item
@@ -227,8 +228,10 @@ def run_live(
     )
 
     def hand_on(frame: Frame, captured_at: float | None) -> None:
-        nonlocal written, last_pts
-        if last_pts is not None and frame.pts <= last_pts:
+        nonlocal written, first_pts, last_pts
+        if first_pts is None:
+            first_pts = frame.pts
+        elif frame.pts <= last_pts:
             frame = replace(frame, pts=last_pts + 1)
         last_pts = frame.pts
         behind.write((frame, captured_at))
@@ -239,9 +242,7 @@ def run_live(
     with behind, source:
         network = _Network(derainer, cheaper, source, observer)  # in here: an engine that cannot be had ends both
         while not (interrupted := stopped.is_set()):
-            if (frames is not None and written >= frames) or (
-                duration is not None and written and source.elapsed() * source.info.time_base >= duration
-            ):
+            if frames is not None and written >= frames:
                 break
             try:
                 captured = source.take(_LOOK_EVERY)
@@ -249,6 +250,10 @@ def run_live(
                 lost = error
                 break
             behind.check()  # raises a sink's error now, not when the next frame comes
+            if duration is not None and first_pts is not None:
+                pts = source.elapsed() if captured is None else captured.frame.pts
+                if (pts - first_pts) * source.info.time_base >= duration:
+                    break
             if observer is not None and source.skipped > told:
                 observer.skip(source.skipped - told)
                 told = source.skipped

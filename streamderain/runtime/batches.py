@@ -65,8 +65,22 @@ class Batcher:
     def step(self, stream: int, rainy: Tensor, state: State, past: Past | None) -> tuple[Tensor, State]:
         """`Engine.step` of one frame; waits for others and for the turn. Raises what the engine raised."""
         place = _Place(stream, rainy, state, past)
+        try:
+            self._wait(place)
+            if not place.done:  # then it leads the next batch, and nobody else takes it along
+                with self._turns:
+                    self._go()
+        except BaseException:  # interrupted while waiting: the others go on
+            with self._changed:
+                self._waiting = [other for other in self._waiting if other is not place]
+                self._changed.notify_all()
+            raise
+        return place.result()
+
+    def _wait(self, place: _Place) -> None:
+        """Until it is done, or leads the next batch and the others have come that it waits for."""
         with self._changed:
-            self._seen[stream] = place.came
+            self._seen[place.stream] = place.came
             self._waiting.append(place)
             self._changed.notify_all()
             self._changed.wait_for(lambda: place.done or (self._waiting[:1] == [place] and not self._at_work))
@@ -74,10 +88,6 @@ class Batcher:
                 until = max(place.came, self._free_since) + self._deadline
                 while len(self._waiting) < self._expected() and (left := until - time.monotonic()) > 0:
                     self._changed.wait(min(left, _AWAKE / 4))
-        if not place.done:  # then it leads the next batch, and nobody else takes it along
-            with self._turns:
-                self._go()
-        return place.result()
 
     def _expected(self) -> int:
         """How many frames are worth waiting for."""

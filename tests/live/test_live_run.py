@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from streamderain.errors import EngineError
-from streamderain.frame import Frame
+from streamderain.frame import Frame, VideoInfo
 from streamderain.live import run_live
 from streamderain.observe import Observer
 from streamderain.session import Session
+from streamderain.video.joined import Captured
 from streamderain.video.live import LiveOptions, open_live
 from tests.live.cameras import Collect, FakeCamera, Stub, is_slate
 from tests.live.conftest import Running
@@ -187,6 +190,40 @@ def test_a_run_ends_after_the_frames_or_the_time_asked_for(camera: Make, running
     stats = running(open_live(made.url()), second, duration=1.0).ended(within=10)
     assert 10 <= stats.frames <= 30
     assert (second.pts[-1] - second.pts[0]) / 90000 < 1.2
+
+
+class Punctual:
+    """A source whose picture number n is taken at ``late`` + n / 25 s of the camera's time."""
+
+    info = VideoInfo(width=4, height=2, time_base=Fraction(1, 90000), live=True)
+    interval, name, state = 0.04, "cam", "open"
+    camera_frames = skipped = reconnects = concealed = 0
+
+    def __init__(self, late: float) -> None:
+        self._pts = round(late * 90000)
+
+    def take(self, within: float) -> Captured:
+        self._pts += 3600
+        frame = Frame(torch.zeros(2, 4, 3, dtype=torch.uint8), self._pts, self.info.time_base)
+        return Captured(frame, time.monotonic(), 0)
+
+    def elapsed(self) -> int:
+        return self._pts
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Punctual:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@pytest.mark.parametrize("late", [0.0, 5.0])
+def test_the_time_asked_for_begins_with_the_first_frame_written(late: float) -> None:
+    """However long the network takes to get ready: the camera's time has begun long before."""
+    sink = Collect()
+    run_live(Punctual(late), sink, Stub(), duration=1.0)
+    assert (sink.pts[-1] - sink.pts[0]) / 90000 == pytest.approx(24 / 25)
 
 
 def test_stopping_before_a_frame_leaves_no_file(camera: Make, running: Start) -> None:
