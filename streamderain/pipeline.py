@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
@@ -22,6 +21,8 @@ from streamderain.yuv import Delivery, YuvFrame
 
 _LOOK_EVERY = 0.1  # seconds between two looks at ``stop`` while no frame comes
 _PATIENCE = 0.5  # seconds that a source which was told to end may take, before the file is finished without it
+
+T = TypeVar("T")
 
 #: Composes the rainy and the clean picture of one moment into the frame that is written.
 View = Callable[[Frame, Frame], Frame]
@@ -179,8 +180,10 @@ def run(
         lambda frame: encoding.timed(lambda: write(frame)), finish, sink.abort, depth, name="streamderain-encode"
     )
 
-    def read() -> Iterator[tuple[Prepared, bool]]:
-        with closing(_decode(source, decoding)) as frames_in:  # on this thread, whatever raises
+    def read() -> Iterator[tuple[Prepared, bool] | None]:
+        with source:  # closed on this thread, whatever raises
+            yield None
+            frames_in = _decode(source, decoding)
             ordered = _in_order(frames_in) if source.info.live or not derainer.remembers else with_lead_in(frames_in)
             while True:
                 begin, decoded = time.perf_counter(), decoding.seconds
@@ -194,7 +197,7 @@ def run(
                 yield ready, wanted
                 del ready
 
-    with behind, run_ahead(read(), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
+    with behind, run_ahead(_Begun(read()), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
         while True:
             while not stopped.is_set() and not ahead.ready(_LOOK_EVERY):
                 behind.check()  # raises a sink's error now, not when the next frame comes
@@ -231,6 +234,17 @@ def run(
     )
 
 
+class _Begun(Generic[T]):
+    """A generator without its first item, which `iter` takes: it finalises also where it is left before the second."""
+
+    def __init__(self, generator: Iterator[T]) -> None:
+        self._generator = generator
+
+    def __iter__(self) -> Iterator[T]:
+        next(self._generator)
+        return self._generator
+
+
 def check_sink(sink: object) -> None:
     """Raises: TypeError: it is no `FrameSink`."""
     if not (hasattr(sink, "write") and hasattr(sink, "abort")):
@@ -249,21 +263,20 @@ def _in_order(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | YuvF
         del frame  # not kept while the next one is decoded
 
 
-def _decode(source: PlaneSource, stage: _Stage) -> Generator[Frame | YuvFrame, None, None]:
-    """The source's frames, its own time measured; closes it on the thread that iterated it."""
-    with source:
-        iterator = iter(source)
-        while True:
-            begin = time.perf_counter()
-            try:
-                frame = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                stage.seconds += time.perf_counter() - begin
-            check_frame(frame)
-            yield frame
-            del frame  # not kept while the next one is decoded
+def _decode(source: PlaneSource, stage: _Stage) -> Iterator[Frame | YuvFrame]:
+    """The source's frames, its own time measured."""
+    iterator = iter(source)
+    while True:
+        begin = time.perf_counter()
+        try:
+            frame = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            stage.seconds += time.perf_counter() - begin
+        check_frame(frame)
+        yield frame
+        del frame  # not kept while the next one is decoded
 
 
 def comparison(kind: Literal["side", "wipe"], info: VideoInfo) -> tuple[View, VideoInfo]:

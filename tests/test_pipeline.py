@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,6 +13,7 @@ import torch
 
 from streamderain.errors import InputError, OutputError, UnsupportedInputError
 from streamderain.frame import Frame, VideoInfo
+from streamderain.overlap import _Ahead
 from streamderain.pipeline import comparison, derain, run
 from streamderain.session import Derainer, Prepared
 
@@ -298,6 +299,23 @@ def test_stopped_before_the_first_frame_leaves_no_file() -> None:
     stats = run(Source(), sink, Darker(), stop=stop)
     assert sink.calls == ["abort"]
     assert (stats.frames, stats.interrupted) == (0, True)
+
+
+def test_stopped_before_the_decoding_thread_has_begun_the_source_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = _Ahead.work
+
+    def late(shared: _Ahead[object], items: Iterable[object]) -> None:
+        with shared.changed:
+            assert shared.changed.wait_for(lambda: shared.left, 10)
+        work(shared, items)
+
+    monkeypatch.setattr(_Ahead, "work", late)
+    stop, source = threading.Event(), Source()
+    stop.set()
+    run(source, Sink(), Darker(), stop=stop)
+    assert len(source.closed_on) == 1
+    assert source.closed_on != [threading.get_ident()]
+    assert source.produced == 0
 
 
 class Stalling(Source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import shutil
@@ -172,6 +173,57 @@ def test_closing_leaves_no_thread(observer: Observer) -> None:
         assert time.monotonic() < until
         time.sleep(0.05)
     watching.close()
+
+
+def test_listening_asks_nobody_for_this_machine_s_name(observer: Observer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(name: str = "") -> str:
+        raise AssertionError("this may take as long as a name server does")
+
+    monkeypatch.setattr(socket, "getfqdn", ask)
+    with serve_preview([observer], ("127.0.0.1", 0)) as serving:
+        urllib.request.urlopen(serving.url).close()
+
+
+def test_the_page_may_load_from_here_alone(server: WebServer) -> None:
+    with urllib.request.urlopen(server.url) as answer:
+        policy = dict(part.split(maxsplit=1) for part in answer.headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert {word for words in policy.values() for word in words.split()} <= {
+        *("'none'", "'self'", "'unsafe-inline'", "data:", "blob:")
+    }
+
+
+def test_a_client_beyond_the_most_is_hung_up_on_and_each_that_goes_makes_room(server: WebServer) -> None:
+    def said(client: socket.socket) -> bytes:
+        client.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            return client.recv(8)
+        return b""
+
+    def come() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+    with contextlib.ExitStack() as clients:
+        inside = [clients.enter_context(come()) for _ in range(32)]
+        assert [said(client) for client in inside] == [b"HTTP/1.1"] * 32
+        with come() as one_more:
+            assert said(one_more) == b""
+    until = time.monotonic() + 10
+    for _ in range(40):  # one after the other
+        while True:
+            with come() as client:
+                if said(client) == b"HTTP/1.1":
+                    break
+            assert time.monotonic() < until
+
+
+def test_closing_hangs_up_on_who_is_there(observer: Observer) -> None:
+    with serve_preview([observer], ("127.0.0.1", 0)) as serving:
+        client = socket.create_connection(("127.0.0.1", serving.port), timeout=5)  # less than it may say nothing
+        client.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(10000).endswith(b"\r\n\r\n")
+    with client:
+        assert client.recv(1) == b""
 
 
 # ------------------------------------------------------------------- a real browser

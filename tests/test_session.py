@@ -77,6 +77,10 @@ def test_reset_forgets_the_past(tiny: Path) -> None:
     with_past = used.step(near).pixels
     used.reset()
     assert torch.equal(used.step(near).pixels, fresh.step(near).pixels)
+    assert used.prepare(near).past is None
+    assert used.prepare(near).past is not None
+    used.reset()
+    assert used.prepare(near).past is None
     assert not torch.equal(with_past, Derainer(tiny).session(48, 64).step(near).pixels)
 
 
