@@ -1,4 +1,4 @@
-"""Frames to the device and back: in the planes that decoder and encoder have, through page-locked memory, or in R'G'B'.
+"""Frames to the device and back, in R'G'B' or in the planes that decoder and encoder have, through page-locked memory.
 
 Planes of 4:2:0 are half the bytes of R'G'B', and their conversion is the device's work instead of swscale's on the CPU.
 The copies from page-locked memory are asynchronous. Nobody has to keep such a buffer until its copy is done: PyTorch's
@@ -23,10 +23,9 @@ def upload(frame: Frame | YuvFrame, device: torch.device) -> Tensor:
     """The frame as R'G'B' [1, 3, H, W], float32, 0..1, on ``device``."""
     if isinstance(frame, YuvFrame):
         return yuv_to_rgb(_on(device, frame.planes), frame.format)
-    pixels = frame.pixels
+    (pixels,) = _on(device, (frame.pixels,))
     top = 255.0 if pixels.dtype == torch.uint8 else 65535.0
-    image = pixels.to(device, non_blocking=True).permute(2, 0, 1)[None].contiguous()
-    return image.float().div_(top)
+    return pixels.permute(2, 0, 1)[None].contiguous().float().div_(top)
 
 
 def download(clean: Tensor, frame: Frame | YuvFrame, delivery: Delivery | None = None) -> Frame | YuvFrame:
@@ -39,13 +38,13 @@ def download(clean: Tensor, frame: Frame | YuvFrame, delivery: Delivery | None =
     """
     if delivery is None:
         dtype = frame.pixels.dtype if isinstance(frame, Frame) else frame.format.layout.dtype
-        return Frame(rgb_pixels(clean, dtype).cpu(), frame.pts, frame.time_base, frame.duration)
+        (pixels,) = _fetched((rgb_pixels(clean, dtype),))
+        return Frame(pixels, frame.pts, frame.time_base, frame.duration)
     planes = rgb_to_yuv(clean, delivery.format)
-    if clean.device.type == "cuda":
-        if delivery.device.type == "cpu":
-            planes = _packed(planes, torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True))
-        else:
-            planes = in_rows(planes, delivery.device)
+    if delivery.device.type == "cpu":
+        planes = _fetched(planes)
+    elif clean.device.type == "cuda":
+        planes = in_rows(planes, delivery.device)
         torch.cuda.current_stream(clean.device).synchronize()
     return YuvFrame(planes, delivery.format, frame.pts, frame.time_base, frame.duration)
 
@@ -59,6 +58,15 @@ def _on(device: torch.device, planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     pinned = torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True)
     _packed(planes, pinned)
     return _split(pinned.to(device, non_blocking=True), planes)
+
+
+def _fetched(planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The planes on the CPU, of a GPU's in page-locked memory that is theirs for as long as they are kept."""
+    if planes[0].device.type != "cuda":
+        return planes
+    fetched = _packed(planes, torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True))
+    torch.cuda.current_stream(planes[0].device).synchronize()
+    return fetched
 
 
 def _packed(planes: tuple[Tensor, ...], memory: Tensor) -> tuple[Tensor, ...]:

@@ -55,6 +55,31 @@ def test_planes_come_back_where_they_are_wanted(pix_fmt: str, device: str) -> No
     assert torch.equal(pixels.pixels, rgb_pixels(clean, torch.uint8).cpu())
 
 
+@pytest.mark.needs_cuda
+def test_pixels_go_up_and_down_through_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what came down stays, however many come after it."""
+    pinned, empty = list[int](), torch.empty
+
+    def watched(size: int, *, dtype: torch.dtype, pin_memory: bool = False) -> torch.Tensor:
+        pinned.append(size)
+        return empty(size, dtype=dtype, pin_memory=pin_memory)
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (6, 48, 64, 3), generator=generator).to(torch.uint8)
+    came = []
+    for index, picture in enumerate(pixels):
+        frame = Frame(picture, index, _BASE, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", watched)
+            clean = upload(frame, torch.device("cuda"))
+            out = download(clean, frame)
+        assert isinstance(out, Frame)
+        assert out.pixels.is_pinned()
+        came.append(out.pixels)
+    assert torch.equal(torch.stack(came), pixels)
+    assert pinned == [48 * 64 * 3] * 12
+
+
 def test_planes_are_packed_one_right_after_the_other() -> None:
     frame = frame_in("p010le")
     memory = torch.zeros(sum(2 * plane.numel() for plane in frame.planes), dtype=torch.uint8)
