@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamderain.preprocess.bilateral import BilateralSplit, bilateral_detail
 from streamderain.preprocess.guided import GuidedSplit, guided_filter
-from streamderain.preprocess.mesh import MESH, warp
+from streamderain.preprocess.mesh import MESH, keeping_tables, warp
 from streamderain.preprocess.motion import estimate_motion
 from streamderain.preprocess.padding import reflect_pad
 from streamderain.preprocess.past import Past, look_back
@@ -20,6 +20,7 @@ __all__ = [
     "bilateral_detail",
     "estimate_motion",
     "guided_filter",
+    "keeping_tables",
     "look_back",
     "reflect_pad",
     "rlcn",

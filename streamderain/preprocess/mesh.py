@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +18,28 @@ MESH: Size = (9, 13)  # control points, rows and columns; the outermost lie on t
 
 _Table = TypeVar("_Table")
 
+_kept: ContextVar[dict[Any, Any] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def keeping_tables() -> Iterator[dict[Any, Any]]:
+    """Within, on this thread, each table of a GPU is made once and kept in what is yielded.
+
+    Who records what is done here makes them in a step before, and keeps them for as long as the recording is replayed.
+    """
+    tables: dict[Any, Any] = {}
+    token = _kept.set(tables)
+    try:
+        yield tables
+    finally:
+        _kept.reset(token)
+
 
 def per_size(make: Callable[[Size, Size, torch.device], _Table]) -> Callable[[Size, Size, Tensor], _Table]:
     """What ``make`` gives for a frame's size, a mesh's and the device of a tensor; on the CPU made once for each.
 
-    In a graph it is part of the graph, and on a GPU it is made anew: a recording would go on reading the memory of a
-    table that is long forgotten here.
+    In a graph it is part of the graph, and on a GPU made anew, but within `keeping_tables`: a recording would go on
+    reading the memory of a table that is long forgotten here.
     """
 
     @functools.lru_cache(maxsize=16)
@@ -30,9 +48,17 @@ def per_size(make: Callable[[Size, Size, torch.device], _Table]) -> Callable[[Si
             return make(size, points, torch.device("cpu"))
 
     def get(size: Size, points: Size, like: Tensor) -> _Table:
-        if like.device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return make(size, points, like.device)
-        return once(size, points)
+        if like.device.type == "cpu":
+            return once(size, points)
+        if (tables := _kept.get()) is None:
+            return make(size, points, like.device)
+        key = make, size, points, like.device
+        if key not in tables:
+            tables[key] = make(size, points, like.device)
+        table: _Table = tables[key]
+        return table
 
     return get
 

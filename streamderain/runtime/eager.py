@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from streamderain.networks import State
 from streamderain.preprocess import Past
 from streamderain.runtime.backend import Backend, Job, Progress
+from streamderain.runtime.cudagraph import GraphedEngine, graphed
+from streamderain.runtime.engine import Engine
 from streamderain.runtime.step import Alignment, network_of
 from streamderain.runtime.tiles import in_tiles
 
@@ -58,6 +60,57 @@ class EagerEngine:
         return clean, tuple(rest)
 
 
+class VideoEngine:
+    """On CUDA, where launching takes longer than the work: what follows a first frame is a CUDA graph, recorded then.
+
+    Pictures are first frames all of them, also to networks without a state, and run as they come: a recording costs
+    several steps, and memory.
+    """
+
+    def __init__(self, engine: EagerEngine) -> None:
+        self.batch, self.height, self.width = engine.batch, engine.height, engine.width
+        self.device, self.dtype = engine.device, engine.dtype
+        self._plain = engine
+        self._recorded: GraphedEngine | EagerEngine | None = None
+        self._start: State | None = None
+
+    def zero_state(self) -> State:
+        self._start = self._plain.zero_state()
+        return self._start
+
+    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> None:
+        """`step` finds it."""
+
+    def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
+        return self._for(state).step(rainy, state)
+
+    def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        """`EagerEngine.infer`."""
+        return self._for(state).infer(rainy, state)
+
+    def _for(self, state: State) -> GraphedEngine | EagerEngine:
+        if self._recorded is None:
+            if state is self._start:
+                return self._plain
+            self._recorded = graphed(self._plain)
+        return self._recorded
+
+
+def reference(job: Job) -> EagerEngine:
+    """PyTorch as it is, on any device: what other engines are compared with."""
+    module = network_of(job)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows it for tensors only
+    return EagerEngine(
+        module,
+        job.height,
+        job.width,
+        job.device,
+        job.dtype,
+        batch=job.batch,
+        forward=in_tiles(module, job),
+    )
+
+
 class EagerBackend:
     """Builds nothing and is always there."""
 
@@ -85,18 +138,9 @@ class EagerBackend:
     def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
         """Nothing to do."""
 
-    def load(self, job: Job, folder: Path) -> EagerEngine:
-        module = network_of(job)
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub knows it for tensors only
-        return EagerEngine(
-            module,
-            job.height,
-            job.width,
-            job.device,
-            job.dtype,
-            batch=job.batch,
-            forward=in_tiles(module, job),
-        )
+    def load(self, job: Job, folder: Path) -> Engine:
+        engine = reference(job)
+        return VideoEngine(engine) if job.device.type == "cuda" else engine
 
 
 BACKEND: Backend = EagerBackend()

@@ -17,7 +17,7 @@ class Engine(Protocol):
     The clean frame is the caller's. The state is good for the next step only: an engine may reuse its memory.
 
     Attributes:
-        batch: B, frames in a step; the first dimension of all tensors. PyTorch as it is takes others too.
+        batch: B, frames in a step; the first dimension of all tensors. PyTorch as it is, on the CPU, takes others too.
         height, width: px, multiples of the network's stride.
         device, dtype: where and in what the tensors of ``step`` are.
     """

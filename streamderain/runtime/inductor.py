@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import shutil
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,7 @@ from streamderain.runtime import cuda_toolkit
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
+from streamderain.runtime.memory import ran_out
 from streamderain.runtime.step import Alignment, example_inputs, exported, has_state, network_of, zero_state
 
 _NETWORK, _ALIGNMENT = "network.pt2", "alignment.pt2"
@@ -69,7 +71,7 @@ class InductorEngine:
 
 
 class InductorBackend:
-    """AOTInductor: minutes to build, milliseconds to load; needs a C++ compiler to build, on CUDA also Triton."""
+    """AOTInductor: minutes to build, milliseconds to load. To build: a C++ compiler, on CUDA Triton and headers."""
 
     name = "inductor"
     builds = True
@@ -80,6 +82,8 @@ class InductorBackend:
             return "there is no C++ compiler (install g++)"
         if device.type == "cuda" and importlib.util.find_spec("triton") is None:
             return "Triton is not installed (pip install triton)"
+        if device.type == "cuda" and not (Path(sysconfig.get_path("include", "posix_prefix")) / "Python.h").is_file():
+            return "Python's headers are not found, which Triton compiles with (apt install python3-dev)"
         if device.type == "cuda" and cuda_toolkit.home() is None:
             return "CUDA's headers are not found (install the CUDA toolkit, or set CUDA_HOME to where it is)"
         return None
@@ -118,9 +122,9 @@ class InductorBackend:
             try:
                 # Not tuned: its products of matrices are small and many, and each would be timed in all variants.
                 _compile(Alignment(network), inputs, place, job, {}, lambda stage: progress(f"{stage} the alignment"))
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # noqa: BLE001 - it is slower without, and as good
+            except Exception as error:  # it is slower without, and as good
+                if ran_out(error):
+                    raise
                 reason = str(error).strip().partition("\n")[0]
                 _log.warning("the alignment cannot be compiled and is left to PyTorch as it is: %s", reason)
                 place.unlink(missing_ok=True)

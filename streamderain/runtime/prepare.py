@@ -16,7 +16,7 @@ from pathlib import Path
 from streamderain.errors import EngineError, ModelError, StreamderainError
 from streamderain.runtime.backend import Backend, Job, Progress
 from streamderain.runtime.cache import EngineCache
-from streamderain.runtime.eager import BACKEND as EAGER
+from streamderain.runtime.eager import reference
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.manifest import DamagedEngineError, key_of
 from streamderain.runtime.memory import no_memory, ran_out
@@ -196,8 +196,7 @@ def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -
             return {}
         tell("comparing with PyTorch")
         engine = backend.load(job, folder)
-        reference = EAGER.load(job, folder)
-        parity = compare(engine, reference, moving_texture(job.height, job.width, _CHECK_STEPS, batch=job.batch))
+        parity = compare(engine, reference(job), moving_texture(job.height, job.width, _CHECK_STEPS, batch=job.batch))
     except ModelError as error:  # its calibration does not fit the network, which itself is in use
         raise EngineError(f"{what} cannot be built: {error}") from error
     except StreamderainError:

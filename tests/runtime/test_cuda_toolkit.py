@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
-from streamderain.runtime import cuda_toolkit
+from streamderain.runtime import backend_of, cuda_toolkit
 
 MAPS = """\
 7f00-7f10 r--p 00000000 00:00 0
@@ -81,3 +83,16 @@ def test_without_cuda_in_use_there_is_no_driver_to_link_with(tmp_path: Path) -> 
     (tmp_path / "maps").write_text(MAPS.format(libc="/usr/lib/libc.so.6", driver="/usr/lib/libcudart.so.13"))
     assert cuda_toolkit.driver_library(tmp_path / "maps") is None
     assert cuda_toolkit.driver_library(tmp_path / "none") is None
+
+
+def test_inductor_on_cuda_wants_python_s_headers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton compiles a part of itself with them; Debian's Python comes without."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "triton" or None)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(_toolkit(tmp_path / "cuda", "nv/target")))
+    inductor = backend_of("inductor")
+    assert "apt install python3-dev" in str(inductor.missing(torch.device("cuda")))
+    assert inductor.missing(torch.device("cpu")) is None
+    (tmp_path / "Python.h").write_text("")
+    assert inductor.missing(torch.device("cuda")) is None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from streamderain.networks import State
+from streamderain.preprocess import Past
 from streamderain.runtime import EagerEngine, Job, backend_of, compare, engine_for, inductor
 from streamderain.runtime.eager import BACKEND as EAGER
 from streamderain.runtime.manifest import key_of
@@ -20,6 +23,7 @@ from streamderain.session import job_for
 MakeJob = Callable[..., Job]
 STEPS = 12
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Dimmed(EagerEngine):
@@ -97,6 +101,24 @@ def test_an_inductor_engine_is_for_cpus_of_the_same_instructions(
     assert key("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\n") != of_one
     assert key("processor\t: 0\nFeatures\t: asimd\n") != key("processor\t: 0\nFeatures\t: asimd sve\n")
     assert instructions(tmp_path / "none")
+
+
+def test_beside_an_engine_that_may_round_the_reference_of_the_benchmark_does_not(make_job: MakeJob) -> None:
+    found = importlib.util.spec_from_file_location("parity_benchmark", ROOT / "benchmarks" / "parity.py")
+    assert found is not None
+    assert found.loader is not None
+    found.loader.exec_module(benchmark := importlib.util.module_from_spec(found))
+    seen = list[bool]()
+
+    class Seeing(EagerEngine):
+        def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().step(rainy, state)
+
+    job = make_job()
+    engines = [Seeing(job.network, job.height, job.width, CPU, torch.float32) for _ in range(2)]
+    compare(engines[0], benchmark.Exact(engines[1]), moving_texture(48, 64, 2))
+    assert seen == [True, False, True, False]
 
 
 @pytest.mark.slow
