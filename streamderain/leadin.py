@@ -66,13 +66,16 @@ def _of_scene(first: Tensor, following: Iterable[tuple[Frame | YuvFrame, Tensor]
 
 
 def _glance(frame: Frame | YuvFrame) -> Tensor:
-    """[1, 3, h, w], 0..1: every so many pixels of a frame, or of its luma."""
+    """[1, 3, h, w], 0..1, on the CPU: every so many pixels of a frame, or of its luma.
+
+    Frames of one video may lie in the GPU's memory and in the CPU's, and for so few pixels a GPU is no faster.
+    """
     step = max(1, min(frame.height, frame.width) // _ROWS)
     if isinstance(frame, Frame):
-        some, top = frame.pixels[::step, ::step].permute(2, 0, 1), torch.iinfo(frame.pixels.dtype).max
+        some, top = frame.pixels[::step, ::step].cpu().permute(2, 0, 1), torch.iinfo(frame.pixels.dtype).max
     else:
         layout = frame.format.layout
-        some = frame.planes[0][::step, ::step].expand(3, -1, -1)
+        some = frame.planes[0][::step, ::step].cpu().expand(3, -1, -1)
         top = ((1 << layout.bits) - 1) << layout.shift
     return some[None].float() / top
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from streamderain.errors import InputError
 from streamderain.frame import Frame, VideoInfo
-from streamderain.leadin import with_lead_in
+from streamderain.leadin import _glance, with_lead_in
 from streamderain.pipeline import run
 from streamderain.session import Derainer
 from streamderain.yuv import YuvFormat, YuvFrame
@@ -80,6 +81,26 @@ def test_planes_are_looked_at_as_pixels_are() -> None:
 
     frames = [planes(1 if pts < 9 else 2, pts) for pts in range(18)]
     assert [frame.pts for frame, wanted in with_lead_in(frames) if not wanted] == [2, 1, 11, 10]
+
+
+def test_frames_are_looked_at_on_the_cpu_wherever_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVDEC's pictures lie in the GPU's memory, here in none; those after the first interlaced one in the CPU's."""
+    monkeypatch.setattr(Tensor, "cpu", lambda self: torch.zeros(self.shape, dtype=self.dtype))
+    empty = partial(torch.empty, dtype=torch.uint8, device="meta")
+    planes = YuvFrame((empty(192, 256), empty(96, 128, 2)), YuvFormat("nv12", 1), 0, BASE)
+    assert _glance(planes).device == _glance(Frame(empty(192, 256, 3), 1, BASE)).device == torch.device("cpu")
+
+
+@pytest.mark.needs_cuda
+def test_a_video_that_leaves_the_gpus_memory_on_the_way_is_gone_on_with() -> None:
+    grey = YuvFormat("nv12", 1)
+
+    def planes(pts: int) -> YuvFrame:
+        luma = scene(1)[..., 0].cuda()
+        return YuvFrame((luma, luma.new_full((HEIGHT // 2, WIDTH // 2, 2), 128)), grey, pts, BASE)
+
+    frames = [planes(pts) if pts < 9 else frame for pts, frame in enumerate(clip(*[1] * 14))]
+    assert [frame.pts for frame, wanted in with_lead_in(frames) if wanted] == list(range(14))
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 5])

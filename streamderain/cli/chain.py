@@ -97,7 +97,10 @@ def check_names(target: str, side: SideStreams | None, options: RunOptions, *, n
 
     codec = None if options.allow_fallback else options.codec
     with usage_errors():
-        check_output(target, side, overwrite=options.overwrite, codec=codec, format=options.container, needed=needed)
+        check_output(
+            target, side, overwrite=options.overwrite, codec=codec, format=options.container, needed=needed,
+            device=gpu_of(options) if codec is not None else None,
+        )  # fmt: skip
 
 
 def open_output(

@@ -29,7 +29,10 @@ _CHROMA_LEFT = {"libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc",
 _LOSSLESS = {"ffv1", "png", "rawvideo", "wrapped_avframe", "gif", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng"}
 _Y4M = [f"yuv{chroma}p{depth}" for chroma in (420, 422, 444) for depth in ("", "10le")]  # of what every reader knows
 _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
-_BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51)}  # FFmpeg itself lets them pass and x264 clamps
+# Where the scale is not 0..63. FFmpeg itself lets others pass: x264 clamps them, and to NVENC 0 means "automatic".
+_BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51), "h264_nvenc": (1, 51), "hevc_nvenc": (1, 51),
+                   "av1_nvenc": (1, 63)}  # fmt: skip
+_EIGHT_BITS = {"h264_nvenc"}  # on most GPUs, although it takes deeper formats
 # What puts pictures out of order if nobody says otherwise, and containers that cannot say when each of them is shown.
 _REORDERING = {"libx264", "libx264rgb", "libx265", *ON_THE_CPU}
 _IN_ORDER_ONLY = {"nut", "avi", "asf", "asf_stream"}
@@ -164,7 +167,7 @@ def plan_encoder(
     if muxer == "hls" and "forced-idr" in private:
         chosen.setdefault("forced-idr", "1")  # where a segment begins no picture may refer to one before
     speed = chosen.get("preset")
-    if codec in _BEST_AND_WORST and speed is not None and speed not in _PRESETS:
+    if codec in ("libx264", "libx265") and speed is not None and speed not in _PRESETS:
         # Left to itself x264 says so on stderr, past FFmpeg's log.
         raise OutputOptionError(f"{codec} has no preset {speed!r}", hint=f"it has {', '.join(_PRESETS)}")
     if codec == "libsvtav1":
@@ -221,10 +224,13 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
         notes.append(f"{info.width}x{info.height} is odd, which {codec} takes only as 4:4:4")
         chroma = "444"
     bits = info.colour.bit_depth
+    deeply = bits > 8 and codec not in _EIGHT_BITS
     deeper = ["12le", "16le", "10le"] if bits <= 12 else ["16le", "12le", "10le"]
-    deep = [] if bits <= 8 else ["10le"] if bits <= 10 else deeper
+    deep = [] if not deeply else ["10le"] if bits <= 10 else deeper
     order = dict.fromkeys([chroma, "444" if codec in _EVEN_SIZES_ONLY and odd else "420", "422", "444"])
     wanted = [f"yuv{c}p{d}" for c in order for d in deep]
+    if codec in ON_THE_CPU and deep:
+        wanted.insert(0, "yuv444p16le" if chroma == "444" else "p010le")  # of its 16 bits it encodes 10
     wanted += ["p010le"] if deep else []
     prefix = "yuvj" if codec in _FULL_RANGE_ONLY else "yuv"
     wanted += [f"{prefix}{c}p" for c in order]
@@ -232,10 +238,11 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
         wanted.insert(len(wanted) - len(order), "nv12")  # as the GPU has its pictures
     wanted += ["nv12", "rgb48be", "rgb24", "bgr24", "bgra", "bgr0", "rgb8"] if not deep else ["rgb48be", "rgb24"]
     chosen = next((name for name in wanted if not formats or name in formats), formats[0] if formats else wanted[0])
-    held = max(8, *(part.bits for part in av.VideoFormat(chosen).components))
+    format = av.VideoFormat(chosen)
+    held = 10 if codec in ON_THE_CPU and deep else max(8, *(part.bits for part in format.components))
     if held < bits:
         notes.append(f"{codec} takes {held} bits at most: the source's {bits} are rounded")
-    if info.chroma in ("422", "444") and "420" in chosen:
+    if info.chroma in ("422", "444") and format.chroma_width(2) == format.chroma_height(2) == 1:
         notes.append(f"chroma is halved to 4:2:0, for {codec} takes no 4:{info.chroma[1]}:{info.chroma[2]}")
     return chosen, notes
 

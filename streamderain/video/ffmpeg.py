@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 
@@ -118,5 +118,13 @@ def explain(error: BaseException, lines: list[tuple[int, str, str]] | None = Non
 
 def last_error(lines: list[tuple[int, str, str]]) -> str:
     """The last line at level error, or nothing."""
-    said = [text.strip() for level, _, text in lines if level <= av.logging.ERROR and text.strip()]
-    return redact(said[-1]) if said else ""
+    return next(_errors(reversed(lines)), "")
+
+
+def first_error(lines: list[tuple[int, str, str]]) -> str:
+    """The first line at level error, or nothing."""
+    return next(_errors(lines), "")
+
+
+def _errors(lines: Iterable[tuple[int, str, str]]) -> Iterator[str]:
+    return (redact(text.strip()) for level, _, text in lines if level <= av.logging.ERROR and text.strip())

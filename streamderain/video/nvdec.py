@@ -42,8 +42,13 @@ def is_on_gpu(picture: av.VideoFrame) -> bool:
     return picture.format.name == "cuda"
 
 
-def check_first(picture: av.VideoFrame, *, codec: str, turned: bool) -> None:
+def check_first(picture: av.VideoFrame, *, codec: str, size: tuple[int, int], turned: bool, said: str = "") -> None:
     """Whether pictures like this first one can stay on the GPU.
+
+    Args:
+        size: width and height that the decoder tells. FFmpeg crops what is in a GPU's memory on the right and at the
+            bottom alone.
+        said: FFmpeg's first error since the decoder was opened.
 
     Raises:
         RefusedError: they cannot.
@@ -51,10 +56,13 @@ def check_first(picture: av.VideoFrame, *, codec: str, turned: bool) -> None:
     if picture.interlaced_frame:
         raise RefusedError("it is interlaced, and is deinterlaced on the CPU")
     if not is_on_gpu(picture):
-        raise RefusedError(f"this GPU does not decode {picture.format.name} {codec}")
+        reason = f" ({said})" if said else ""
+        raise RefusedError(f"this GPU does not decode {picture.format.name} {codec}{reason}")
     assert picture.sw_format is not None
     if picture.sw_format.name not in LAYOUTS or not LAYOUTS[picture.sw_format.name].interleaved:
         raise RefusedError(f"its pictures come as {picture.sw_format.name}, not as NV12 or P010")
+    if (picture.width, picture.height) != size:
+        raise RefusedError(f"it is cropped to {size[0]}x{size[1]} on the left or at the top")
     if picture.width % 2 or picture.height % 2:
         raise RefusedError(f"{picture.width}x{picture.height} is odd")
     if turned:

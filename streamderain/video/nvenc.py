@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ from streamderain.video import cuda, ffmpeg
 
 #: What encodes instead where one of these cannot be had.
 ON_THE_CPU = {"h264_nvenc": "libx264", "hevc_nvenc": "libx265", "av1_nvenc": "libsvtav1"}
+_NO_SESSION = ("OpenEncodeSessionEx failed", "incompatible client key")  # GeForce has a few for all programs
 _SIZE = (256, 256)  # px; NVENC refuses small ones
 
 
@@ -46,6 +48,15 @@ def missing(codec: str, device: torch.device) -> str | None:
         except cuda.FAILURES as error:
             return ffmpeg.last_error(lines) or ffmpeg.explain(error)
     return None
+
+
+def is_refusal(error: BaseException, said: str) -> bool:
+    """Whether an encoder did not open for want of a session or of memory on the GPU, not for what was asked of it.
+
+    Args:
+        said: what FFmpeg logged meanwhile.
+    """
+    return getattr(error, "errno", None) in (errno.ENOMEM, errno.ENOSYS) or any(words in said for words in _NO_SESSION)
 
 
 class CudaImport:

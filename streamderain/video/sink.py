@@ -14,7 +14,7 @@ import av
 import torch
 from av.container import OutputContainer
 
-from streamderain.errors import OutputError, OutputOptionError
+from streamderain.errors import DeviceError, OutputError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.redaction import redact_target
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
@@ -202,6 +202,12 @@ def open_sink(
                         f"{name}: {muxer} cannot hold {' and '.join(beside)}",
                         hint=f"use {' or '.join(beside.values())}, or write to an .mkv",
                     ) from error
+                said = "\n".join(text for _, _, text in lines)
+                if opening and plan.codec in nvenc.ON_THE_CPU and nvenc.is_refusal(error, said):
+                    raise DeviceError(
+                        f"{plan.codec} cannot be had: {ffmpeg.first_error(lines) or ffmpeg.explain(error)}",
+                        hint=f"use --codec {nvenc.ON_THE_CPU[plan.codec]}",
+                    ) from error
                 # The encoder itself finds a value bad: that is wrong usage, all else is the world.
                 kind = OutputOptionError if opening and isinstance(error, ValueError) else OutputError
                 raise kind(
@@ -239,18 +245,20 @@ def check_output(
     codec: str | None = None,
     format: str | None = None,
     needed: Collection[str] = (),
+    device: torch.device | None = None,
 ) -> None:
     """What of `open_sink`'s refusals can be known from names alone, before other preparations, which may take minutes.
 
     Args:
         codec: one that will not be done without; else None.
         needed: kinds of side streams that will not be done without, "audio" and "subtitle", if there are any.
+        device: the GPU that ``codec`` is to open on, if it is one of NVENC's; None for the first.
 
     Raises: as `open_sink`, which looks at everything again.
     """
     uri = ffmpeg.local_path(uri)
     if codec is not None:
-        nvenc.require(codec, None)
+        nvenc.require(codec, device)
     holds_more = uri == "null:"
     if sequence.is_pattern(uri):
         sequence.folder_of(uri)

@@ -206,7 +206,8 @@ def _start(
         video.codec_context.thread_type = "AUTO"
         video.codec_context.thread_count = min(_THREADS, os.cpu_count() or 1)
     elif not video.codec_context.is_hwaccel:
-        raise RefusedError(f"FFmpeg does not know how it would decode {video.codec_context.name}")
+        codec, by = video.codec_context.codec.canonical_name, video.codec_context.name
+        raise RefusedError(f"FFmpeg decodes {codec}{f' by {by}' if by != codec else ''} on the CPU alone")
     else:
         video.codec_context.thread_count = 1  # the GPU does the work
     side, notes = side_streams(uri, container, video, audio=audio, subtitles=subtitles)
@@ -241,7 +242,11 @@ def _start(
     notes += [*([note] if note else []), *probe.notes_on(first.frame, video.metadata)]
     upright = turned == probe.Orientation(0, mirrored=False)
     if gpu is not None:
-        nvdec.check_first(first.frame, codec=video.codec_context.name, turned=not upright)
+        context = video.codec_context
+        nvdec.check_first(
+            first.frame, codec=context.name, size=(context.width, context.height), turned=not upright,
+            said=ffmpeg.first_error(lines),
+        )  # fmt: skip
         notes.append(f"decoding on {gpu}, by NVDEC")
     spans = [_exact(duration)] if duration is not None else []
     if frames is not None and rate:

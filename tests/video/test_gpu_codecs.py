@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -16,12 +17,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from streamderain.cli import chain
 from streamderain.cli.app import cli
-from streamderain.errors import DeviceError, InputError
+from streamderain.errors import DeviceError, InputError, OutputOptionError
 from streamderain.frame import Colour, VideoInfo
 from streamderain.pipeline import run
 from streamderain.session import Derainer
-from streamderain.video import ContainerSink, cuda, nvdec, nvenc, open_sink, open_source
+from streamderain.video import ContainerSink, cuda, encoder, nvdec, nvenc, open_sink, open_source
 from streamderain.video.encoder import plan_encoder
 from streamderain.yuv import YuvFrame
 
@@ -138,26 +140,29 @@ def test_what_is_wrong_with_the_input_is_told_as_ever(tmp_path: Path) -> None:
         ({}, False, None),
         ({}, True, "rotated"),
         ({"interlaced_frame": True}, False, "interlaced"),
-        ({"format": SimpleNamespace(name="yuv422p")}, False, "does not decode yuv422p hevc"),
+        ({"format": SimpleNamespace(name="yuv422p")}, False, r"does not decode yuv422p hevc \(No capable device\)"),
         ({"sw_format": SimpleNamespace(name="yuv444p")}, False, "come as yuv444p"),
         ({"width": 1279}, False, "1279x720 is odd"),
+        ({"width": 1344}, False, "cropped to 1280x720 on the left"),
     ],
 )
 def test_a_first_picture_tells_whether_the_rest_can_stay_on_the_gpu(
     wrong: dict[str, Any], turned: bool, said: str | None
 ) -> None:
     names = {"format": SimpleNamespace(name="cuda"), "sw_format": SimpleNamespace(name="nv12")}
+    size = (1279 if wrong.get("width") == 1279 else 1280, 720)
     picture: Any = SimpleNamespace(**{"interlaced_frame": False, "width": 1280, "height": 720, **names, **wrong})
     if said is None:
-        nvdec.check_first(picture, codec="hevc", turned=turned)
+        nvdec.check_first(picture, codec="hevc", size=size, turned=turned)
         return
     with pytest.raises(nvdec.RefusedError, match=said):
-        nvdec.check_first(picture, codec="hevc", turned=turned)
+        nvdec.check_first(picture, codec="hevc", size=size, turned=turned, said="No capable device")
 
 
 @pytest.mark.parametrize("codec", nvenc.ON_THE_CPU)
-@pytest.mark.parametrize(("bits", "pix_fmt"), [(8, "nv12"), (10, "p010le")])
-def test_nvenc_is_asked_for_constant_quality_in_what_the_gpu_has(codec: str, bits: int, pix_fmt: str) -> None:
+@pytest.mark.parametrize("bits", [8, 10])
+def test_nvenc_is_asked_for_constant_quality_in_what_the_gpu_has(codec: str, bits: int) -> None:
+    pix_fmt = "nv12" if bits == 8 or codec == "h264_nvenc" else "p010le"
     info = VideoInfo(1280, 720, Fraction(1, 25), colour=Colour(bit_depth=bits))
     plan = plan_encoder(info, codec=codec, muxer="mp4", crf=20, preset="p5", options={})
     assert plan.pix_fmt == pix_fmt
@@ -165,6 +170,87 @@ def test_nvenc_is_asked_for_constant_quality_in_what_the_gpu_has(codec: str, bit
     assert plan_encoder(
         info, codec=codec, muxer="mp4", crf=None, preset=None, options={"b:v": "8M", "rc": "cbr"}
     ).options == {"b": "8M", "rc": "cbr"}
+
+
+@pytest.mark.parametrize(
+    ("codec", "bits", "chroma", "pix_fmt", "said"),
+    [
+        ("hevc_nvenc", 10, "422", "p010le", ["halved to 4:2:0"]),
+        ("hevc_nvenc", 10, "444", "yuv444p16le", []),
+        ("hevc_nvenc", 12, "420", "p010le", ["10 bits at most"]),
+        ("hevc_nvenc", 8, "422", "yuv420p", ["halved to 4:2:0"]),
+        ("h264_nvenc", 10, "420", "nv12", ["8 bits at most"]),
+        ("h264_nvenc", 10, "444", "yuv444p", ["8 bits at most"]),
+    ],
+)
+def test_what_nvenc_does_not_hold_is_told(codec: str, bits: int, chroma: str, pix_fmt: str, said: list[str]) -> None:
+    info = VideoInfo(1280, 720, Fraction(1, 25), colour=Colour(bit_depth=bits), chroma=chroma)
+    plan = plan_encoder(info, codec=codec, muxer="matroska", crf=None, preset=None, options={})
+    assert plan.pix_fmt == pix_fmt
+    assert [words in note for note, words in zip(plan.notes, said, strict=True)] == [True] * len(said)
+    asked = plan_encoder(info, codec=codec, muxer="matroska", crf=None, preset=None, options={}, pix_fmt="p010le")
+    assert asked.pix_fmt == "p010le"
+
+
+@pytest.mark.parametrize(("codec", "worst"), [("h264_nvenc", 51), ("hevc_nvenc", 51), ("av1_nvenc", 63)])
+def test_nvenc_has_a_scale_of_its_own(codec: str, worst: int) -> None:
+    info = VideoInfo(1280, 720, Fraction(1, 25))
+    for crf in (0, worst + 1):
+        with pytest.raises(OutputOptionError, match=rf"{codec} takes a crf from 1 to {worst}, not {crf}"):
+            plan_encoder(info, codec=codec, muxer="mp4", crf=crf, preset=None, options={})
+
+
+class _Unopened:
+    """An output stream, or its codec context, that fails to open."""
+
+    def __init__(self, of: Any, error: int) -> None:
+        self.__dict__.update(of=of, error=error)
+
+    def __getattr__(self, name: str) -> Any:
+        return _Unopened(self.of.codec_context, self.error) if name == "codec_context" else getattr(self.of, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.of, name, value)
+
+    def open(self) -> None:
+        av.error.err_check(-self.error)
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(errno.ENOMEM, DeviceError), (errno.ENOSYS, DeviceError), (errno.EINVAL, OutputOptionError)],
+)
+def test_a_gpu_without_a_free_session_is_the_devices_fault(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[Exception]
+) -> None:
+    real = encoder.add_stream
+    monkeypatch.setattr(nvenc, "require", lambda codec, device: None)
+    monkeypatch.setattr(encoder, "add_stream", lambda *words, **more: _Unopened(real(*words, **more), number))
+    with open_source(clip) as source, pytest.raises(raised, match="h264_nvenc"):
+        open_sink(tmp_path / "out.mp4", source.info, codec="h264_nvenc")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_words_of_a_driver_without_a_free_session_are_known() -> None:
+    refused = av.error.ArgumentError(errno.EINVAL, "Invalid argument")
+    assert nvenc.is_refusal(refused, "OpenEncodeSessionEx failed: incompatible client key (21): (no details)")
+    assert not nvenc.is_refusal(refused, "Undefined constant or missing '(' in 'fastest'")
+
+
+def test_the_gpu_that_was_chosen_is_asked_for_its_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    second = torch.device("cuda", 1)
+    monkeypatch.setattr(nvenc, "missing", lambda codec, device: f"none on {device}")
+    monkeypatch.setattr(chain, "gpu_of", lambda options: second)
+    options: Any = SimpleNamespace(codec="h264_nvenc", allow_fallback=False, overwrite=False, container=None)
+    with pytest.raises(DeviceError, match="none on cuda:1"):
+        chain.check_names("null:", None, options)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_av1_is_said_to_be_decoded_by_dav1d(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", codec="libsvtav1", count=3, options={"preset": "12"})
+    with open_source(tmp_path / "in.mp4", decoder="auto", device=GPU) as source:
+        assert "FFmpeg decodes av1 by libdav1d on the CPU alone" in source.notes[0]
 
 
 def test_nvenc_gets_chroma_right_after_luma_or_nothing() -> None:
