@@ -84,7 +84,7 @@ def run_recorded_video(
             reporter.end_progress()
     told.notes()
     kept = stats.interrupted and sink.replaces
-    return _say_end(reporter, redact_target(target), stats, source.concealed, signals.exit_code, kept=kept)
+    return _say_end(reporter, redact_target(target), stats, source, signals.exit_code, kept=kept)
 
 
 def _open(uri: str, options: RunOptions, reporter: Reporter, gpu: torch.device | None) -> VideoSource:
@@ -116,10 +116,13 @@ def _open(uri: str, options: RunOptions, reporter: Reporter, gpu: torch.device |
             return opened("cpu")
 
 
-def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, signal_code: int, *, kept: bool) -> int:
+def _say_end(
+    reporter: Reporter, target: str, stats: RunStats, source: VideoSource, signal_code: int, *, kept: bool
+) -> int:
     """The last line; returns the exit code. ``kept``: an older file has kept OUTPUT's name."""
+    concealed, left_out = source.concealed, source.side.damaged
     interrupted = stats.interrupted and signal_code != 0
-    code = signal_code if interrupted else DEGRADED if concealed else 0
+    code = signal_code if interrupted else DEGRADED if concealed or left_out else 0
     output, older = _older(target) if interrupted and kept else (target, "")
     line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {output}{older}"
     if interrupted:
@@ -135,6 +138,7 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
         encode_seconds=round(stats.encode_seconds, 3),
         interrupted=interrupted,
         concealed=concealed,
+        sound_left_out=left_out,
         output=output,
         exit_code=code,
     )
@@ -144,6 +148,8 @@ def _say_end(reporter: Reporter, target: str, stats: RunStats, concealed: int, s
             f"{counted(concealed, 'frame')} could not be decoded whole;"
             " the decoder's repair or the last good one stands in",
         )
+    if left_out:
+        reporter.say("sound_left_out", f"{counted(left_out, 'damaged packet')} of sound left out")
     if reporter.verbose and reporter.style == "text":
         busy = (stats.decode_seconds, stats.prepare_seconds, stats.derain_seconds, stats.encode_seconds)
         said = "at work: decode {:.1f} s, prepare {:.1f} s, network {:.1f} s, encode {:.1f} s"

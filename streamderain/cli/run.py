@@ -68,7 +68,7 @@ Exit codes:
   0  every frame done                  4  the input cannot be read, or has no video
   1  failed                            5  the device, engine or model is not to be had
   2  wrong usage                       6  the stream was lost
-  3  done, but with frames concealed or some inputs failed
+  3  done, but with frames concealed, sound left out or some inputs failed
   130, 143  interrupted; the file is finished and plays (a second Ctrl-C stops at once)"""
 
 
@@ -203,7 +203,8 @@ class RunOptions:
     type=click.Choice(["fail", "conceal"]),
     default="fail",
     show_default=True,
-    help="At a frame that cannot be decoded: stop, or repeat the last good one (exit code 3).",
+    help="At a frame that cannot be decoded: stop, or repeat the last good one (exit code 3). Damaged sound likewise:"
+    " stop, or leave it out.",
 )
 @click.option(
     "--decoder",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from typing import Any
 
 from av.container import OutputContainer
 
-from streamderain.errors import OutputError
+from streamderain.errors import InputError, OutputError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import encoder, ffmpeg
 from streamderain.video.colour import YuvWriter
@@ -75,6 +76,7 @@ class ContainerSink(Finishing):
 
         Raises:
             OutputError: the disk is full, the reader went away, the encoder failed.
+            InputError: sound that is to be copied is damaged.
             ValueError: ``frame`` has not the size that ``info`` promised, comes in other planes, or is not later than
                 the one before; or the sink is closed.
         """
@@ -145,13 +147,13 @@ class ContainerSink(Finishing):
         if not self._open:
             return
         self._open = False
-        try:
+        # The reason for aborting is what the user must hear.
+        with contextlib.suppress(*ffmpeg.WRITE_ERRORS, InputError):
             if self.frames_written:
                 self._flush()
                 self._remuxer.pump()
+        with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
             self._container.close()
-        except ffmpeg.WRITE_ERRORS:
-            pass  # the reason for aborting is what the user must hear
         if self.frames_written:
             self._target.release()
         else:

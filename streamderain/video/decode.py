@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
@@ -60,6 +61,7 @@ class Decoder:
         self._on_gpu = on_gpu
         self._name = name
         self._tick: Fraction = video.time_base
+        self._origin: int = video.start_time or 0
         self._step = max(1, round(1 / (rate * self._tick))) if rate else 1
         self._awaited = Awaited(video.codec_context)
         self._joins = Joins(self._tick, self._step)
@@ -201,7 +203,7 @@ class Decoder:
     def _begins(self, raw: int) -> bool:
         """Whether the picture is the first of a new recording, which is `_shown` then."""
         last, before = self._last_shown, self._shown
-        if last is None or is_back(last * self._tick, raw * self._tick):
+        if last is None or raw < last:
             while self._shown < self._joins.recording and (self._shown, raw) not in self._awaited:
                 self._shown += 1
         return self._shown > before
@@ -212,7 +214,7 @@ class Decoder:
             return before.pts + 1
         if pts <= before.pts:
             pts += self._joins.push(self._shown, before.pts + (before.duration or self._step) - pts)
-        self.notes.append(f"time jumps back at {float(before.pts * self._tick):.2f} s: what follows was moved after it")
+        self.notes.append(f"time jumps back at {self.clock(before.pts)}: what follows was moved after it")
         return pts
 
     def _fill(self, lost: list[At]) -> Iterator[Picture]:
@@ -223,9 +225,9 @@ class Decoder:
         if self._video.codec_context.name not in _ONE_PICTURE_A_PACKET and self._damage is None:
             return
         if not self._conceal:
-            raise self._failure(
-                f"cannot be decoded: {ffmpeg.frames(len(lost))} missing from {self._clock(lost[0][1])} on"
-            )
+            recording, at = lost[0]
+            since = self.clock(at + self._joins.moved[recording])
+            raise self._failure(f"cannot be decoded: {ffmpeg.frames(len(lost))} missing from {since} on")
         for recording, at in lost:
             pts = at + self._joins.moved[recording]
             if pts > self._latest.pts:
@@ -233,13 +235,14 @@ class Decoder:
                 self._latest = Picture(self._latest.frame, pts, None)
                 yield self._latest
 
-    def _clock(self, pts: int) -> str:
-        return f"{float(pts * self._tick):.2f} s"
+    def clock(self, pts: int) -> str:
+        """A time for people, as ``--start`` counts: from the video's beginning, and never later than it is."""
+        return f"{math.floor((pts - self._origin) * self._tick * 1000) / 1000:.3f} s"
 
     def _failure(self, what: str, error: BaseException | None = None) -> InputError:
         after = f"after {ffmpeg.frames(self.decoded)}"
         if self._latest is not None:
-            after += f", at {self._clock(self._latest.pts)}"
+            after += f", at {self.clock(self._latest.pts)}"
         reason = f": {ffmpeg.explain(error)}" if error is not None else ""
         if self._on_gpu:
             return InputError(f"{self._name} {what} ({after}){reason}", hint="--decoder cpu may get further")

@@ -15,11 +15,20 @@ def is_back(before: Fraction, now: Fraction) -> bool:
     return before - now >= _BACKWARDS
 
 
+def _is_anew(began: Fraction, latest: Fraction, now: Fraction) -> bool:
+    """Whether a stream's time, in seconds, is that of a new recording, be the old one shorter than a second.
+
+    Such a one goes back to where it began, or beyond, which no disorder does.
+    """
+    return is_back(latest, now) or now <= began < latest
+
+
 @dataclass(slots=True)
 class _Side:
     """How far a stream beside the video has come; times in seconds."""
 
     recording: int
+    began: Fraction  # in the recording's time
     latest: Fraction  # in the recording's time
     end: Fraction  # in the output's
     joining: bool = False  # of a new recording nothing has gone on yet
@@ -41,6 +50,7 @@ class Joins:
         self.moved = [0]
         self._tick, self._step = tick, step
         self._latest: Fraction | None = None  # seconds of the last video packet, by decoding time
+        self._began = Fraction(0)  # seconds of this recording's first packet, likewise
         self._end = 0  # ticks, of the latest picture of this recording
         self._old_end = Fraction(0)  # seconds, of the one before
         self._sides: dict[int, _Side] = {}
@@ -54,7 +64,10 @@ class Joins:
         """The number of the packet's recording; it must have a presentation time."""
         # Decoding times tell: presentation times of packets go back with every B-frame.
         now = (packet.dts if packet.dts is not None else packet.pts) * self._tick
-        if self._latest is not None and is_back(self._latest, now):
+        if self._latest is None:
+            self._began = now
+        elif is_back(self._latest, now) or (packet.is_keyframe and _is_anew(self._began, self._latest, now)):
+            self._began = now
             self._old_end = self._end * self._tick
             self.moved.append(self.moved[-1] + self._end - packet.pts)
             self._end = packet.pts
@@ -73,11 +86,11 @@ class Joins:
         if ticks is None or not packet.time_base:
             return [(packet, Fraction(0))]
         now = ticks * packet.time_base
-        side = self._sides.setdefault(packet.stream.index, _Side(self.recording, now, now))
-        if is_back(side.latest, now):
-            side.recording, side.joining = side.recording + 1, True
+        side = self._sides.setdefault(packet.stream.index, _Side(self.recording, now, now, now))
+        if _is_anew(side.began, side.latest, now):
+            side.recording, side.joining, side.began = side.recording + 1, True, now
         elif side.recording < self.recording and self._is_new(now):
-            side.recording, side.joining = self.recording, True
+            side.recording, side.joining, side.began = self.recording, True, now
         side.latest = now
         side.held.append((now, packet))
         if side.recording <= self.recording:

@@ -104,6 +104,15 @@ def notes_on(picture: av.VideoFrame, metadata: Mapping[str, str] = MappingProxyT
     return []
 
 
+def rate_of(video: Any) -> Fraction | None:
+    """Frames/s of a stream, as its container or FFmpeg's look at its beginning tells; None if neither does."""
+    rate = video.average_rate or video.guessed_rate
+    # Of raw DV FFmpeg's average is that of the ticks.
+    if rate and video.base_rate and video.base_rate < rate == 1 / video.time_base:
+        rate = video.base_rate
+    return Fraction(rate) if rate else None
+
+
 def video_info(
     picture: av.VideoFrame,
     video: Any,
@@ -116,7 +125,7 @@ def video_info(
     """Everything a sink needs. ``before``, ``span``: seconds that are left out at the beginning, and that will be read
     at most, for the frame count's sake.
     """
-    rate = video.average_rate or video.guessed_rate or None
+    rate = rate_of(video)
     count = video.frames or None
     seconds = _seconds(video, container)
     if count is None and rate and seconds:
@@ -130,7 +139,7 @@ def video_info(
         picture,
         turned=turned,
         time_base=video.time_base,
-        rate=Fraction(rate) if rate else None,
+        rate=rate,
         count=count,
         aspect=video.sample_aspect_ratio,
     )

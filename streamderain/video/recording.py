@@ -122,12 +122,12 @@ class VideoSource:
         if (frame.width, frame.height) != self._size:
             raise UnsupportedInputError(
                 f"{self._name} changes size from {self._size[0]}x{self._size[1]} to {frame.width}x{frame.height}"
-                f" at {float(picture.pts * self.info.time_base):.2f} s",
+                f" at {self._decoder.clock(picture.pts)}",
                 hint="cut it there with --start and --duration and derain the parts one by one",
             )
         own = colour.colour_of(frame)
         if own.is_hdr:
-            colour.check_supported(own, name=f"{self._name} from {float(picture.pts * self.info.time_base):.2f} s on")
+            colour.check_supported(own, name=f"{self._name} from {self._decoder.clock(picture.pts)} on")
 
     def _frame(self, picture: Picture) -> Frame:
         return self._reader.read(picture.frame, picture.pts - self._offset, self.info.time_base, picture.duration)

@@ -14,14 +14,17 @@ import av.error
 from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer, OutputContainer
 
-from streamderain.errors import OutputError
+from streamderain.errors import InputError, OutputError
 from streamderain.redaction import redact
+from streamderain.video import ffmpeg, timecode
 
 _ATTACHED_PICTURE = 1 << 10
 _HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
 _MP4_ONLY = {"mov_text"}
 _ADTS = {"mpegts", "adts", "rtsp"}
+_HOLDS_TIMECODE = {"mp4", "mov", "matroska", "mxf", "nut"}
 _NOT_BEFORE_ZERO = {"nut"}
+_WANTS_LAYOUT = {"mp4", "hls"}  # of PCM: which channels there are, not only how many
 _EARLY = Fraction(1, 25)  # seconds that sound may be ahead of its picture by before it is noticed (EBU R 37)
 _PICTURES_ONLY = "none"
 # Written by muxers for the file they were in; wrong in any other.
@@ -67,18 +70,23 @@ class SideStreams:
         hold: packets from this time on wait, because the end is not known yet.
         expected_end: seconds of the source where a count of frames or a duration will end it, as far as its rate tells;
             of chapters, which are written first, none goes on beyond.
+        conceal: damaged packets are left out and counted in ``damaged``, instead of ending the job.
     """
 
-    def __init__(self, uri: str, streams: tuple[SideStream, ...], container: InputContainer, video: Any) -> None:
+    def __init__(
+        self, uri: str, streams: tuple[SideStream, ...], container: InputContainer, video: Any, *, conceal: bool
+    ) -> None:
         self.uri = uri
         self.streams = streams
-        self.metadata: Mapping[str, str] = kept(container.metadata)
-        self.video_metadata: Mapping[str, str] = kept(video.metadata)
+        self.metadata: dict[str, str] = kept(container.metadata)
+        self.video_metadata: dict[str, str] = kept(video.metadata)
         self.chapters: list[Any] = list(container.chapters())
         self.begin: Fraction | None = None
         self.end: Fraction | None = None
         self.hold: Fraction | None = None
         self.expected_end: Fraction | None = None
+        self.conceal = conceal
+        self.damaged = 0
         self._wanted: frozenset[int] | None = None
         self._timeless = frozenset(stream.index for stream in streams if stream.kind == "cover")
         self._queue: deque[tuple[int, Any]] = deque()
@@ -142,6 +150,33 @@ class SideStreams:
         unwanted = {kind for kind, wanted in (("audio", audio), ("subtitle", subtitles)) if not wanted}
         return [stream for stream in self.streams if stream.kind not in unwanted]
 
+    def advance_timecode(self, seconds: Fraction, rate: Fraction | None) -> list[str]:
+        """Makes the timecode that of the first frame after ``seconds`` are left out, at ``rate`` frames/s; notes."""
+        notes: list[str] = []
+        for metadata in (self.metadata, self.video_metadata):
+            if "timecode" in metadata:
+                advanced = timecode.advanced(metadata["timecode"], round(seconds * rate), rate) if rate else None
+                if advanced is None:
+                    notes = [f"the timecode {metadata.pop('timecode')} is left out: it cannot be counted on"]
+                else:
+                    metadata["timecode"] = advanced
+        return notes
+
+    def leave_out(self, at: Fraction, error: Exception) -> None:
+        """A packet of sound is damaged; ``at`` is its time in the output, in seconds.
+
+        Raises:
+            InputError: damage is not to be concealed.
+        """
+        if self.conceal:
+            self.damaged += 1
+            return
+        name = redact("standard input" if self.uri == "-" else self.uri)
+        raise InputError(
+            f"{name}: a packet of sound, at {float(at):.2f} s of the output, is damaged: {ffmpeg.explain(error)}",
+            hint="--on-error conceal leaves it out, --audio none all sound",
+        ) from error
+
     def peek(self, index: int) -> bytes | None:
         """The data of the first packet waiting of stream ``index``: cover art arrives whole and first."""
         with self._lock:
@@ -192,6 +227,17 @@ def _rebase(packet: Any, base: Fraction) -> None:
     packet.time_base = base
 
 
+def _name_channels(context: Any) -> None:
+    """Of sound from containers that count channels and name none (AVI, MXF): FFmpeg's names for so many.
+
+    Raises:
+        ValueError: it has none for so many.
+    """
+    count = context.layout.nb_channels
+    if context.layout == av.AudioLayout(f"{count} channels"):
+        context.layout = f"{count}c"
+
+
 def kept(metadata: Mapping[str, str]) -> dict[str, str]:
     """Metadata without what describes the old file itself."""
     return {
@@ -202,7 +248,7 @@ def kept(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def side_streams(
-    uri: str, container: InputContainer, video: Any, *, audio: bool, subtitles: bool
+    uri: str, container: InputContainer, video: Any, *, audio: bool, subtitles: bool, conceal: bool
 ) -> tuple[SideStreams, list[str]]:
     """The streams of ``container`` that can be copied beside ``video``, and notes on those that cannot."""
     found, skipped = [], []
@@ -217,6 +263,8 @@ def side_streams(
             kind = "cover"
         if (kind == "audio" and not audio) or (kind == "subtitle" and not subtitles):
             continue
+        if kind == "data" and "timecode" in stream.metadata:
+            continue  # FFmpeg tells it as metadata of the video too, from which muxers make such a stream
         if kind not in ("audio", "subtitle", "cover", "attachment"):
             skipped.append(f"#{stream.index} ({kind})")
             continue
@@ -226,7 +274,7 @@ def side_streams(
         start = None if begins is None or tick is None else Fraction(begins * tick)
         found.append(SideStream(stream.index, kind, codec, stream.language, start, stream))
     notes = [f"not copied: stream {', '.join(skipped)}"] if skipped else []
-    return SideStreams(uri, tuple(found), container, video), notes
+    return SideStreams(uri, tuple(found), container, video, conceal=conceal), notes
 
 
 class Remuxer:
@@ -258,6 +306,9 @@ class Remuxer:
         if self._side is None:
             return
         self._container.metadata.update(self._side.metadata)
+        muxer = self._container.format.name
+        if muxer not in _HOLDS_TIMECODE and "timecode" in {**self._side.metadata, **self._side.video_metadata}:
+            self.notes.append(f"the timecode is left out: {muxer} does not hold it")
         chapters: list[Any] = []
         for chapter in self._side.chapters:
             base = chapter["time_base"]
@@ -294,8 +345,15 @@ class Remuxer:
         return side.begin
 
     def pump(self) -> None:
-        """Muxes the packets that have arrived since the last call."""
-        for index, packet in self._side.drain() if self._side is not None else ():
+        """Muxes the packets that have arrived since the last call.
+
+        Raises:
+            InputError: one is damaged, and damage is not to be concealed.
+        """
+        side = self._side
+        if side is None:
+            return
+        for index, packet in side.drain():
             out = self._streams[index]
             if packet.pts is None and packet.dts is None:
                 packet.pts = packet.dts = 0  # cover art
@@ -314,8 +372,13 @@ class Remuxer:
             if self.watch is not None:
                 self.watch(index, packet.dts * packet.time_base)
             if index in self._unwrap:
-                base = packet.time_base  # the filter takes the packet away
-                for bare in self._unwrap[index].filter(packet):
+                base, at = packet.time_base, packet.dts * packet.time_base  # the filter takes the packet away
+                try:
+                    unwrapped = self._unwrap[index].filter(packet)
+                except (av.error.InvalidDataError, av.error.PatchWelcomeError) as error:
+                    side.leave_out(at, error)
+                    continue
+                for bare in unwrapped:
                     bare.stream, bare.time_base = out, base
                     self._container.mux(bare)
                 continue
@@ -336,6 +399,8 @@ class Remuxer:
             elsewhere = "an .mp4"
         try:
             out = self._container.add_stream_from_template(stream.template)
+            if muxer in _WANTS_LAYOUT and stream.codec.startswith("pcm"):
+                _name_channels(out.codec_context)
         except (ValueError, av.error.FFmpegError) as error:
             raise OutputError(
                 f"{name}: {muxer} cannot hold {stream}",

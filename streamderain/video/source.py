@@ -210,8 +210,8 @@ def _start(
         raise RefusedError(f"FFmpeg decodes {codec}{f' by {by}' if by != codec else ''} on the CPU alone")
     else:
         video.codec_context.thread_count = 1  # the GPU does the work
-    side, notes = side_streams(uri, container, video, audio=audio, subtitles=subtitles)
-    rate = video.average_rate or video.guessed_rate
+    side, notes = side_streams(uri, container, video, audio=audio, subtitles=subtitles, conceal=on_error == "conceal")
+    rate = probe.rate_of(video)
     tick: Fraction = video.time_base
     make = partial(Decoder, container, video, side, on_error=on_error, name=name, rate=rate, on_gpu=gpu is not None)
     with ffmpeg.listening() as lines:
@@ -256,6 +256,8 @@ def _start(
         first.frame, video, container, turned=turned, span=min(spans, default=None),
         before=Fraction(0) if start is None else begin - (video.start_time or 0) * tick,
     )  # fmt: skip
+    if start is not None:
+        notes += side.advance_timecode(begin - (video.start_time or 0) * tick, rate)
     side.begin = begin if start is not None else None
     side.end = begin + _exact(duration) if duration is not None else None
     side.expected_end = begin + min(spans) if spans else None

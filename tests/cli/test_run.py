@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,19 @@ def test_probe_of_what_cannot_run_says_why(clip: Clip) -> None:
     result = CliRunner().invoke(cli, ["probe", str(clip()), "--json", "--device", "cuda:99"])
     assert result.exit_code == 0
     assert "cannot run" in json.loads(result.stdout)["plan"]
+
+
+def test_damaged_sound_is_the_inputs_fault_or_left_out_with_a_code_of_its_own(clip: Clip, tmp_path: Path) -> None:
+    rainy, out = clip("rainy.ts", sound=True, frames=25), tmp_path / "out.mp4"
+    data = bytearray(rainy.read_bytes())
+    header = [match.start() for match in re.finditer(rb"\xff\xf1", data)][8]
+    data[header] = 0
+    rainy.write_bytes(data)
+    refused = run(rainy, out)
+    assert refused.exit_code == 4
+    assert "rainy.ts: a packet of sound" in refused.stderr
+    assert not out.exists()
+    result = run(rainy, out, "--on-error", "conceal")
+    assert result.exit_code == 3, result.stderr
+    assert "1 damaged packet of sound left out" in result.stderr
+    assert len(frame_times(out)) == 25

@@ -42,7 +42,7 @@ def spoiled(tmp_path: Path) -> Path:
 
 
 def test_damage_ends_the_job_and_says_where(spoiled: Path) -> None:
-    with pytest.raises(InputError, match=r"after \d+ frames, at 0\.\d\d s.*--on-error conceal"):
+    with pytest.raises(InputError, match=r"after \d+ frames, at 0\.\d{3} s.*--on-error conceal"):
         copy(spoiled, spoiled.with_name("out.mp4"))
     assert not spoiled.with_name("out.mp4").exists()
 
@@ -170,3 +170,13 @@ def test_a_colon_or_percent_in_a_name_is_just_a_name(tmp_path: Path) -> None:
         out = tmp_path / f"out {name}"
         assert copy(tmp_path / name, out) == COUNT
         assert out.exists()
+
+
+def test_where_the_size_changes_is_told_as_start_counts(tmp_path: Path) -> None:
+    """Transport streams begin at 1.4 s, and are cut by seconds from there."""
+    write_clip(tmp_path / "a.ts")
+    write_clip(tmp_path / "b.ts", size=(96, 64))
+    (tmp_path / "in.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with pytest.raises(InputError, match=r"changes size from 64x48 to 96x64 at 0\.480 s"):
+        copy(tmp_path / "in.ts", tmp_path / "out.mp4")
+    assert copy(tmp_path / "in.ts", tmp_path / "first.mp4", reading={"duration": 0.48}) == COUNT

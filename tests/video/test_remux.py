@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +13,9 @@ import av
 import pytest
 from av.stream import Disposition
 
-from streamderain.errors import OutputError
+from streamderain.errors import InputError, OutputError
 from streamderain.video import open_sink, open_source
+from streamderain.video.timecode import advanced
 
 from .clips import COUNT, from_planes, scene, times, write_clip
 from .copying import copy, copy_open
@@ -239,3 +241,98 @@ def test_where_time_jumps_back_sound_and_picture_go_on_together(tmp_path: Path, 
     # The last sound is that of the last picture, as it was in each.
     apart = times(tmp_path / "a.ts")[-1] - times(tmp_path / "a.ts", "audio")[-1]
     assert abs(pictures[-1] - sounds[-1] - apart) <= Fraction(1, 500)
+
+
+def pcm_clip(path: Path, layout: str = "stereo") -> None:
+    with av.open(str(path), "w") as out:
+        video: Any = out.add_stream("mjpeg", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuvj420p"
+        sound: Any = out.add_stream("pcm_s16le", rate=8000, layout=layout)
+        out.start_encoding()
+        for index in range(COUNT):
+            tone = av.AudioFrame(format="s16", layout=layout, samples=320)
+            tone.planes[0].update(bytes([index] * tone.planes[0].buffer_size))
+            tone.sample_rate, tone.pts, tone.time_base = 8000, index * 320, Fraction(1, 8000)
+            out.mux(sound.encode(tone))
+            out.mux(video.encode(av.VideoFrame.from_ndarray(scene(index), format="rgb24")))
+        out.mux([*video.encode(None), *sound.encode(None)])
+
+
+def test_sound_whose_channels_have_no_names_fits_into_mp4(tmp_path: Path) -> None:
+    """AVI counts the channels of PCM, and MP4 wants to know which they are."""
+    pcm_clip(tmp_path / "in.avi")
+    with av.open(str(tmp_path / "in.avi")) as given:
+        assert given.streams.audio[0].layout.name == "2 channels"
+    copy(tmp_path / "in.avi", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "in.avi")) as given, av.open(str(tmp_path / "out.mp4")) as made:
+        assert made.streams.audio[0].layout.name == "stereo"
+        sounds = [b"".join(bytes(p) for p in media.demux(audio=0)) for media in (given, made)]
+    assert sounds[0] == sounds[1]
+
+
+def test_more_channels_than_have_names_are_refused_by_mp4_before_any_frame(tmp_path: Path) -> None:
+    pcm_clip(tmp_path / "in.avi", "9 channels")
+    with pytest.raises(OutputError, match=r"mp4 cannot hold audio stream #1 \(pcm_s16le.*--audio none.*\.mkv"):
+        copy(tmp_path / "in.avi", tmp_path / "out.mp4")
+    assert not list(tmp_path.glob("out*"))
+    assert copy(tmp_path / "in.avi", tmp_path / "out.mkv") == COUNT
+
+
+def with_damaged_sound(path: Path, *headers: int) -> Path:
+    """Spoils these headers of AAC in a transport stream."""
+    write_clip(path, count=25, audio=1.0)
+    data = bytearray(path.read_bytes())
+    for match in [*re.finditer(rb"\xff\xf1", bytes(data))][slice(*headers)]:
+        data[match.start()] = 0
+    path.write_bytes(data)
+    return path
+
+
+def test_damaged_sound_is_the_inputs_fault_or_left_out_and_counted(tmp_path: Path) -> None:
+    damaged = with_damaged_sound(tmp_path / "in.ts", 8, 21, 6)
+    with pytest.raises(InputError, match=r"in\.ts: a packet of sound, at 0\.\d\d s .* is damaged.*--on-error conceal"):
+        copy(damaged, tmp_path / "out.mp4")
+    assert times(tmp_path / "out.mp4.part")  # what was done by then plays
+    source, sink = copy_open(damaged, tmp_path / "out.mp4", reading={"on_error": "conceal"})
+    assert (source.side.damaged, source.concealed, sink.frames_written) == (3, 0, 25)
+    assert len(payload(tmp_path / "out.mp4", "audio")) == len(payload(damaged, "audio")) - 3
+
+
+@pytest.mark.parametrize(("reading", "timecode"), [({}, "00:59:59;29"), ({"start": 0.5}, "01:00:00;14")])
+def test_a_timecode_moves_with_the_start(tmp_path: Path, reading: dict[str, Any], timecode: str) -> None:
+    write_clip(
+        tmp_path / "in.mov", count=24, rate=Fraction(30000, 1001), time_base=Fraction(1, 30000),
+        metadata={"timecode": "00:59:59;29"},
+    )  # fmt: skip
+    for suffix in ("mov", "mp4"):
+        source, sink = copy_open(tmp_path / "in.mov", tmp_path / f"out.{suffix}", reading=reading)
+        assert (source.notes, sink.notes) == ((), ())
+        with av.open(str(tmp_path / f"out.{suffix}")) as out:
+            assert out.streams.video[0].metadata["timecode"] == timecode
+            assert any(s.type == "data" for s in out.streams)
+    _, sink = copy_open(tmp_path / "in.mov", tmp_path / "out.ts", reading=reading)
+    assert "the timecode is left out: mpegts does not hold it" in sink.notes
+
+
+@pytest.mark.parametrize(("rate", "dropped"), [(30, 2), (60, 4), (30, 0), (25, 0)])
+def test_timecodes_are_counted_as_a_clock_that_leaves_numbers_out(rate: int, dropped: int) -> None:
+    mark = ";" if dropped else ":"
+    exact = Fraction(rate * 1000, 1001) if dropped else Fraction(rate)
+    hours = minutes = seconds = number = 0
+    first = f"00:00:00{mark}00"
+    for count in range(11 * 60 * rate):
+        if count % 97 == 0 or number < 5:
+            expected = f"{hours:02}:{minutes:02}:{seconds:02}{mark}{number:02}"
+            assert advanced(first, count, exact) == expected
+            assert advanced(expected, 24 * 3600 * rate - (24 * 54 * dropped) - count, exact) == first
+        number += 1
+        if number == rate:
+            number, seconds = 0, seconds + 1
+        if seconds == 60:
+            seconds, minutes = 0, minutes + 1
+            number = dropped if minutes % 10 else 0
+
+
+@pytest.mark.parametrize("code", ["later", "00:00:00;00"])
+def test_what_is_no_timecode_at_this_rate_cannot_be_counted_on(code: str) -> None:
+    assert advanced(code, 1, Fraction(25)) is None

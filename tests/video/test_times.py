@@ -228,3 +228,25 @@ def test_sound_and_picture_begin_as_far_apart_where_the_container_holds_no_times
     assert times(tmp_path / "out.avi")[-1] == pytest.approx(float(picture) + (COUNT - 1) / 25, abs=0.041)
     assert times(tmp_path / "out.avi", "audio")[-1] == pytest.approx(2, abs=0.05)
     assert any("begins 0.40 s early: avi" in note for note in sink.notes) == (late < 0)
+
+
+def test_short_recordings_on_end_are_told_from_lost_pictures(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.ts", audio=0.48)
+    (tmp_path / "in.ts").write_bytes((tmp_path / "a.ts").read_bytes() * 3)
+    source, sink = copy_open(tmp_path / "in.ts", tmp_path / "out.mp4")
+    assert sink.frames_written == 3 * COUNT
+    assert source.concealed == 0
+    shown = times(tmp_path / "out.mp4")
+    assert {b - a for a, b in pairwise(shown)} == {Fraction(1, 25)}
+    sounds = times(tmp_path / "out.mp4", "audio")
+    assert all(b - a > Fraction(512, 48000) for a, b in pairwise(sounds))
+    assert abs(sounds[-1] - shown[-1]) < Fraction(1, 10)
+
+
+def test_raw_dv_has_the_rate_of_its_pictures(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.dv", count=4, size=(720, 576), codec="dvvideo", options={}, format="dv")
+    source, sink = copy_open(tmp_path / "in.dv", tmp_path / "out.mov", preset="ultrafast")
+    assert (source.info.frame_rate, source.info.frame_count, sink.frames_written) == (25, 4, 4)
+    with av.open(str(tmp_path / "out.mov")) as out:
+        assert out.streams.video[0].average_rate == 25
+        assert out.streams.video[0].metadata["timecode"] == "00:00:00:00"
