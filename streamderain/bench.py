@@ -8,12 +8,13 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -149,8 +150,11 @@ def time_pipeline(
         nonlocal written
         derainer.prepare(info.height, info.width)  # an engine is for one session; loading it is not timed
         gpu = derainer.plan.device if derainer.plan.device.type == "cuda" else None
-        source = open_source(clip, frames=frames, audio=False, subtitles=False, decoder="auto", device=gpu)
-        sink = open_sink(out, source.info, preset=preset, overwrite=overwrite or written, device=gpu)
+        with ExitStack() as opening:
+            source = open_source(clip, frames=frames, audio=False, subtitles=False, decoder="auto", device=gpu)
+            opening.enter_context(source)
+            sink = open_sink(out, source.info, preset=preset, overwrite=overwrite or written, device=gpu)
+            opening.pop_all()
         written = True
         clock = Clock(source if gpu is None else source.in_planes(), sink)
         stats = run(clock.source, clock.sink, derainer)
@@ -250,12 +254,12 @@ def ratio(first: Timing, other: Timing) -> float:
     return round(first.fps / other.fps, 3) if other.fps > 0 else 0.0
 
 
-def peak_memory() -> dict[str, float]:
-    """MiB that this process held at most: resident, and on the GPU where it used one."""
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """MiB that this process held at most: resident, and on ``device`` where that is a GPU."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     peaks = {"resident": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
-        peaks["cuda"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    if device.type == "cuda":
+        peaks["cuda"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return peaks
 
 
@@ -285,10 +289,10 @@ def texture(width: int, height: int) -> Iterator[Tensor]:
         index += 1
 
 
-def write_clip(path: Path, *, width: int, height: int, frames: int, codec: Literal["libx264"] = "libx264") -> Path:
+def write_clip(path: Path, *, width: int, height: int, frames: int) -> Path:
     """``texture`` as a video of 25 frames/s, 8 bits 4:2:0. Raises OutputError."""
     info = VideoInfo(width=width, height=height, time_base=1 / _RATE, frame_rate=_RATE)
-    with open_sink(str(path), info, codec=codec, crf=23, preset="ultrafast", overwrite=True) as sink:
+    with open_sink(str(path), info, codec="libx264", crf=23, preset="ultrafast", overwrite=True) as sink:
         for index, pixels in enumerate(islice(texture(width, height), frames)):
             sink.write(Frame(pixels=pixels, pts=index, time_base=1 / _RATE, duration=1))
     return path

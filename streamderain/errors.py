@@ -9,7 +9,7 @@
     │   ├── OutputExistsError         exit 2   it is there already and may not be overwritten
     │   └── OutputOptionError         exit 2   what was asked of it cannot be had: wrong usage
     ├── ModelError                    exit 5   no such model, or its weights cannot be used
-    ├── DeviceError                   exit 5   the device asked for is not there
+    ├── DeviceError                   exit 5   the device asked for is not there or is out of memory
     ├── EngineError                   exit 5   the backend or precision asked for cannot be had
     └── StreamLostError               exit 6   a live stream is lost beyond its limit
 

@@ -110,7 +110,7 @@ def bench_command(
         "network_only": network_only,
         "encode": encode or out is not None,
         **timings[0].to_json(),
-        "peak_memory_mib": peak_memory(),
+        "peak_memory_mib": peak_memory(derainers[0].plan.device),
         "machine": machine(),
     }
     if vs is not None:

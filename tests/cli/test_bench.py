@@ -17,7 +17,7 @@ from streamderain.bench import Clock, ratio, time_network, time_pipeline, write_
 from streamderain.cli.app import cli
 from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
 from streamderain.session import Session
-from streamderain.video import open_sink, open_source
+from streamderain.video import VideoSource, open_sink, open_source
 
 Clip = Callable[..., Path]
 Start = Callable[..., Any]
@@ -88,6 +88,24 @@ def test_what_is_there_is_neither_replaced_nor_waited_for(tmp_path: Path, clip: 
         time_pipeline(derainers, str(rainy), str(tmp_path / "nowhere" / "out.mp4"))
     assert rainy.read_bytes() == content
     assert older.read_bytes() == b"dear to somebody"
+
+
+def test_an_output_that_cannot_be_opened_leaves_no_source_open(
+    tmp_path: Path, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[VideoSource] = []
+
+    def open_and_keep(*words: Any, **options: Any) -> VideoSource:
+        opened.append(open_source(*words, **options))
+        return opened[-1]
+
+    monkeypatch.setattr("streamderain.bench.open_source", open_and_keep)
+    with pytest.raises(OutputOptionError, match="preset"):
+        time_pipeline([Derainer("identity", device="cpu")], str(clip()), str(tmp_path / "out.mp4"), preset="none such")
+    assert len(opened) == 2
+    for source in opened:
+        with pytest.raises(ValueError, match="closed"):
+            next(iter(source))
 
 
 def test_each_round_replaces_what_the_one_before_wrote(tmp_path: Path, clip: Clip) -> None:
