@@ -26,6 +26,9 @@ from streamderain.networks.checkpoint import model_path, write_weights
 
 _KEY = "int8"  # in the header of a weights file
 _LEVELS = 127  # each side of zero; -128 is left out, so that weights and signed inputs are symmetric
+# CPUs without VNNI add the products of two input channels that follow each other in 16 bits, and cut off what is more
+# than these hold: two weights of 128 steps together do not reach that. One step is for their rounding.
+_PAIR_LEVELS = 127
 _BYTE = 255
 
 
@@ -134,8 +137,12 @@ def convolutions(network: nn.Module) -> Mapping[str, nn.Conv2d]:
     return {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
 
 
-def quantised(network: nn.Module, calibration: Calibration) -> nn.Module:
+def quantised(network: nn.Module, calibration: Calibration, *, narrow: bool = False) -> nn.Module:
     """A copy of ``network`` that rounds as ``calibration`` says; for inference.
+
+    Args:
+        narrow: for CPUs without VNNI: weights of fewer steps, so that two by two they fit into 16 bits. Where the
+            calibration holds weights in steps they stay in float32: for those, others do not do.
 
     Raises:
         ModelError: if the calibration is of another network.
@@ -146,17 +153,26 @@ def quantised(network: nn.Module, calibration: Calibration) -> nn.Module:
         more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
         raise ModelError(f"the int8 calibration is of another network: this has no convolution {unknown[0]!r}{more}")
     for name, rounding in calibration.roundings.items():
+        if narrow and rounding.weights:
+            continue
         parent, _, child = name.rpartition(".")
         try:
-            setattr(rounded.get_submodule(parent), child, QuantisedConv2d(there[name], rounding))
+            setattr(rounded.get_submodule(parent), child, QuantisedConv2d(there[name], rounding, narrow=narrow))
         except ValueError as error:
             raise ModelError(f"the int8 calibration is of another network: {name}: {error}") from error
     return rounded
 
 
-def weight_steps(weight: Tensor) -> Tensor:
+def weight_steps(weight: Tensor, *, narrow: bool = False) -> Tensor:
     """[O, I, h, w] -> the size of one step for each output channel, [O]; of a channel of zeros, any."""
-    return weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / _LEVELS
+    steps = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / _LEVELS
+    if not narrow:
+        return steps
+    even = F.pad(weight, (0, 0, 0, 0, 0, weight.shape[1] % 2))
+    pairs = torch.stack([even[:, 0::2], even[:, 1::2]], 2)
+    # Inputs are never negative: what one sign adds up to, the other only takes from.
+    sums = torch.stack([pairs.clamp_min(0).sum(2), -pairs.clamp_max(0).sum(2)])
+    return torch.maximum(steps, sums.amax((0, 2, 3, 4)) / _PAIR_LEVELS)
 
 
 class QuantisedConv2d(nn.Module):
@@ -164,13 +180,14 @@ class QuantisedConv2d(nn.Module):
 
     Args:
         conv: with its weights, which are taken over.
+        narrow: as of `quantised`.
 
     Raises:
         ValueError: if the rounding holds other than a scale for each input channel, a shift for each output channel,
             or a byte for each weight.
     """
 
-    def __init__(self, conv: nn.Conv2d, rounding: Rounding) -> None:
+    def __init__(self, conv: nn.Conv2d, rounding: Rounding, *, narrow: bool = False) -> None:
         super().__init__()
         self._step = (rounding.high - rounding.low) / _BYTE
         self._zero = round(-rounding.low / self._step)
@@ -187,7 +204,7 @@ class QuantisedConv2d(nn.Module):
         if rounding.shift:
             _check_length("shifts", len(rounding.shift), conv.out_channels)
             bias = bias + torch.tensor(rounding.shift)
-        self.weight_step = nn.Parameter(weight_steps(weight), requires_grad=False)
+        self.weight_step = nn.Parameter(weight_steps(weight, narrow=narrow), requires_grad=False)
         self.weight_zero = nn.Parameter(torch.zeros(conv.out_channels, dtype=torch.int32), requires_grad=False)
         if rounding.weights:
             stored = base64.b64decode(rounding.weights, validate=True)

@@ -95,6 +95,36 @@ def test_stored_weights_take_the_place_of_rounding_and_shifts_are_added() -> Non
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_narrow_weights_fit_into_16_bits_two_by_two() -> None:
+    """What CPUs without VNNI add products up in: more would be cut off, and show as specks."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(7, 64, 3)
+    with torch.no_grad():
+        plain.weight[0] = 1.0  # the worst there is
+    sums = []
+    for narrow in (False, True):
+        rounded = QuantisedConv2d(plain, Rounding(-1.0, 1.0), narrow=narrow)
+        levels = (rounded.weight / rounded.weight_step.view(-1, 1, 1, 1)).round()
+        assert levels.abs().max() <= 127
+        pairs = torch.cat((levels, torch.zeros(64, 1, 3, 3)), 1).view(64, 4, 2, 3, 3)
+        sums.append(torch.maximum(pairs.clamp_min(0).sum(2), -pairs.clamp_max(0).sum(2)).amax((1, 2, 3)))
+    wide, narrow_sums = sums
+    assert (255 * wide >= 2**15).any()
+    assert (255 * narrow_sums < 2**15).all()
+    assert narrow_sums.min() > 120  # and uses what there is
+
+
+def test_stored_weights_which_are_not_narrow_stay_in_float32(weights: Path) -> None:
+    network, _ = load_checkpoint(weights)
+    stem = network.stem
+    stored = base64.b64encode(bytes([127] * stem.weight.numel())).decode()
+    calibration = Calibration({"stem": Rounding(0.0, 1.0, weights=stored), "down1": Rounding(0.0, 1.0)})
+    narrow = quantised(network, calibration, narrow=True)
+    assert type(narrow.stem) is nn.Conv2d
+    assert isinstance(narrow.down1, QuantisedConv2d)
+    assert isinstance(quantised(network, calibration).stem, QuantisedConv2d)
+
+
 @pytest.mark.parametrize("span", [(0.5, 1.0), (-1.0, 0.0), (0.0, float("nan"))])
 def test_a_range_without_zero_in_it_is_wrong(span: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="range"):

@@ -15,6 +15,7 @@ from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 from streamderain.networks.quantise import Calibration, Rounding, convolutions, quantised, with_calibration
 from streamderain.runtime import EagerEngine, Job, backend_of, compare
 from streamderain.runtime.eager import BACKEND as EAGER
+from streamderain.runtime.openvino import has_vnni
 from streamderain.runtime.parity import moving_texture
 
 pytest.importorskip("openvino")
@@ -36,17 +37,25 @@ def rounded_job(job: Job, folder: Path) -> tuple[Job, Calibration]:
     return Job(model=str(path), precision="int8", **values), calibration
 
 
-@pytest.fixture(scope="module")
-def int8(make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, EagerEngine, EagerEngine]:
+@pytest.fixture(scope="module", params=[False, True], ids=["bytes", "narrow"])
+def int8(
+    request: pytest.FixtureRequest, make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, EagerEngine, EagerEngine]:
     """An int8 engine, PyTorch's emulation of it, and the network in float32."""
+    narrow = request.param
+    if not narrow and not has_vnni():
+        pytest.skip("without VNNI this CPU cuts off sums of products of bytes")
     folder = tmp_path_factory.mktemp("int8")
     job, calibration = rounded_job(make_job(SPEC), folder)
     place = folder / "engine"
     place.mkdir()
     backend = backend_of("openvino")
     assert backend.refuses(job) is None
-    backend.build(job, place, progress=lambda stage: None)
-    emulation = EagerEngine(quantised(job.network, calibration), job.height, job.width, CPU, torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamderain.runtime.openvino.has_vnni", lambda: not narrow)
+        backend.build(job, place, progress=lambda stage: None)
+    rounded = quantised(job.network, calibration, narrow=narrow)
+    emulation = EagerEngine(rounded, job.height, job.width, CPU, torch.float32)
     return backend.load(job, place), emulation, EagerEngine(job.network, job.height, job.width, CPU, torch.float32)
 
 
