@@ -18,7 +18,7 @@ from av.container import InputContainer
 from streamderain.atomic import write_whole
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Colour, Frame, VideoInfo
-from streamderain.video import colour, ffmpeg, icc, probe
+from streamderain.video import colour, exif, ffmpeg, icc, probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,9 @@ def list_stills(uri: str | os.PathLike[str]) -> list[Path] | None:
         return None
     path = Path(uri)
     if os.path.isdir(uri):
-        found = [entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+        # Without hidden files: of each picture, macOS leaves a "._picture.png" that is none.
+        visible = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        found = [entry for entry in visible if entry.suffix.lower() in SUFFIXES and entry.is_file()]
         if not found:
             raise InputError(f"{uri} holds no pictures", hint=f"looked for {', '.join(sorted(SUFFIXES))}")
         return sorted(found, key=_natural)
@@ -142,8 +144,9 @@ def write_still(
 
     Args:
         path: ends in one of ``SUFFIXES``; 16-bit frames stay 16 bits where the format can (png, tiff, ppm).
-        frame: upright, so no orientation tag is written.
-        like: the picture it was made from: never overwritten, and its colour profile is carried over.
+        frame: upright.
+        like: the picture it was made from: never overwritten; its colour profile, Exif data and density are carried
+            over, the orientation set to upright and the thumbnail left out.
         overwrite: whether an existing file may be replaced.
         note: called with what is lost, one phrase each.
 
@@ -160,17 +163,35 @@ def write_still(
         try:
             stays = _stays(target, like, overwrite=overwrite)
             data = _encoded(frame, kind)
-            profile = icc.profile_in(Path(like).read_bytes()) if like is not None else None
-            if profile is not None and (why := icc.obstacle(profile, kind.codec)) is None:
-                data = icc.embedded(data, kind.codec, profile)
-            elif profile is not None and note is not None:
-                note(f"{target.name}: the colour profile is left out: {why}")
+            if like is not None:
+                for lost in (carried := _carried(Path(like).read_bytes(), data, kind.codec))[1]:
+                    if note is not None:
+                        note(f"{target.name}: {lost}")
+                data = carried[0]
             if stays:
                 target.write_bytes(data)
             else:
                 write_whole(Path(os.path.realpath(target)) if target.is_symlink() else target, data)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise OutputError(f"{target} cannot be written: {ffmpeg.explain(error, lines)}") from error
+
+
+def _carried(source: bytes, data: bytes, codec: str) -> tuple[bytes, list[str]]:
+    """``data`` with the colour profile, the Exif data and the density of ``source``, and what of them is left out."""
+    lost: list[str] = []
+    profile = icc.profile_in(source)
+    if profile is not None and (why := icc.obstacle(profile, codec)) is None:
+        data = icc.embedded(data, codec, profile)
+    elif profile is not None:
+        lost.append(f"the colour profile is left out: {why}")
+    written = exif.exif_in(source)
+    if written is not None:
+        try:
+            data = exif.with_exif(data, written)
+        except ValueError as error:
+            lost.append(f"the Exif data is left out: {error}")
+    density = exif.density_in(source)
+    return data if density is None else exif.with_density(data, density), lost
 
 
 def _stays(target: Path, like: Path | str | None, *, overwrite: bool) -> bool:
@@ -200,4 +221,4 @@ def _encoded(frame: Frame, kind: _Kind) -> bytes:
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name)]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path.name)]

@@ -6,7 +6,8 @@ import contextlib
 import struct
 from typing import Literal
 
-ORIENTATION, COLOUR_PROFILE = 0x0112, 0x8773
+BITS_PER_SAMPLE, MAKE, ORIENTATION, EXIF, COLOUR_PROFILE = 0x0102, 0x010F, 0x0112, 0x8769, 0x8773
+HEADERS = (b"II*\0", b"MM\0*")
 _SIZES = {
     3: 2,
     4: 4,
@@ -38,3 +39,21 @@ def value_of(tag: int, data: bytes) -> bytes | None:
                 begin = entry + 8 if size <= _INLINE else at
                 return data[begin : begin + size]
     return None
+
+
+def upright(data: bytes) -> bytes:
+    """``data`` with the orientation 1, where it states one, and without what follows its first directory: a thumbnail.
+
+    Raises:
+        struct.error: it is cut short.
+    """
+    order = "<" if byte_order(data) == "little" else ">"
+    changed = bytearray(data)
+    (first,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, first)
+    end = first + 2 + 12 * count
+    for entry in range(first + 2, end, 12):
+        if struct.unpack_from(f"{order}H", data, entry) == (ORIENTATION,):
+            struct.pack_into(f"{order}HIHH", changed, entry + 2, 3, 1, 1, 0)
+    struct.pack_into(f"{order}I", changed, end, 0)
+    return bytes(changed)

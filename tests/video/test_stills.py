@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.frame import Frame
@@ -143,6 +143,72 @@ def test_a_colour_profile_that_cannot_be_carried_over_is_noted(
     assert says in notes[0]
 
 
+def with_exif(path: Path, *, turned: int = 6) -> None:
+    """As a camera writes it: who made it, when and how, turned, with a thumbnail."""
+    tags = Image.Exif()
+    tags[0x010F], tags[0x0112], tags[0x0132] = "Maker", turned, "2024:05:04 12:30:00"
+    tags.get_ifd(0x8769)[0x829A] = 0.004  # s
+    tags.get_ifd(0x8825)[1] = "N"
+    options = {} if path.suffix in (".webp", ".tiff") else {"dpi": (300, 300)}
+    Image.fromarray(scene(1)).save(path, exif=tags, **options)
+
+
+@pytest.mark.parametrize("source_suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_what_the_camera_has_written_is_carried_over_but_for_the_orientation(
+    tmp_path: Path, source_suffix: str, suffix: str
+) -> None:
+    source, out = tmp_path / f"in{source_suffix}", tmp_path / f"out{suffix}"
+    with_exif(source)
+    notes: list[str] = []
+    write_still(out, read_still(source), like=source, note=notes.append)
+    with Image.open(out) as picture:
+        tags = picture.getexif()
+        assert (tags[0x010F], tags[0x0112], tags[0x0132]) == ("Maker", 1, "2024:05:04 12:30:00")
+        assert tags.get_ifd(0x8769)[0x829A] == pytest.approx(0.004)
+        assert tags.get_ifd(0x8825)[1] == "N"
+        if source_suffix != ".webp":
+            assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    assert read_still(out).pixels.shape == read_still(source).pixels.shape == (64, 48, 3)
+    assert notes == []
+
+
+def test_a_thumbnail_with_the_rain_is_not_carried_over(tmp_path: Path) -> None:
+    thumbnail = b"\xff\xd8 thumbnail \xff\xd9"
+    first = struct.pack("<HHHIII", 1, 0x0112, 3, 1, 6, 26)  # and the second directory, which has the thumbnail
+    second = struct.pack("<HHHIIHHIII", 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, len(thumbnail), 0)
+    exif = b"II*\0" + struct.pack("<I", 8) + first + second + thumbnail
+    Image.fromarray(scene(1)).save(tmp_path / "in.jpg", exif=b"Exif\0\0" + exif)
+    with Image.open(tmp_path / "in.jpg") as picture:
+        assert picture.getexif().get_ifd(ExifTags.IFD.IFD1)
+    write_still(tmp_path / "out.jpg", read_still(tmp_path / "in.jpg"), like=tmp_path / "in.jpg")
+    with Image.open(tmp_path / "out.jpg") as picture:
+        assert picture.getexif()[0x0112] == 1
+        assert not picture.getexif().get_ifd(ExifTags.IFD.IFD1)
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "says"),
+    [
+        ("in.jpg", "out.webp", "png and jpg only"),
+        ("in.tiff", "out.png", "out of tiff"),
+        ("in.png", "o.jpg", "too long"),
+    ],
+)
+def test_exif_data_that_cannot_be_carried_over_is_noted(tmp_path: Path, source: str, out: str, says: str) -> None:
+    if says == "too long":
+        tags = Image.Exif()
+        tags[0x9286] = "x" * 70000
+        Image.fromarray(scene(1)).save(tmp_path / source, exif=tags)
+    else:
+        with_exif(tmp_path / source)
+    notes: list[str] = []
+    write_still(tmp_path / out, read_still(tmp_path / source), like=tmp_path / source, note=notes.append)
+    assert len(notes) == 1
+    assert "the Exif data is left out" in notes[0]
+    assert says in notes[0]
+
+
 def test_lost_transparency_is_noted(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "clear.png"), np.dstack([scene(1), np.full((48, 64), 128, np.uint8)]))
     notes: list[str] = []
@@ -211,11 +277,11 @@ def test_writing_takes_no_name_that_somebody_may_have(tmp_path: Path) -> None:
 
 
 def test_which_inputs_are_stills(tmp_path: Path) -> None:
-    for name in ("f10.png", "f2.JPG", "f1.png", "notes.txt", "clip.mp4"):
+    for name in ("f10.png", "f2.JPG", "f1.png", "f²1.png", "._f1.png", "notes.txt", "clip.mp4"):
         (tmp_path / name).touch()
-    named = [tmp_path / name for name in ("f1.png", "f2.JPG", "f10.png")]
+    named = [tmp_path / name for name in ("f1.png", "f2.JPG", "f10.png", "f²1.png")]
     assert list_stills(str(tmp_path)) == named
-    assert list_stills(str(tmp_path / "*.png")) == [named[0], named[2]]
+    assert list_stills(str(tmp_path / "*.png")) == [named[0], named[2], named[3]]
     assert list_stills(str(tmp_path / "f1.png")) == [named[0]]
     for video in ("clip.mp4", "f%d.png", "missing.mp4"):
         assert list_stills(str(tmp_path / video)) is None

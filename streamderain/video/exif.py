@@ -1,0 +1,75 @@
+"""What a camera has written of a picture (Exif), and its density: read from one, carried over into another."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+from streamderain.video import parts, tiff
+
+_IN_JPEG = b"Exif\0\0"
+_INCH = 0.0254  # metres
+_CENTIMETRE = 0.01
+
+
+def exif_in(data: bytes) -> bytes | None:
+    """The Exif data of a whole png, jpg or webp file, a TIFF file of its own; None if there is none.
+
+    Of a tiff file the whole file, if a camera has written in it.
+    """
+    with contextlib.suppress(struct.error, IndexError):
+        if data[:4] in tiff.HEADERS:
+            return data if any(tiff.value_of(tag, data) for tag in (tiff.MAKE, tiff.EXIF)) else None
+        for kind, body in parts.parts_of(data):
+            if kind in (b"eXIf", b"EXIF") or (kind == b"\xff\xe1" and body.startswith(_IN_JPEG)):
+                return body.removeprefix(_IN_JPEG)
+    return None
+
+
+def with_exif(data: bytes, exif: bytes) -> bytes:
+    """``data``, a whole picture that stands upright, with ``exif``, which says so and has no thumbnail.
+
+    Raises:
+        ValueError: why it cannot be.
+    """
+    if not data.startswith((parts.PNG, parts.JPEG)):
+        raise ValueError("it is kept in png and jpg only")
+    if tiff.value_of(tiff.BITS_PER_SAMPLE, exif) is not None:
+        raise ValueError("it is not taken out of tiff")
+    try:
+        exif = tiff.upright(exif)
+    except struct.error:
+        raise ValueError("it is damaged") from None
+    if data.startswith(parts.PNG):
+        return parts.with_part(data, b"eXIf", exif)
+    if len(_IN_JPEG) + len(exif) > parts.MOST_IN_JPEG:
+        raise ValueError("it is too long for jpg")
+    return parts.with_part(data, b"\xff\xe1", _IN_JPEG + exif)
+
+
+def density_in(data: bytes) -> tuple[float, float] | None:
+    """Pixels a metre, across and down, of a whole png or jpg file; None where none are stated."""
+    with contextlib.suppress(struct.error, IndexError):
+        for kind, body in parts.parts_of(data):
+            if kind == b"pHYs":
+                x, y, unit = struct.unpack(">IIB", body)
+                return (x, y) if unit == 1 and x and y else None
+            if kind == b"\xff\xe0" and body.startswith(b"JFIF\0"):
+                unit, x, y = struct.unpack_from(">BHH", body, 7)
+                metres = {1: _INCH, 2: _CENTIMETRE}.get(unit)
+                return (x / metres, y / metres) if metres and x and y else None
+    return None
+
+
+def with_density(data: bytes, density: tuple[float, float]) -> bytes:
+    """``data`` as our encoders made it, with ``density`` pixels a metre if it is a png or jpg."""
+    if data.startswith(parts.JPEG):
+        x, y = (min(round(each * _INCH), 65535) for each in density)
+        return parts.with_part(data, b"\xff\xe0", b"JFIF\0" + struct.pack(">HBHHH", 0x0101, 1, x, y, 0))
+    if data.startswith(parts.PNG):
+        body = next((body for kind, body in parts.parts_of(data) if kind == b"pHYs"), None)
+        if body is not None:  # FFmpeg's own, of the shape of a pixel
+            at = data.index(b"pHYs" + body)
+            data = data[: at - 4] + data[at + 4 + len(body) + 4 :]
+        return parts.with_part(data, b"pHYs", struct.pack(">IIB", round(density[0]), round(density[1]), 1))
+    return data
