@@ -15,6 +15,8 @@ from torch import Tensor
 
 from streamderain.preprocess import MESH, estimate_motion, same_scene, warp
 from streamderain.preprocess.grey import opened_grey
+from streamderain.preprocess.mesh import lattice_of
+from streamderain.preprocess.motion import _fit_affine
 from streamderain.preprocess.solve import _eliminated
 
 
@@ -219,6 +221,26 @@ def test_a_batch_is_estimated_item_by_item() -> None:
         torch.testing.assert_close(
             together[i : i + 1], estimate_motion(moved[i : i + 1], reference[:1]), atol=1e-2, rtol=0
         )
+
+
+@pytest.mark.parametrize(("shift", "still"), [(0.03, True), (0.15, False)])
+def test_less_than_a_sixteenth_of_a_pixel_is_no_motion_and_is_not_resampled(shift: float, still: bool) -> None:
+    scene = _texture(120, 160, seed=5)
+    found = estimate_motion(warp(scene, _shift(shift, 0)[None]), scene)
+    assert (torch.count_nonzero(found) == 0) == still
+
+
+@pytest.mark.parametrize(("zoom", "believed"), [(1.25, True), (1.35, False)])
+def test_a_map_that_distorts_by_more_than_three_tenths_is_no_camera_s(zoom: float, believed: bool) -> None:
+    scene = _texture(120, 160, seed=5)
+    moved = warp(scene, _affine([[zoom, 0.0, 0.0], [0.0, zoom, 0.0]], 120, 160))
+    start = torch.tensor([[[zoom - 0.02, 0.0, 1.0], [0.0, zoom - 0.02, 0.0]]])
+    grey = [opened_grey(image, 1) for image in (moved, scene)]
+    found = _fit_affine(*grey, start, lattice_of((120, 160), MESH, scene), 6)
+    if believed:
+        assert (found[0, :, :2] - zoom * torch.eye(2)).abs().max() < 0.01
+    else:
+        assert torch.equal(found, start)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 300), (90, 33)])
