@@ -164,10 +164,10 @@ def write_still(
             stays = _stays(target, like, overwrite=overwrite)
             data = _encoded(frame, kind)
             if like is not None:
-                for lost in (carried := _carried(Path(like).read_bytes(), data, kind.codec))[1]:
-                    if note is not None:
-                        note(f"{target.name}: {lost}")
-                data = carried[0]
+                data, lost = _carried(Path(like).read_bytes(), data, kind.codec)
+                if note is not None:
+                    for what in lost:
+                        note(f"{target.name}: {what}")
             if stays:
                 target.write_bytes(data)
             else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,9 +90,10 @@ def test_frames_of_usual_sizes_go_through_whole() -> None:
 
 def test_a_session_of_large_frames_gives_what_a_whole_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     job = replace(job_for("fast"), height=160, width=224)
-    whole = backend_of("eager").load(job, None)  # type: ignore[arg-type]
-    monkeypatch.setattr(in_tiles, "__kwdefaults__", {"most": 1, "side": 96})  # as if the frames were large
-    tiled = backend_of("eager").load(job, None)  # type: ignore[arg-type]
+    whole = backend_of("eager").load(job, Path())
+    large = functools.partial(in_tiles, most=1, side=96)  # as if the frames were
+    monkeypatch.setattr("streamderain.runtime.eager.in_tiles", large)
+    tiled = backend_of("eager").load(job, Path())
     assert isinstance(whole, EagerEngine)
     assert isinstance(tiled, EagerEngine)
     states = whole.zero_state(), tiled.zero_state()
