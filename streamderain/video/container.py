@@ -45,15 +45,15 @@ class ContainerSink(Finishing):
         self.notes = (*target.notes, *plan.notes, *remuxer.notes)
         self._fragments = Fragments(FRAGMENT) if container.format.name in MP4 else None
         remuxer.watch = self._fragments.side if self._fragments is not None else None
-        self._constant = container.format.name in CONSTANT_RATE
+        self._constant = plan.rate is not None
         self._latest: int | None = None
         self._moved = 0  # ticks; at a constant rate the first picture is counted from 0
         if self._constant:
-            rate = 1 / info.time_base
+            counts = container.format.name if container.format.name in CONSTANT_RATE else plan.codec
             self.notes += (
-                f"y4m holds no times: pictures follow each other at {rate} frames/s, and pauses are lost"
-                if container.format.name == "yuv4mpegpipe"
-                else f"{container.format.name} has a constant rate: times are rounded to {info.time_base} s",
+                f"y4m holds no times: pictures follow each other at {plan.rate} frames/s, and pauses are lost"
+                if counts == "yuv4mpegpipe"
+                else f"{counts} has a constant rate: times are rounded to {info.time_base} s",
             )
         self.description = f"{plan.title} {plan.pix_fmt} → {target.name}"
         self._container = container

@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -17,8 +18,9 @@ from av.container import OutputContainer
 
 from streamderain.errors import OutputOptionError
 from streamderain.frame import VideoInfo
+from streamderain.video import ffmpeg
 from streamderain.video.colour import FULL, written_colour
-from streamderain.video.muxer import MP4
+from streamderain.video.muxer import CONSTANT_RATE, MP4, PROGRAM
 from streamderain.video.nvenc import ON_THE_CPU
 
 # What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
@@ -58,7 +60,15 @@ _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "s
 _SUGGESTED = {"vp9": "libvpx-vp9", "av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
 # What is encoded with where nothing was asked for; all other containers take the first.
 _DEFAULT_CODEC = "libx264"
-_DEFAULTS = {**_RAW, "webm": "libvpx-vp9", "gif": "gif"}
+_DEFAULTS = {**_RAW, **dict.fromkeys(PROGRAM, "mpeg2video"), "webm": "libvpx-vp9", "gif": "gif"}
+# Their streams hold a rate: one of these, or in MPEG-2 a ratio of one.
+_MPEG = {"mpeg1video", "mpeg2video"}
+_MPEG_RATES = [Fraction(n, d) for d, n in ((1001, 24000), (1, 24), (1, 25), (1001, 30000), (1, 30), (1, 50),
+                                           (1001, 60000), (1, 60))]  # fmt: skip
+_MPEG2_RATES = {
+    rate * Fraction(n, d) for rate in _MPEG_RATES for n in range(1, 5) for d in range(1, 33) if rate * n <= 60 * d
+}
+_SAME_RATE = Fraction(1, 50_000)  # of it, by which a measured rate may be off: 0.07 s in an hour
 # As good as x264 at 18 is to the eye; the scales end at 63 instead of 51.
 _DEFAULT_CRF = {"libvpx-vp9": 24, "libsvtav1": 24, "libaom-av1": 24}
 _CRF = 18
@@ -70,7 +80,11 @@ _LAMBDA = 118  # FF_QP2LAMBDA: a quantiser of 1 in the unit of global_quality
 
 @dataclass(frozen=True, slots=True)
 class EncoderPlan:
-    """What to open: the codec's name, its pixel format and options, and words for people."""
+    """What to open: the codec's name, its pixel format and options, and words for people.
+
+    Attributes:
+        rate: in frames/s, where codec or container know no other times than its multiples; else None.
+    """
 
     codec: str
     pix_fmt: str
@@ -78,6 +92,7 @@ class EncoderPlan:
     quantiser: int | None
     quality: str
     notes: tuple[str, ...]
+    rate: Fraction | None
 
     @property
     def title(self) -> str:
@@ -175,7 +190,22 @@ def plan_encoder(
     if codec == "libx265":
         # x265 writes to stderr by itself, past FFmpeg's log.
         chosen["x265-params"] = ":".join(filter(None, [chosen.get("x265-params"), "log-level=none"]))
-    return EncoderPlan(codec, pix_fmt, chosen, quantiser, quality, tuple(notes))
+    return EncoderPlan(codec, pix_fmt, chosen, quantiser, quality, tuple(notes), _rate(info, codec, muxer))
+
+
+def _rate(info: VideoInfo, codec: str, muxer: str) -> Fraction | None:
+    rate = info.frame_rate or ffmpeg.ASSUMED_RATE
+    if codec not in _MPEG:
+        return rate if muxer in CONSTANT_RATE else None
+    if codec == "mpeg2video" and rate in _MPEG2_RATES:
+        return rate
+    # The next one up: pictures last longer at times, where at a lower one they would fall behind.
+    found = next((allowed for allowed in _MPEG_RATES if allowed >= rate * (1 - _SAME_RATE)), None)
+    if found is None:
+        raise OutputOptionError(
+            f"{codec} holds 60 frames/s at most, not {float(rate):g}", hint="write an .mp4 or .mkv with --codec libx264"
+        )
+    return found
 
 
 def _quality(
@@ -258,7 +288,7 @@ def add_stream(
     Raises:
         OutputOptionError: the container cannot hold this codec; the hint names one that it can.
     """
-    rate = info.frame_rate.limit_denominator(1001) if info.frame_rate else None
+    rate = plan.rate or (info.frame_rate.limit_denominator(1001) if info.frame_rate else None)
     try:
         stream: Any = container.add_stream(plan.codec, rate=rate, time_base=info.time_base, hwaccel=hwaccel)
     except ValueError as error:

@@ -15,6 +15,11 @@ from streamderain.video.remux import SideStreams
 
 MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
 CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # muxers that count pictures and hold no times
+PROGRAM = {
+    "vob",
+    "dvd",
+    "svcd",
+}  # MPEG-2's program streams: a time for a pack of pictures, which the codec's rate counts on
 FRAGMENT = Fraction(2)  # seconds that a killed process may lose; by key frames alone it would be a whole GOP
 SEGMENT = 2  # seconds of HLS that a player waits for at most
 _PHONES = ("com.apple.", "com.android.")  # camera, place and the like, by keys that FFmpeg would leave out
@@ -62,7 +67,7 @@ def choose_muxer(uri: str, name: str, format: str | None) -> str:
         what = f"the suffix {suffix!r}" if suffix else "a name without a suffix"
         hint = "use .mp4, .mkv, .mov or .webm" + (", or name it with --format" if os.path.exists(uri) else "")
         raise OutputOptionError(f"{name}: FFmpeg knows no container for {what}", hint=hint)
-    return found
+    return "vob" if found == "mpeg" and asked is None else found  # .mpg: of MPEG-2, where FFmpeg thinks of MPEG-1
 
 
 def pictures_only(muxer: str) -> bool:

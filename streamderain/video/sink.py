@@ -21,7 +21,6 @@ from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
 from streamderain.video.container import ContainerSink
 from streamderain.video.display import open_display
 from streamderain.video.muxer import (
-    CONSTANT_RATE,
     MP4,
     SEGMENT,
     choose_muxer,
@@ -158,13 +157,13 @@ def open_sink(
     muxer = choose_muxer(uri, name, format)
     if muxer not in _TURNABLE:
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
-    if muxer in CONSTANT_RATE:
-        info = replace(info, time_base=1 / (info.frame_rate or ffmpeg.ASSUMED_RATE))
     if is_playlist(uri):  # for encoders that do not make a key frame on demand
         options = {"g": str(max(1, round(SEGMENT * (info.frame_rate or ffmpeg.ASSUMED_RATE)))), **options}
     plan = encoder.plan_encoder(
         info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options, pix_fmt=pix_fmt
     )
+    if plan.rate is not None:
+        info = replace(info, time_base=1 / plan.rate)
     gpu = _nvenc_on(plan, device)
     container_options = muxer_options(muxer, side, piped=part is None)
     segments = SegmentFiles() if is_playlist(uri) else None

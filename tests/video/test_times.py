@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import av
 import pytest
 import torch
 
-from streamderain.errors import InputError
+from streamderain.errors import InputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import open_sink, open_source
 
@@ -228,6 +229,43 @@ def test_sound_and_picture_begin_as_far_apart_where_the_container_holds_no_times
     assert times(tmp_path / "out.avi")[-1] == pytest.approx(float(picture) + (COUNT - 1) / 25, abs=0.041)
     assert times(tmp_path / "out.avi", "audio")[-1] == pytest.approx(2, abs=0.05)
     assert any("begins 0.40 s early: avi" in note for note in sink.notes) == (late < 0)
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001), Fraction(12)])
+def test_a_program_stream_gets_mpeg_2_at_the_rate_of_the_source(tmp_path: Path, rate: Fraction) -> None:
+    """Of H.264 there FFmpeg reads one time for a pack of pictures."""
+    write_clip(tmp_path / "in.mp4", rate=rate, time_base=1 / rate, size=(320, 240), count=30)
+    _, sink = copy_open(tmp_path / "in.mp4", tmp_path / "out.mpg")
+    assert sink.description.startswith("mpeg2video")
+    assert (tmp_path / "out.mpg").read_bytes()[4] >> 6 == 0b01, "the pack of MPEG-2; of MPEG-1 it begins with 0010"
+    made = times(tmp_path / "out.mpg")
+    assert len(made) == 30
+    assert [float(b - a) for a, b in pairwise(made)] == pytest.approx([float(1 / rate)] * 29, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.ts"])
+def test_mpeg_2_knows_no_times_between_those_of_its_rate(tmp_path: Path, name: str) -> None:
+    write_clip(tmp_path / "in.mkv", pts=[0, 33, 68, 100, 233, 268, 300], time_base=Fraction(1, 1000), rate=Fraction(30))
+    with open_source(str(tmp_path / "in.mkv")) as source:
+        info = replace(source.info, frame_rate=Fraction(2999, 100))  # as it may be measured
+        with open_sink(str(tmp_path / name), info, side=source.side, codec="mpeg2video") as sink:
+            for frame in source:
+                sink.write(frame)
+    assert sink.notes == ("mpeg2video has a constant rate: times are rounded to 1/30 s",)
+    made = times(tmp_path / name)
+    assert [round((at - made[0]) * 30, 1) for at in made] == [0, 1, 2, 3, 7, 8, 9]
+    with av.open(str(tmp_path / name)) as out:
+        next(out.decode(video=0))
+        assert out.streams.video[0].codec_context.framerate == 30  # by the stream itself
+        assert name == "out.ts" or out.streams.video[0].average_rate == 30  # by the container
+
+
+def test_what_is_faster_than_mpeg_2_can_be_is_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", rate=Fraction(120), time_base=Fraction(1, 120))
+    with pytest.raises(OutputOptionError, match="mpeg2video holds 60 frames/s at most, not 120") as caught:
+        copy(tmp_path / "in.mp4", tmp_path / "out.mpg")
+    assert caught.value.hint == "write an .mp4 or .mkv with --codec libx264"
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_short_recordings_on_end_are_told_from_lost_pictures(tmp_path: Path) -> None:
