@@ -1,4 +1,4 @@
-"""What a network does to pairs of pictures, 8-bit: by the papers' protocol (RGB) and by the field's (luma)."""
+"""What a network does to pairs of pictures, 8-bit: in RGB, as paper B says, and in luma, as the field does."""
 
 from __future__ import annotations
 

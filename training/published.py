@@ -9,15 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A row of a paper's tables: PSNR in dB and SSIM, in RGB as paper B says, for each test set."""
+    """A row of a paper's tables: PSNR in dB and SSIM for each test set; whether RGB or luma, docs/results.md asks."""
 
     network: str
     scores: Mapping[str, tuple[float, float]]
     parameters: float | None = None  # millions
-    seconds: float | None = None  # a picture, on a V100
+    seconds: float | None = None  # a picture of Rain100H, on a V100
 
 
-# Paper B's tables 4-3 to 4-9, and paper A's table 1 on 200 groups of Rain1400 (which says not which channels).
+# Paper B's tables 4-3 to 4-9, which print others' networks too, and paper A's table 1 on 200 groups of Rain1400 (which
+# says not which channels).
 PUBLISHED = (
     Published(
         "PReNet",
@@ -80,7 +81,8 @@ def table(results: Sequence[Mapping[str, Any]], *, dataset: str | None) -> str:
     for row in PUBLISHED:
         if dataset is not None and dataset in row.scores:
             psnr, ssim = row.scores[dataset]
-            seconds = "–" if row.seconds is None else f"{row.seconds:.3f} (V100)"
+            timed = row.seconds is not None and dataset == "rain100h"  # pictures of other sets have other sizes
+            seconds = f"{row.seconds:.3f} (V100)" if timed else "–"
             size = "–" if row.parameters is None else f"{row.parameters:.3f} M"
             lines.append(f"| {row.network} | published | {psnr:.2f} | {ssim:.3f} | – | – | {seconds} | {size} | – |")
     return "\n".join(lines) + "\n"

@@ -59,7 +59,7 @@ class PixelGate(nn.Module):
 class MultiScalePixelAttention(nn.Module):
     """MSPAM, paper B's gate: 3x3 convolutions, and three dilated ones that look further (eq. 3-4 to 3-6, fig. 3-7).
 
-    Each convolution is normalised, which the paper does not say and its parameter count does.
+    Each convolution is normalised, as ECNet's gate is; the paper does not say.
     """
 
     def __init__(self, channels: int, inner: int) -> None:

@@ -1,9 +1,10 @@
 """ECNet (Li et al., WACV 2022) and what paper B makes of it: an encoder-decoder that finds the rain layer.
 
-Counting parameters settles what the paper leaves open. ECNet without its layered LSTM has the 2.461 M that paper B
-prints; with it, 8.73 M. Paper B's own 2.883 M therefore has no recurrence, and comes out to the last digit with MSPAM
-in the skips and one channel attention block at the 64-channel scale. With channel attention in the four residual
-blocks instead, as the text has it, there are 2.820 M.
+Counting parameters tells what the paper leaves open. ECNet without its layered LSTM has the 2.461 M that paper B
+prints; with it, 8.73 M. Paper B's own 2.883 M therefore has no recurrence, although its section 4.1.1 sets N to 6,
+which then is of ECNet with the LSTM. They come out with MSPAM in the skips and one channel attention block at the
+64-channel scale: the simplest of several layouts that do. With channel attention in the four residual blocks of the
+encoder instead, as the text may be read, there are 2.820 M.
 """
 
 from __future__ import annotations
