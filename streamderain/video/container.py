@@ -93,8 +93,6 @@ class ContainerSink(Finishing):
             self._mux(self._stream.encode(picture))
             self.frames_written += 1
             self._remuxer.pump()
-            if self._segments is not None:
-                self._segments.check()
         except ffmpeg.WRITE_ERRORS as error:
             raise self._failure(error) from error
 
@@ -149,6 +147,8 @@ class ContainerSink(Finishing):
         self._open = False
         # The reason for aborting is what the user must hear.
         with contextlib.suppress(*ffmpeg.WRITE_ERRORS, InputError):
+            if self._segments is not None:
+                self._segments.check()  # what is muxed after an error would push good segments out of the playlist
             if self.frames_written:
                 self._flush()
                 self._remuxer.pump()
@@ -207,6 +207,8 @@ class ContainerSink(Finishing):
                 self._latest_picture = max(self._latest_picture, self._lasting(packet))
                 self._fragments.begins(packet.dts * packet.time_base)
             self._container.mux(packet)
+            if self._segments is not None:
+                self._segments.check()
 
     def _failure(self, error: BaseException) -> OutputError:
         after = f"after {ffmpeg.frames(self.frames_written)}"

@@ -119,7 +119,9 @@ def playlist_options(playlist: Path, *, live: bool) -> dict[str, str]:
     stem = playlist.stem.replace("%", "%%")
     # A colon in a relative name would be taken for a protocol; "file:" it could not delete.
     folder = os.path.join(os.curdir, playlist.parent).replace("%", "%%")
-    kept = {"hls_list_size": "6"} if live else {"hls_list_size": "0", "hls_playlist_type": "event"}
+    # Two that are no longer listed stay: after an error FFmpeg counts one segment more, and another when it is closed.
+    last = {"hls_list_size": "6", "hls_delete_threshold": "2"}
+    kept = last if live else {"hls_list_size": "0", "hls_playlist_type": "event"}
     return {
         "hls_time": str(SEGMENT),
         "hls_segment_type": "fmp4",

@@ -76,6 +76,26 @@ def test_a_full_disk_is_an_error_and_the_playlist_stays_whole(
     assert not capfd.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("full", ["out_00012.m4s.tmp", "out.m3u8.tmp"])
+def test_all_that_a_live_playlist_lists_outlives_a_full_disk(tmp_path: Path, full: str) -> None:
+    """At two frames a second the encoder holds many segments back when the error comes."""
+    playlist, place = tmp_path / "out.m3u8", tmp_path / full
+
+    def write() -> None:
+        with open_sink(str(playlist), replace(INFO, live=True)) as sink:
+            for index in range(150):
+                if index == 90:
+                    place.symlink_to("/dev/full")
+                sink.write(grey(index % 50, at=index * 12))
+
+    with pytest.raises(OutputError, match="No space left"):
+        write()
+    listed = re.findall(r"^out_.*m4s$", playlist.read_text(), re.MULTILINE)
+    assert len(listed) == 6
+    assert all((tmp_path / name).exists() for name in listed)
+
+
 def test_a_colon_in_a_folder_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("at 10:00").mkdir()
