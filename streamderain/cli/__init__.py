@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from streamderain.cli.app import cli
@@ -29,9 +29,19 @@ def main() -> None:
             cli(prog_name="streamderain", obj=signals)
         except SystemExit as end:
             # A reader that hangs in a silent input is left behind; the interpreter must not tidy up under its hands.
-            if any(thread.name == "streamderain-decode" for thread in threading.enumerate()):
+            left = any(thread.name == "streamderain-decode" for thread in threading.enumerate())
+            # Of a stderr that takes nothing it would make an exit code of its own, 120.
+            if left or not _flushed(sys.stderr):
                 leave(end.code if isinstance(end.code, int) else 1)
             raise
+
+
+def _flushed(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _fill_closed_descriptors() -> None:

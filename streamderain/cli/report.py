@@ -6,11 +6,12 @@ import json
 import logging
 import sys
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from traceback import format_exception
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, cast
 
 import click
 
@@ -27,8 +28,27 @@ _BAR_EVERY = 0.1
 _speaker: ContextVar[Reporter] = ContextVar("speaker")  # of this thread, and of those that work for it
 
 
+class _Stderr:
+    """stderr without its errors: on a full disk, or where nobody reads any longer, lines are lost, and no video."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+_STDERR = cast("IO[str]", _Stderr())
+
+
 class Reporter:
-    """Says things on stderr; stdout may be carrying video.
+    """Says things on stderr; stdout may be carrying video. A line that cannot be written is lost, and is no error.
 
     Text lines start with "streamderain: "; in JSON every line is an object with "time", "event" and "message".
     """
@@ -91,7 +111,7 @@ class Reporter:
         if self._bar is not None:
             self._bar[0].console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            click.echo(line, err=True)
+            click.echo(line, file=_STDERR)
 
     def line(self, event: str, message: str, **fields: Any) -> str:
         """What `say` writes, without its end, and without the secrets of any address."""
@@ -214,7 +234,7 @@ def _make_bar(total: int | None) -> tuple[Progress, TaskID]:
     progress = Progress(
         BarColumn(bar_width=None),
         TextColumn("{task.fields[detail]}"),
-        console=Console(stderr=True),
+        console=Console(file=_STDERR),
         refresh_per_second=5,
         expand=True,
         # Else rich takes stdout over as well, which may be carrying video.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -17,6 +18,8 @@ import streamderain
 from streamderain import errors
 from streamderain.cli import app, cli
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+
+from .conftest import Clip
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,6 +113,35 @@ def test_reader_that_went_away_is_no_news(failing: dict[str, BaseException]) -> 
     failing["error"] = BrokenPipeError(32, "Broken pipe")
     result = CliRunner().invoke(cli, ["fail"])
     assert (result.exit_code, result.output) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize(("command", "code"), [("file", 0), ("live", 0), ("config", 0), ("bad", 4), ("usage", 2)])
+def test_a_log_that_cannot_be_written_stops_nothing(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, code: int
+) -> None:
+    rainy, out, config = clip(), tmp_path / "out.mp4", tmp_path / "all.toml"
+    config.write_text(f'model = "identity"\ndevice = "cpu"\n[streams.a]\ninput = "{rainy}"\noutput = "{out}"\n')
+    said = ("-m", "identity", "--device", "cpu", "-v")
+    arguments: dict[str, tuple[object, ...]] = {
+        "file": (*said, rainy, out),
+        "live": (*said, rainy, out, "--live", "--frames", 3),
+        "config": ("--config", config),
+        "bad": (*said, tmp_path / "nothing.mp4", out, "--debug"),
+        "usage": (*said, rainy, out, "--adaptive"),
+    }
+    monkeypatch.setattr("streamderain.cli.report._LINE_EVERY", 0.0)
+    full = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - closing it fails as writing does
+    monkeypatch.setattr(sys, "stderr", full)
+    try:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["run", *map(str, arguments[command])])
+    finally:
+        with contextlib.suppress(OSError):
+            full.close()
+    assert end.value.code == code
+    assert out.exists() == (code == 0)
+    assert not out.with_name("out.mp4.part").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["--debug"]])
