@@ -37,7 +37,7 @@ class Snapshot:
         name, about: the stream's, as given to the `Observer`.
         state: "connecting" until the first frame and while the source is being opened again, "up" while frames come,
             "lost" when nobody tries any longer.
-        ended: no more frames will come; where the state is not "lost", all went well.
+        ended: no more frames will come; where the state is not "lost", it was done or told to stop.
         up_seconds: since the `Observer` was made.
         camera_frames: that came from the source. processed_frames: that went through the network.
         skipped: camera frames that were not processed, because newer ones were there or they were too old.

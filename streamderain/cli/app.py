@@ -92,12 +92,13 @@ class _Cli(click.Group):
 
 
 def _usage(error: click.ClickException, args: list[str]) -> None:
-    """Click's own words on one line. How to log is read from the bare arguments: they may not have been parsed."""
+    """Click's own words on one line. How to log is read from the bare arguments too: they may not have been parsed."""
     text = error.format_message().strip()
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         text = f"{text.rstrip('.')} (see {context.command_path} --help)"
     json = "--log-format=json" in args or ("--log-format", "json") in pairwise(args)
+    json = json or (context is not None and context.params.get("log_format") == "json")
     Reporter(style="json" if json else "text").error(text, code=error.exit_code)
 
 

@@ -175,5 +175,5 @@ def say_start(reporter: Reporter, uri: str, target: str, derainer: DerainerLike,
         device=str(plan.device),
         backend=plan.backend,
         precision=plan.precision,
-        encoder=sink.description,
+        encoder=sink.description.partition(" → ")[0],
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamderain.cli.chain import DEGRADED
 from streamderain.cli.interrupt import Signals, leave
 from streamderain.cli.options import usage_errors, was_given
 from streamderain.cli.report import Reporter, pace
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from streamderain.observe import Observer
     from streamderain.session import Derainer, DerainerLike
 
-_SOME_FAILED = 3
-_LOST = 6
 _LOOK_EVERY = 0.2  # seconds between two looks at who is still running
 _OPENING = 2.0  # seconds that a stream which has not begun may take to see that it is over
 _TELL_EVERY = {"text": 30.0, "json": 5.0}  # seconds between two lines of progress
@@ -56,8 +56,7 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
         click.UsageError: the file cannot be read, or says what ``run`` does not know.
     """
     try:
-        with path.open("rb") as file:
-            told = tomllib.load(file)
+        told = tomllib.loads(path.read_text("utf-8-sig"))  # editors of Windows begin a file with a mark
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror}", ctx=ctx) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -67,6 +66,8 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
         raise click.UsageError(f"{path} names no streams; write a table [streams.NAME] for each", ctx=ctx)
     given = {name: value for name, value in ctx.params.items() if was_given(ctx, name)}
     for_all = _options(told, ctx, where=str(path))
+    common = {**ctx.params, **for_all, **given}
+    ctx.params["log_format"] = common["log_format"]  # errors of usage are told in it from here on
     streams: list[Stream] = []
     for name, table in tables.items():
         where = f"{path}: streams.{name}"
@@ -82,27 +83,47 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
                 source = click.core.ParameterSource
                 must = key in own or key in given
                 context.set_parameter_source(key, source.COMMANDLINE if must else source.DEFAULT_MAP)
-        values = {**ctx.params, **for_all, **own, **given}
-        others = [stream.name for stream in streams if stream.target == table["output"] != "null:"]
-        if others:
-            raise click.UsageError(f"{where} has the output of streams.{others[0]}; each needs one of its own", ctx=ctx)
-        streams.append(Stream(name, table["input"], table["output"], context, values))
-    return {**ctx.params, **for_all, **given}, streams
+        one = Stream(name, table["input"], table["output"], context, {**common, **own, **given})
+        for other in streams:
+            if one.target != "null:" and _place(one.target) == _place(other.target):
+                raise click.UsageError(
+                    f"{where} has the output of streams.{other.name}; each needs one of its own", ctx=ctx
+                )
+            if one.source == other.source == "-":
+                raise click.UsageError(
+                    f"{where} has the input of streams.{other.name}; standard input is for one", ctx=ctx
+                )
+        streams.append(one)
+    return common, streams
+
+
+def _place(target: str) -> str:
+    """The same for all spellings of one output."""
+    from streamderain.video.ffmpeg import is_url, local_path
+
+    path = local_path(target)
+    return path if is_url(path) else os.path.realpath(path)
 
 
 def _options(table: Mapping[str, Any], ctx: click.Context, *, where: str) -> dict[str, Any]:
     """Values of a table as ``run`` would have them, by the names of its parameters."""
-    known = {}
+    known, off = dict[str, click.Option](), dict[str, str]()
     for param in ctx.command.params:
         if isinstance(param, click.Option) and param.name not in ("config", None):
             for flag in param.opts:
                 known[flag.lstrip("-").replace("-", "_")] = param
             known[str(param.name)] = param
-    found: dict[str, Any] = {}
+            off |= {flag.lstrip("-").replace("-", "_"): param.opts[0].lstrip("-") for flag in param.secondary_opts}
+    found, spelled = dict[str, Any](), dict[str, str]()
     for key, value in table.items():
-        option = known.get(key.replace("-", "_"))
+        flat = key.replace("-", "_")
+        option = known.get(flat)
         if option is None:
-            raise click.UsageError(f"{where}: `run` has no option {key!r}", ctx=ctx)
+            instead = f"; say {off[flat]} = false" if flat in off else ""
+            raise click.UsageError(f"{where}: `run` has no option {key!r}{instead}", ctx=ctx)
+        if option.name in spelled:
+            raise click.UsageError(f"{where}: {spelled[option.name]} and {key} are the same option", ctx=ctx)
+        spelled[str(option.name)] = key
         try:
             found[str(option.name)] = _converted(option, value, ctx)
         except click.BadParameter as error:
@@ -126,7 +147,7 @@ def _converted(param: click.Option, value: Any, ctx: click.Context) -> Any:
 
 
 def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signals) -> int:
-    """Runs all streams until each has ended, and returns the exit code: 0, 3 when some failed, or how all failed.
+    """Runs all streams until each has ended, and returns the exit code; see `_code_of`.
 
     Raises:
         click.UsageError: of the configuration.
@@ -166,8 +187,14 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
         # Every output is finished, but for those of streams that hang in a call; taking PyTorch down takes seconds on a
         # busy machine, and whoever sent the signal counts them.
         leave(signals.exit_code)
-    codes = [one.code for one in running]
-    return _SOME_FAILED if 0 in codes and any(codes) else _LOST if _LOST in codes else max(codes)
+    return _code_of({one.code for one in running})
+
+
+def _code_of(codes: Set[int]) -> int:
+    """The exit code of streams that ended with ``codes``: theirs if all have the same; else 3 if any is done, or 1."""
+    if len(codes) == 1:
+        return next(iter(codes))
+    return DEGRADED if codes & {0, DEGRADED} else StreamderainError.exit_code
 
 
 def _tell(reporter: Reporter, observers: list[Observer]) -> None:
@@ -270,7 +297,7 @@ class _Running:
         except Exception as error:  # noqa: BLE001 - the others go on
             self._failed(f"internal error: {type(error).__name__}: {error} (please report it)", 1, error)
         finally:
-            if self.code:
+            if self.code not in (0, DEGRADED, self._signals.exit_code):
                 self._observer.set_state("lost")
             self._observer.end()
 

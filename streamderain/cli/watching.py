@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from streamderain.cli.options import Seconds
 from streamderain.cli.report import Reporter
 
 if TYPE_CHECKING:
@@ -67,10 +68,9 @@ def watch_options(command: Decorated) -> Decorated:
             ),
             click.option(
                 "--healthy-within",
-                type=click.FloatRange(min=0, min_open=True),
+                type=Seconds(above_zero=True),
                 default=10.0,
                 show_default=True,
-                metavar="SECONDS",
                 help="/healthz answers 503 when no frame was done for as long.",
             ),
         )

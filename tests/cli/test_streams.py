@@ -28,6 +28,7 @@ from streamderain.cli.run import run_command
 from streamderain.cli.streams import read_config
 from streamderain.errors import EngineError
 from streamderain.frame import Frame
+from streamderain.observe import Observer
 from streamderain.runtime import EagerEngine
 from streamderain.session import Derainer, DerainerLike, Session
 from streamderain.turns import FifoLock, SharedDerainer
@@ -94,6 +95,52 @@ def test_all_that_fail_give_their_code(config: Path, tmp_path: Path) -> None:
     assert result.exit_code == 4
 
 
+@pytest.mark.parametrize(
+    ("codes", "whole"),
+    [
+        ((0, 0), 0), ((0, 3), 3), ((3, 3), 3), ((0, 6), 3), ((3, 4), 3), ((4, 6), 1), ((5, 6), 1), ((6, 6), 6),
+        ((5, 5), 5),
+    ],
+)  # fmt: skip
+def test_the_code_of_all_and_which_of_them_are_lost(
+    config: Path, monkeypatch: pytest.MonkeyPatch, codes: tuple[int, int], whole: int
+) -> None:
+    observers: dict[int, Observer] = {}
+
+    def one(ctx: object, source: str, *rest: Any) -> int:
+        observers[int(source)] = rest[-1]
+        rest[-1].camera_frame()
+        return int(source)
+
+    monkeypatch.setattr("streamderain.cli.run._run_one", one)
+    assert (
+        run(config, "".join(table(f"s{n}", Path(f"{c}"), Path("null:")) for n, c in enumerate(codes))).exit_code
+        == whole
+    )
+    states = {code: observer.snapshot().state for code, observer in observers.items()}
+    assert states == {code: "up" if code in (0, 3) else "lost" for code in codes}
+
+
+def test_what_one_output_is_encoded_with_is_told_without_its_name(config: Path, clip: Clip, tmp_path: Path) -> None:
+    result = run(config, HEAD + 'log-format = "json"\n' + table("a", clip(), tmp_path / "out.mp4"))
+    (begun,) = (event for event in map(json.loads, result.stderr.splitlines()) if event["event"] == "start")
+    assert begun["encoder"] == "libx264 crf 18 yuv420p"
+    assert begun["output"] == str(tmp_path / "out.mp4")
+
+
+def test_a_mark_of_byte_order_is_no_mistake(config: Path) -> None:
+    result = run(config, "\ufeff" + HEAD + table("bad", config.with_name("nothing.mp4"), Path("null:")))
+    assert result.exit_code == 4, result.stderr
+
+
+def test_errors_of_usage_are_told_as_the_file_says(config: Path) -> None:
+    result = run(config, 'log-format = "json"\n[streams.a]\ninput = "x"')
+    assert result.exit_code == 2
+    told = json.loads(result.stderr)
+    assert (told["event"], told["exit_code"]) == ("error", 2)
+    assert "streams.a has no output" in told["message"]
+
+
 def test_the_configuration_among_the_examples_is_understood() -> None:
     context = click.Context(run_command, obj=Signals())
     run_command.parse_args(context, ["--config", str(EXAMPLE), "--hud"])
@@ -121,6 +168,18 @@ def test_the_configuration_among_the_examples_is_understood() -> None:
         ('[streams.a]\ninput = "x"\noutput = "y"\npreview = 80', ("streams.a", "preview", "above the tables")),
         ('[streams.a]\ninput = "x"\noutput = "y"\nbatch-deadline = 1', ("streams.a", "batch_deadline", "above the")),
         ('batch-deadline = -1\n[streams.a]\ninput = "x"\noutput = "y"', ("batch-deadline", "-1")),
+        (
+            '[streams.a]\ninput="x"\noutput="o.m3u8"\n[streams.b]\ninput="z"\noutput="file:./o.m3u8"',
+            ("streams.b", "output of streams.a"),
+        ),
+        (
+            '[streams.a]\ninput="-"\noutput="y"\n[streams.b]\ninput="-"\noutput="z"',
+            ("streams.b", "input of streams.a"),
+        ),
+        ('no-reconnect = true\n[streams.a]\ninput = "x"\noutput = "y"', ("'no-reconnect'; say reconnect = false",)),
+        ('[streams.a]\ninput = "x"\noutput = "y"\nno_live = true', ("'no_live'; say live = false",)),
+        ('[streams.a]\ninput="x"\noutput="y"\non-loss="hold"\non_loss="stop"', ("on-loss and on_loss are the same",)),
+        ('healthy-within = nan\n[streams.a]\ninput = "x"\noutput = "y"', ("healthy-within", "nan")),
         ('on-loss = "cry"\n[streams.a]\ninput = "x"\noutput = "y"', ("on-loss", "cry")),
     ],
 )
