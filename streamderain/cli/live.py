@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -22,7 +24,7 @@ from streamderain.cli.chain import (
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import flag_of, usage_errors, was_given
 from streamderain.cli.report import Reporter, counted, pace
-from streamderain.errors import InputError
+from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.redaction import redact_target
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from streamderain.session import DerainerLike
     from streamderain.video import VideoSink
     from streamderain.video.live import LiveOptions, LiveSource
+
+Made = TypeVar("Made")
 
 _FILES_ONLY = ("start", "audio", "subs", "frame_rate", "on_error", "decoder")
 _DATED = re.compile("%[YmdHMS]")
@@ -93,8 +97,8 @@ def run_live_video(
 
     with usage_errors():
         wanted = live_source_options(options)
-    target = dated(target, time.localtime())
-    check_names(target, None, options)
+    began = time.localtime()
+    _with_free_name(target, began, lambda name: check_names(name, None, options))
     if wanted.wait or "listen=1" in uri:
         reporter.note(f"waiting for {uri}")
     try:
@@ -109,7 +113,11 @@ def run_live_video(
         derainer, view, info = model_and_view(options, "live", source.info, observer)
         cheaper = _cheaper(options) if options.adaptive else None
         with signals.orderly("finishing the output; interrupt again to stop at once"):
-            sink = open_output(target, info, options, reporter, signals, wait=options.wait, stop=signals.stop)
+            target, sink = _with_free_name(
+                target,
+                began,
+                lambda name: open_output(name, info, options, reporter, signals, wait=options.wait, stop=signals.stop),
+            )
             if sink is None:
                 return signals.exit_code
             say_start(reporter, uri, target, derainer, sink)
@@ -146,6 +154,28 @@ def dated(target: str, now: time.struct_time) -> str:
     if "://" in target or not {"%Y", "%H"} & set(_DATED.findall(target)):
         return target
     return _DATED.sub(lambda field: time.strftime(field[0], now), target)
+
+
+def _with_free_name(target: str, began: time.struct_time, use: Callable[[str], Made]) -> tuple[str, Made]:
+    """The output's name, `dated`, and what ``use`` makes of it.
+
+    A clock that was set back, or another stream that begins in the same second, may have taken a name that is made of
+    the moment: then it is the first with -1, -2 and so on before the suffix that nobody has. Other names stay as they
+    are.
+
+    Raises: as ``use``.
+    """
+    first, number = dated(target, began), 0
+    root, suffix = os.path.splitext(first)
+    while True:
+        name = f"{root}-{number}{suffix}" if number else first
+        try:
+            return name, use(name)
+        except OutputError as error:
+            taken = isinstance(error, OutputExistsError) or isinstance(error.__cause__, BlockingIOError)
+            if first == target or not taken:
+                raise
+        number += 1
 
 
 class _ToldLive(Told):

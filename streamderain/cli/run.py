@@ -245,7 +245,7 @@ def run_command(
     Frame times, colours, sound, subtitles, chapters and rotation are kept; of cameras and streams, and where a stream
     is sent, the picture only. A file is written as OUT.part and gets its name when it is whole: at the end, or of a
     camera at Ctrl-C. Of cameras and streams, the moment of the start stands in OUTPUT for %Y %m %d %H %M %S:
-    cam-%Y%m%d-%H%M%S.mkv.
+    cam-%Y%m%d-%H%M%S.mkv, or cam-…-1.mkv where that is there already.
     """
     signals = ctx.obj if isinstance(ctx.obj, Signals) else Signals()
     if config is None and was_given(ctx, "batch_deadline"):

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import av
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from streamderain.cli.app import cli
 from streamderain.cli.live import dated
+from streamderain.video.lock import Lock
 from tests.live.cameras import ROOT, FakeCamera
 from tests.video.clips import write_clip
 
@@ -175,6 +176,28 @@ def test_lengths_of_time_are_read_with_their_units(text: str, seconds: float) ->
     from streamderain.cli.options import Seconds
 
     assert Seconds().convert(text, None, None) == pytest.approx(seconds)
+
+
+def test_a_name_of_the_moment_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    older, begun, made = (tmp_path / time.strftime(f"cam-%Y{number}.mkv") for number in ("", "-1", "-2"))
+    older.write_bytes(b"of before the clock was set back")
+
+    def record(name: str, *more: str) -> Result:
+        arguments = ["run", str(tmp_path / "in.mp4"), str(tmp_path / name), "-m", "identity", "--device", "cpu"]
+        return CliRunner().invoke(cli, [*arguments, "--live", "--frames", "3", *more])
+
+    other = Lock(begun.with_name(begun.name + ".part"), name="what began in the same second")
+    result = record("cam-%Y.mkv")
+    other.remove()
+    assert result.exit_code == 0, result.output
+    assert f"→ {made}" in result.output
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "in.mp4", older, made])
+    assert older.read_bytes() == b"of before the clock was set back"
+    assert record("cam-%Y.mkv", "--overwrite").exit_code == 0
+    with av.open(str(older)) as container:
+        assert len(list(container.decode(video=0))) == 3
+    assert record(older.name).exit_code == 2, "a name that is no moment's is what it is"
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
