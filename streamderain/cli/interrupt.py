@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first ends the work in order where there is a file to finish, else the process at once."""
+"""SIGINT, SIGTERM, SIGHUP: the first ends the work in order if there is a file to finish, else the process at once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if _HANGUP is None else (_HANGUP,)))
 _SHOW_CURSOR = b"\x1b[?25h"  # a progress bar has hidden it, and a second signal leaves nobody to show it again
 _OPENING = 2.0  # seconds that an output may take to open after a signal; a FIFO without a reader takes for ever
 
 
 class Signals:
-    """Within its block a signal ends the process at once with 130 or 143, unless the work is `orderly`.
+    """Within its block a signal ends the process at once with 129, 130 or 143, unless the work is `orderly`.
 
     A thread of its own does that, woken by the interpreter's C handler: Python's handlers wait for the main thread to
     return from whatever it is in, and opening a silent pipe never returns.
+
+    SIGHUP is never the second signal, nor the first of two: a terminal that closes may send several, and the end of a
+    login session sends one beside SIGTERM.
 
     Attributes:
         stop: set by the first signal that comes while the work is orderly.
@@ -34,14 +38,14 @@ class Signals:
         self._message: str | None = None  # said at the first signal; None while the work is not orderly
         self._running = threading.Event()
         self._signum = 0
-        self._caught = 0
+        self._caught = self._hung_up = 0
         self._before: dict[signal.Signals, Any] = {}
         self._wakeup = (-1, -1)  # what was the interpreter's before, and ours
         self._reader = -1
 
     @property
     def exit_code(self) -> int:
-        """130 after SIGINT, 143 after SIGTERM, 0 when there was none."""
+        """129 after SIGHUP, 130 after SIGINT, 143 after SIGTERM, 0 when there was none."""
         return 128 + self._signum if self._signum else 0
 
     @contextmanager
@@ -63,7 +67,7 @@ class Signals:
 
         Where the work is not orderly this does not return: the watcher is ending the process.
         """
-        return self._caught > 0 and self.stop.wait(_OPENING)
+        return self._caught + self._hung_up > 0 and self.stop.wait(_OPENING)
 
     def running(self) -> None:
         """From here on ``stop`` is looked at."""
@@ -90,6 +94,9 @@ class Signals:
 
     def _again(self, signum: int, _: FrameType | None) -> None:
         """The Python handler: a second way to the end, should the watcher hang in writing to a stuck stderr."""
+        if signum == _HANGUP:
+            self._hung_up += 1
+            return
         self._caught += 1
         if self._caught > 1:
             os._exit(128 + signum)
@@ -106,9 +113,11 @@ class Signals:
         code = 128 + signum
         with self._lock:
             message = self._message
+            if self._signum and signum == _HANGUP:
+                return
             if message is None and not self._signum:
                 self._write("error", "interrupted", code)
-            if message is None or self._signum:
+            if message is None or self._signum not in (0, _HANGUP):
                 os._exit(code)
             self._signum = signum
             self.stop.set()

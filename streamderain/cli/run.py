@@ -69,7 +69,7 @@ Exit codes:
   1  failed                            5  the device, engine or model is not to be had
   2  wrong usage                       6  the stream was lost
   3  done, but with frames concealed, sound left out or some inputs failed
-  130, 143  interrupted; the file is finished and plays (a second Ctrl-C stops at once)"""
+  129, 130, 143  interrupted; the file is finished and plays (a second Ctrl-C stops at once)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

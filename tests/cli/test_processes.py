@@ -18,6 +18,8 @@ from typing import Any
 import av
 import pytest
 
+from streamderain.cli.interrupt import Signals
+
 pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -73,7 +75,7 @@ except BrokenPipeError:
 """
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_first_signal_finishes_the_file(endless: Any, tmp_path: Path, signum: signal.Signals, code: int) -> None:
     out = tmp_path / "out.mp4"
     process = endless(out)
@@ -183,6 +185,31 @@ def test_signal_while_a_silent_input_is_opened_ends_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_hang_up_is_never_one_of_two_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = list[int]()
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with Signals() as signals, signals.orderly("finishing"):
+        signals.running()
+        for signum, code in ((signal.SIGHUP, 129), (signal.SIGHUP, 129), (signal.SIGTERM, 143), (signal.SIGHUP, 143)):
+            os.kill(os.getpid(), signum)
+            until(lambda code=code: signals.exit_code == code)
+            time.sleep(0.2)
+        assert signals.stop.is_set()
+        assert ended == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: len(ended) == 2)  # by both ways
+    assert ended == [143, 143]
+
+
+def test_nohup_stays_in_force() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_signal_while_an_output_waits_for_its_reader(start: Start, clip: Clip, tmp_path: Path) -> None:
     fifo = tmp_path / "out.nut"
     os.mkfifo(fifo)
@@ -224,6 +251,15 @@ def test_closed_descriptors_are_not_written_to(start: Start, clip: Clip, tmp_pat
     assert process.returncode == 0, stderr
     assert len(frame_times(str(out))) == 12
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "rainy.mp4"]
+
+
+def test_a_terminal_that_has_gone_stops_nothing(start: Start, clip: Clip, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    os.close(ours)  # every write fails from here on
+    process = start("run", *IDENTITY, clip(), tmp_path / "out.mp4", stderr=theirs)
+    os.close(theirs)
+    assert process.wait(100) == 0
+    assert len(frame_times(str(tmp_path / "out.mp4"))) == 12
 
 
 def test_video_through_pipes_and_nothing_else_on_stdout(start: Start, clip: Clip) -> None:
