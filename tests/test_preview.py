@@ -26,6 +26,7 @@ import torch
 from streamderain.frame import Frame
 from streamderain.observe import Observer
 from streamderain.preview import JpegEncoder, serve_preview
+from streamderain.preview.jpeg import Pictures
 from streamderain.web import WebServer
 
 TICK = Fraction(1, 25)
@@ -357,6 +358,18 @@ def test_the_page_says_when_nobody_answers(browser: Browser, observer: Observer)
         wait_until(lambda: browser.ask('return document.getElementById("view").dataset.serial') == "1")
     wait_until(lambda: "does not answer" in browser.ask('return document.getElementById("wait").textContent'))
     observer.end()
+
+
+def test_the_page_asks_once_a_second_of_a_stream_that_has_ended(
+    browser: Browser, server: WebServer, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser.go(server.url)
+    wait_until(lambda: browser.ask('return document.getElementById("view").dataset.serial') == "1")
+    asked, newer = [], Pictures.newer
+    monkeypatch.setattr(Pictures, "newer", lambda *args, **within: (asked.append(1), newer(*args, **within))[1])
+    observer.end()
+    time.sleep(3)
+    assert 1 <= len(asked) <= 4
 
 
 def wait_until(good: Any, *, within: float = 20) -> None:
