@@ -19,6 +19,7 @@ from streamderain.observe import Observer
 from streamderain.overlap import WriteBehind
 from streamderain.pipeline import View, check_derainer, check_sink
 from streamderain.session import DerainerLike, SessionLike
+from streamderain.video.clock import APART
 from streamderain.video.joined import Captured
 from streamderain.video.live import LiveSource
 
@@ -231,8 +232,8 @@ def run_live(
         nonlocal written, first_pts, last_pts
         if first_pts is None:
             first_pts = frame.pts
-        elif frame.pts <= last_pts:
-            frame = replace(frame, pts=last_pts + 1)
+        elif frame.pts < last_pts + APART:
+            frame = replace(frame, pts=last_pts + APART)
         last_pts = frame.pts
         behind.write((frame, captured_at))
         written += 1

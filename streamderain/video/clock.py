@@ -6,6 +6,7 @@ import time
 from fractions import Fraction
 
 TICK = Fraction(1, 90000)  # seconds per tick of every live stream's frames
+APART = 90  # ticks between two frames at least: a millisecond, by which Matroska and FLV count
 _AHEAD = 1.0  # seconds that mapped times may be ahead of the clock on the wall before they are anchored anew
 _BEHIND = 5.0  # and behind it: a network that held pictures back delivers them late, and in order
 _SLEW_FROM = 0.25  # seconds of difference that are left alone
@@ -15,7 +16,7 @@ _DRIFT = 1e-4  # seconds per second that two clocks may drift apart
 
 
 class OutputClock:
-    """Maps a camera's times to ticks of `TICK` since the first picture, strictly growing whatever the camera does.
+    """Maps a camera's times to ticks of `TICK` since the first picture, growing by `APART` at least, whatever it does.
 
     Within a connection distances between pictures are the camera's own, to the tick. A new connection, a clock that
     jumps, and a picture without a time begin at the moment on the wall.
@@ -59,7 +60,7 @@ class OutputClock:
             self._anchor = (pts * base, mapped) if pts is not None else None
         out = round(mapped)
         if self._last is not None:
-            out = max(out, self._last + 1)
+            out = max(out, self._last + APART)
         self._last = out
         return out
 
@@ -67,25 +68,29 @@ class OutputClock:
 class CaptureClock:
     """When a picture was taken, in ``time.monotonic()``: by the camera's own report, or by what is certain.
 
-    Without a report, the least delay that was seen since the connection began counts as none; what comes later than
-    that has waited somewhere (in a buffer of the network, in a server that had pictures in store).
+    Without a report, the least delay that was seen since the connection began, or since the last report, counts as
+    none; what comes later than that has waited somewhere (in a buffer of the network, in a server that had pictures in
+    store).
     """
 
     def __init__(self) -> None:
-        self._least: float | None = None  # seconds: arrival less the camera's time
+        self._least: float | None = None  # seconds: when a picture without delay is taken, less the camera's time
         self._latest = (0.0, 0.0)
 
     def captured(self, pts: int | None, base: Fraction, at: float, sent: float | None) -> float:
         """Seconds of ``time.monotonic()``; never later than ``at``, the arrival."""
+        told: float | None = None
         if sent is not None:
             delay = time.time() - (time.monotonic() - at) - sent
-            if 0 <= delay < _PLAUSIBLE:
-                return at - delay
+            told = at - delay if 0 <= delay < _PLAUSIBLE else None
         if pts is None:
-            return at
+            return at if told is None else told
         theirs = float(pts * base)
         before, then = self._latest
         self._latest = (theirs, at)
+        if told is not None:
+            self._least = told - theirs
+            return told
         offset = at - theirs
         if self._least is None or theirs < before - 1.0:  # the clock was set back: nothing before it counts
             self._least = offset

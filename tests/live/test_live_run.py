@@ -17,12 +17,13 @@ from streamderain.frame import Frame, VideoInfo
 from streamderain.live import run_live
 from streamderain.observe import Observer
 from streamderain.session import Session
+from streamderain.video import open_sink
 from streamderain.video.joined import Captured
 from streamderain.video.live import LiveOptions, open_live
 from tests.live.cameras import Collect, FakeCamera, Stub, is_slate
 from tests.live.conftest import Running
 from tests.live.fake_camera import now_ms, read_stamp
-from tests.video.clips import write_clip
+from tests.video.clips import times, write_clip
 
 Make = Callable[..., FakeCamera]
 Start = Callable[..., Running]
@@ -195,7 +196,7 @@ def test_a_run_ends_after_the_frames_or_the_time_asked_for(camera: Make, running
 class Punctual:
     """A source whose picture number n is taken at ``late`` + n / 25 s of the camera's time."""
 
-    info = VideoInfo(width=4, height=2, time_base=Fraction(1, 90000), live=True)
+    info = VideoInfo(width=16, height=16, time_base=Fraction(1, 90000), live=True)
     interval, name, state = 0.04, "cam", "open"
     camera_frames = skipped = reconnects = concealed = 0
 
@@ -204,7 +205,7 @@ class Punctual:
 
     def take(self, within: float) -> Captured:
         self._pts += 3600
-        frame = Frame(torch.zeros(2, 4, 3, dtype=torch.uint8), self._pts, self.info.time_base)
+        frame = Frame(torch.zeros(16, 16, 3, dtype=torch.uint8), self._pts, self.info.time_base)
         return Captured(frame, time.monotonic(), 0)
 
     def elapsed(self) -> int:
@@ -224,6 +225,17 @@ def test_the_time_asked_for_begins_with_the_first_frame_written(late: float) -> 
     sink = Collect()
     run_live(Punctual(late), sink, Stub(), duration=1.0)
     assert (sink.pts[-1] - sink.pts[0]) / 90000 == pytest.approx(24 / 25)
+
+
+def test_pictures_that_crowd_have_times_of_their_own_in_a_container_of_milliseconds(tmp_path: Path) -> None:
+    class Crowded(Punctual):
+        def take(self, within: float) -> Captured:
+            self._pts += 10 - 3600
+            return super().take(within)
+
+    source = Crowded(0.0)
+    run_live(source, open_sink(str(tmp_path / "out.mkv"), source.info), Stub(), frames=20)
+    assert len(set(times(tmp_path / "out.mkv"))) == 20
 
 
 def test_stopping_before_a_frame_leaves_no_file(camera: Make, running: Start) -> None:

@@ -64,6 +64,19 @@ def test_times_grow_over_connections_pictures_without_time_and_bursts() -> None:
     assert abs(out[-1] / 90000 - at) < 40  # bursts may run ahead; nothing runs away
 
 
+def test_pictures_that_come_with_one_time_are_a_millisecond_apart() -> None:
+    clock = OutputClock(3600)
+    out = [clock.stamp(pts, BASE, 10 + i / 25) for i, pts in enumerate([0, 3600, 3600, 3601, 3599, 7200])]
+    assert out == [0, 3600, 3690, 3780, 3870, 7200]
+
+
+def test_a_picture_that_comes_at_once_from_the_next_connection_lies_a_step_after_the_last() -> None:
+    clock = OutputClock(3600)
+    before = [clock.stamp(i * 3600, BASE, 10 + i / 25) for i in range(3)]
+    clock.restart()
+    assert clock.stamp(77, BASE, 10 + 2 / 25) == before[-1] + 3600
+
+
 def test_the_capture_time_is_the_cameras_report_where_it_makes_sense() -> None:
     clock = CaptureClock()
     now = time.monotonic()
@@ -82,6 +95,24 @@ def test_without_a_report_waiting_somewhere_is_seen_against_the_least_delay() ->
     assert late[-1] == pytest.approx(0.04, abs=0.05)
     # Its clock is set back: old is not what it looks like then.
     assert clock.captured(0, BASE, 104.1, None) == pytest.approx(104.1)
+
+
+def test_a_report_that_makes_no_sense_gives_no_age_that_its_neighbours_do_not_have() -> None:
+    """Stamps of 25 pictures a second, half of which come: only the reports know how old one is."""
+    clock = CaptureClock()
+    past, now = time.time() - 60, time.monotonic() - 60
+    for i in range(750):
+        delay = -0.001 if i == 700 else 0.02
+        at, sent = now + i * 0.08, past + i * 0.08 - delay
+        age = at - clock.captured(i * 3600, BASE, at, sent if i else None)
+        assert age == pytest.approx(0.02, abs=0.1)
+
+
+def test_a_camera_whose_second_is_too_long_has_no_old_pictures() -> None:
+    clock = CaptureClock()
+    for second in range(3600):
+        at = 100 + second * (1 + 50e-6)
+        assert clock.captured(second * 90000, BASE, at, None) == pytest.approx(at, abs=0.01)
 
 
 def test_waits_are_short_in_the_first_minute_then_grow_to_ten_seconds_and_begin_anew() -> None:
