@@ -105,23 +105,27 @@ def test_the_last_rung_is_kept_however_slow() -> None:
     assert session.rung == 2
 
 
+def _without_the_best(session: AdaptiveSession, clock: Clock) -> float:
+    """Seconds from when the best rung is left to when it is tried again."""
+    while session.rung == 0:
+        _run(session, clock, 0.1, interval=10.0)
+    left = clock.now
+    while session.rung > 0:
+        _run(session, clock, 0.1, interval=10.0)
+    return clock.now - left
+
+
 def test_the_better_rung_is_tried_again_ever_less_often_and_kept_when_the_machine_is_free() -> None:
     clock = Clock()
-    best = Costly(clock, 2.5)
-    session = AdaptiveSession(ladder(best), 48, 64, interval=lambda: 1.0, clock=clock)
-    tries, before = [], 0
-    while clock.now < 400:
-        _run(session, clock, 0.1, interval=1.0)
-        if session.rung == 0 and before == 1:
-            tries.append(clock.now)
-        before = session.rung
-    assert len(tries) == 2
-    waits = [b - a for a, b in zip([0.0, *tries], tries, strict=False)]
-    assert 60 < waits[0] < 72
-    assert waits[1] > 1.8 * waits[0]
-    best.cost = 0.5
-    _run(session, clock, 700, interval=1.0)
+    best = Costly(clock, 25.0)
+    session = AdaptiveSession(ladder(best), 48, 64, interval=lambda: 10.0, clock=clock)
+    for wait in (60, 120, 240, 480, 600, 600):
+        assert wait <= _without_the_best(session, clock) <= wait + 20
+    best.cost = 5.0
+    _run(session, clock, 700, interval=10.0)
     assert session.rung == 0
+    best.cost = 25.0
+    assert _without_the_best(session, clock) <= 60 + 20, "after a success as soon as at first"
 
 
 def test_a_rung_that_cannot_be_had_on_the_way_is_told_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -168,6 +172,25 @@ def test_a_smaller_picture_gives_the_rain_layer_only(dtype: torch.dtype) -> None
     session = AdaptiveSession([Rung(Costly(clock, 0.0), 2)], 48, 64, interval=lambda: 0.04, clock=clock)
     clean = session.step(frame).pixels.int()
     assert int((detail - 10 - clean).abs().max()) <= 1  # every pixel of detail is there, ten darker
+
+
+def test_the_rain_layer_has_no_steps_where_it_was_enlarged() -> None:
+    session = AdaptiveSession([Rung(Costly(Clock(), 0.0), 4)], 48, 64, interval=lambda: 0.04)
+    ramp = torch.arange(64, dtype=torch.uint8)[:, None].expand(48, 64, 3)
+    rain = ramp.int() - session.step(_frame(ramp)).pixels.int()  # from 1 to 10: nothing is darker than black
+    assert int(rain.max() - rain.min()) > 7
+    assert int(rain.diff(dim=1).abs().max()) <= 2
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_reset_forgets_the_past(forget: bool) -> None:
+    texture = torch.randint(128, (48, 64, 3), generator=torch.Generator().manual_seed(1)).byte()
+    session = AdaptiveSession([Rung(Derainer("classic", device="cpu"))], 48, 64, interval=lambda: 0.04)
+    session.step(_frame(texture))
+    if forget:
+        session.reset()
+    bright = _frame(texture + 100)
+    assert torch.equal(session.step(bright).pixels, bright.pixels) is forget, "to whom the past was darker it is rain"
 
 
 def test_sizes_that_do_not_divide_are_ordinary() -> None:

@@ -71,6 +71,23 @@ def test_another_size_is_no_scene_to_lead_into() -> None:
     assert order([*clip(*[1] * 9), small, replace(small, pts=10)])[-2:] == [(9, True), (10, True)]
 
 
+def test_a_camera_that_pans_fast_makes_no_cut() -> None:
+    generator, wide = torch.Generator().manual_seed(0), torch.zeros(HEIGHT, WIDTH + 14 * 12, 3)
+    for cell, weight in ((24, 0.7), (8, 0.3)):
+        noise = torch.rand(1, 3, wide.shape[0] // cell, wide.shape[1] // cell, generator=generator)
+        wide += weight * torch.nn.functional.interpolate(noise, wide.shape[:2], mode="bicubic")[0].permute(1, 2, 0)
+    pixels = (wide.clamp(0, 1) * 240).byte()
+    frames = [Frame(pixels[:, 14 * pts :][:, :WIDTH], pts, BASE) for pts in range(12)]
+    assert [pts for pts, wanted in order(frames) if not wanted] == [2, 1]
+
+
+@pytest.mark.parametrize(("name", "white"), [("nv12", 255), ("yuv420p10le", 1023), ("p010le", 1023 << 6)])
+def test_white_is_white_in_every_format(name: str, white: int) -> None:
+    meant = YuvFormat(name, 1)
+    planes = [torch.full(shape, white, dtype=torch.int32).to(meant.layout.dtype) for shape in meant.layout.shapes(4, 4)]
+    assert bool((_glance(YuvFrame(tuple(planes), meant, 0, BASE)) == 1).all())
+
+
 def test_planes_are_looked_at_as_pixels_are() -> None:
     meant = YuvFormat("yuv420p10le", matrix=1)
 

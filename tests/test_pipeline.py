@@ -232,6 +232,16 @@ def test_stages_overlap_and_their_time_is_told() -> None:
     assert stats.fps == pytest.approx(20 / stats.seconds)
 
 
+def test_time_ahead_of_the_network_is_told_apart_from_decoding() -> None:
+    class Ahead(Darker):
+        def prepare(self, frame: Frame) -> Prepared:
+            time.sleep(0.01)
+            return super().prepare(frame)
+
+    stats = run(Source(5, pause=0.03), Sink(), Ahead())
+    assert 0.05 <= stats.prepare_seconds < stats.decode_seconds
+
+
 @pytest.mark.parametrize("at", [0, 1, 11])
 def test_source_error_is_raised_and_the_sink_aborts(at: int) -> None:
     source, sink = Source(12, fail_at=at), Sink()
@@ -479,3 +489,20 @@ def test_run_with_a_comparison_writes_what_the_sink_expects() -> None:
     sink = Sink()
     run(Source(3), sink, Darker(), view=view)
     assert {(frame.width, frame.height) for frame in sink.frames} == {(info.width, info.height)}
+
+
+def test_a_view_sees_every_frame_that_is_written_and_no_lead_in() -> None:
+    class Still(Source):
+        def __iter__(self) -> Iterator[Frame]:
+            for pts in range(4):
+                yield replace(picture(0), pts=pts)
+
+    def view(rainy: Frame, clean: Frame) -> Frame:
+        seen.append((rainy.pts, clean.pts))
+        return clean
+
+    sink, darker, seen = Sink(), Darker(), list[tuple[int, int]]()
+    darker.remembers = True
+    run(Still(), sink, darker, view=view)
+    assert darker.steps == 2 + 4
+    assert seen == [(frame.pts, frame.pts) for frame in sink.frames] == [(pts, pts) for pts in range(4)]

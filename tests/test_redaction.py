@@ -32,6 +32,19 @@ def test_secrets_go(text: str, safe: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        "user username usr login loginuse loginpas",
+        "pass passwd password passphrase pwd psw Password",
+        "secret token access_token auth apikey api_key key sig signature TOKEN",
+    ],
+)
+def test_what_secrets_are_called(names: str) -> None:
+    for name in names.split():
+        assert redact(f"srt://cam/x?{name}=hunter2&size=2") == f"srt://cam/x?{name}=***&size=2"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "rtsp://cam:554/path@2x?listen=1",

@@ -40,6 +40,14 @@ def _frame(height: int, width: int, *, seed: int = 0, deep: bool = False) -> Fra
     return Frame(pixels, pts=seed, time_base=_BASE, duration=1)
 
 
+def _panned(count: int) -> list[Frame]:
+    """One scene of 48x64 that moves on by 2 px a frame, and every second frame brighter."""
+    noise = torch.rand(1, 3, 8, 14, generator=torch.Generator().manual_seed(0))
+    wide = torch.nn.functional.interpolate(noise, (48, 64 + 2 * count), mode="bicubic").clamp(0, 1)[0].permute(1, 2, 0)
+    pixels = [(180 * wide[:, 2 * index :][:, :64] + 20 + 10 * (index % 2)).byte() for index in range(count)]
+    return [Frame(each, index, _BASE, 1) for index, each in enumerate(pixels)]
+
+
 @pytest.mark.parametrize("deep", [False, True])
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (48, 64), (33, 57)])
 def test_identity_gives_every_sample_back(size: tuple[int, int], deep: bool) -> None:
@@ -116,6 +124,12 @@ def test_one_derainer_serves_three_threads_as_it_serves_one(tiny: Path, monkeypa
     assert derainer.plan is plan
 
 
+def test_an_engine_prepared_for_another_size_is_not_taken() -> None:
+    derainer, frame = Derainer("identity", device="cpu"), _frame(64, 48)
+    derainer.prepare(32, 48)
+    assert torch.equal(derainer.session(64, 48).step(frame).pixels, frame.pixels)
+
+
 def test_another_size_is_refused(tiny: Path) -> None:
     session = Derainer(tiny).session(48, 64)
     with pytest.raises(ValueError, match="64x48 frames, got 48x64"):
@@ -160,10 +174,10 @@ def test_frames_prepared_ahead_come_out_as_others_do(
 ) -> None:
     monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path))
     derainer = Derainer(tiny, backend=backend, device="cpu", precision="fp32")
-    frames = [_frame(48, 64, seed=seed) for seed in range(5)]
+    frames = _panned(5)
     plain, ahead = derainer.session(48, 64), derainer.session(48, 64)
     ready = [ahead.prepare(frame) for frame in frames]  # as far ahead as one likes
-    assert [each.past is not None for each in ready] == [False, True, True, True, True]
+    assert [each.past is not None and bool(each.past.keep.all()) for each in ready] == [False, True, True, True, True]
     for frame, each in zip(frames, ready, strict=True):
         expected, found = plain.step(frame), ahead.step(each)
         assert torch.equal(found.pixels, expected.pixels)

@@ -7,16 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from types import FrameType
 
 import pytest
 import torch
 
+from streamderain.frame import Frame
 from streamderain.networks import State
 from streamderain.preprocess import Past
 from streamderain.runtime.batches import Batcher
 from streamderain.runtime.eager import EagerEngine
-from streamderain.turns import FifoLock
+from streamderain.session import Derainer, SessionLike
+from streamderain.turns import FifoLock, SharedDerainer
 
 
 class PressedError(BaseException):
@@ -59,6 +62,33 @@ def free(lock: FifoLock) -> bool:
 
     threading.Thread(target=ask, daemon=True).start()
     return got.wait(2)
+
+
+_FRAME = Frame(torch.zeros(16, 16, 3, dtype=torch.uint8), 0, Fraction(1, 25))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [lambda session: session.prepare(_FRAME), lambda session: session.step(_FRAME), lambda session: session.reset()],
+    ids=["prepare", "step", "reset"],
+)
+def test_whatever_a_session_does_waits_for_its_turn(work: Callable[[SessionLike], object]) -> None:
+    lock, done = FifoLock(), threading.Event()
+    session = SharedDerainer(Derainer("identity", device="cpu"), lock).session(16, 16)
+
+    def take_a_turn() -> None:
+        work(session)
+        done.set()
+
+    thread = threading.Thread(target=take_a_turn)
+    with lock:
+        thread.start()
+        end = time.monotonic() + 10
+        while not lock._waiting and not done.is_set() and time.monotonic() < end:
+            time.sleep(0.001)
+        assert not done.is_set()
+    thread.join(10)
+    assert done.is_set()
 
 
 @pytest.mark.parametrize("given", [False, True])

@@ -174,6 +174,21 @@ def test_a_past_that_was_found_ahead_goes_along(make_job: MakeJob) -> None:
     assert same(results[1][:2], alone(single, other)[:2])
 
 
+def test_a_state_stays_though_the_engine_writes_the_next_one_over_it() -> None:
+    class Overwriting(EagerEngine):
+        kept = torch.zeros(1)
+
+        def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
+            return rainy, (self.kept.fill_(rainy.mean()),)
+
+    engine = Overwriting(torch.nn.Identity(), 16, 16, torch.device("cpu"), torch.float32)
+    batcher = Batcher(engine, turns=FifoLock(), deadline=0.0)
+    one, other, frame = batcher.stream(), batcher.stream(), torch.ones(1, 3, 16, 16)
+    _, (state,) = one.step(frame, ())
+    other.step(0.5 * frame, ())
+    assert state == 1
+
+
 def test_a_stream_that_ends_early_leaves_the_others_what_they_had(
     engines: Callable[..., tuple[Engine, Engine]],
 ) -> None:
