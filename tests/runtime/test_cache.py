@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from torch import Tensor
 
 from streamderain.errors import EngineError
 from streamderain.networks import NetworkSpec
-from streamderain.runtime import Backend, Engine, EngineCache, Job, compile_command, engine_for
+from streamderain.runtime import Backend, Engine, EngineCache, Job, backend_of, compile_command, engine_for
 from streamderain.runtime import cache as cache_module
 from streamderain.runtime.manifest import (
     FORMAT,
     DamagedEngineError,
     EngineFile,
     Manifest,
+    digest_of,
     key_of,
     read_manifest,
     sha256_of,
@@ -457,6 +459,19 @@ def test_whatever_changes_the_engine_changes_its_place(openvino: Backend, make_j
     assert len(paths) == len(others) + 1
     renamed = make_job(model="another name of the same")
     assert EngineCache().path(key_of(openvino, renamed)) == EngineCache().path(key_of(openvino, job))
+
+
+def test_no_ingredient_is_left_out_of_the_key(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager, job = backend_of("eager"), make_job()  # whose versions and options say nothing of the job
+    changes: list[dict[str, Any]] = [{}, {"batch": 2}, {"precision": "fp16"}, {"device": torch.device("cuda")}]
+    keys = [key_of(eager, replace(job, **change)) for change in changes]
+    for name in ("versions", "options"):
+        with monkeypatch.context() as patch:
+            patch.setattr(eager, name, lambda *_: {"driver": "2"})
+            keys.append(key_of(eager, job))
+    monkeypatch.setattr(torch, "__version__", "1.0.0")
+    keys.append(key_of(eager, job))
+    assert len({digest_of(key) for key in keys}) == 7
 
 
 def test_nothing_is_built_where_it_may_not_be(openvino: Backend, make_job: MakeJob, shelf: EngineCache) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from streamderain.networks import load_checkpoint, read_provenance
 from streamderain.preprocess import MESH, warp
@@ -80,6 +82,49 @@ def test_training_lowers_the_loss(recipe: Path, shards: Path, tmp_path: Path) ->
     first = _step(run)
     run.train()
     assert _step(run) < first - 0.15
+
+
+def test_a_step_is_that_of_pytorch_with_the_recipes_rate_clipping_and_average(
+    recipe: Path, shards: Path, tmp_path: Path
+) -> None:
+    more = "clip_norm = 0.01\nema = 0.5\nbetas = [0.5, 0.6]\nweight_decay = 0.1\n"
+    recipe.write_text(_RECIPE.format(steps=8) + more)
+    run = _run(recipe, tmp_path / "run", shards)
+    theirs = copy.deepcopy(run.task.objective)
+    network = theirs.network.train()
+    optimiser = torch.optim.AdamW(network.parameters(), betas=(0.5, 0.6), weight_decay=0.1)
+    average: dict[str, Tensor] = {}
+    for step in range(3):
+        _step(run)
+        optimiser.zero_grad()
+        theirs(*run.task.batch(step, part=0, parts=1))[0].backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 0.01)
+        optimiser.param_groups[0]["lr"] = learning_rate(step, run.recipe.optimiser)
+        optimiser.step()
+        now = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        average = {name: average.get(name, tensor).lerp(tensor, 0.5) for name, tensor in now.items()}
+    torch.testing.assert_close({name: parameter.detach() for name, parameter in run.network.named_parameters()}, now)
+    torch.testing.assert_close({name: parameter.detach() for name, parameter in run.result.named_parameters()}, average)
+
+
+def test_the_average_is_validated_and_training_is_not_left_for_it(
+    recipe: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(recipe, tmp_path / "run", shards)
+    for _ in range(2):
+        _step(run)
+    seen: list[nn.Module] = []
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        seen.append(network)
+        return {"score": 1.0}
+
+    monkeypatch.setattr(run.task, "validate", validate)
+    run.validate()
+    weights = [torch.cat([p.flatten() for p in of.parameters()]) for of in (seen[0], run.result, run.network)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert (seen[0].training, run.network.training) == (False, True)
 
 
 def test_clips_validate_on_shards_of_their_own(recipe: Path, shards: Path, tmp_path: Path) -> None:
@@ -253,6 +298,20 @@ def test_the_motion_of_a_patch_is_that_of_the_picture_there() -> None:
     cut = picture[..., top - 8 : top + patch + 8, left - 8 : left + patch + 8]
     part = crop_motion(motion, (101, 141), (top - 8, left - 8), patch + 16)
     torch.testing.assert_close(warp(cut, part)[..., 8:-8, 8:-8], whole, atol=2e-2, rtol=0)
+
+
+def test_motion_is_that_of_the_picture_in_mirrored_patches_as_well(tmp_path: Path) -> None:
+    noise = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    first = nn.functional.interpolate(noise, (40, 40), mode="bicubic").clamp(0, 1)
+    motion = torch.zeros(1, 2, 9, 9)
+    motion[:, 0], motion[:, 1] = torch.linspace(0.5, 4, 9), torch.linspace(2, -1, 9)[:, None]
+    rainy = torch.cat((first, warp(first, motion)))
+    pictures = rainy[None, :, None].expand(1, 2, 4, 3, 40, 40).mul(255).round().byte().contiguous()
+    save_file({"pictures": pictures, "motion": motion.repeat(1, 2, 1, 1, 1)}, tmp_path / "shard.safetensors")
+    batch, motions = ShardReader(tmp_path, 0).batch(0, size=8, frames=2, patch=40)
+    as_they_are = [torch.equal(one, batch[0, 0, 0]) for one in batch[0, 0]]
+    assert len(set(as_they_are)) == 2, "some are mirrored"
+    torch.testing.assert_close(warp(batch[0, 0], motions[1]), batch[1, 0], atol=2e-2, rtol=0)
 
 
 def test_alignment_of_a_clip_starts_from_nothing() -> None:

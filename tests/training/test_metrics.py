@@ -21,6 +21,11 @@ def test_psnr_is_torchmetrics() -> None:
         torch.testing.assert_close(psnr(a, b)[i], expected, atol=1e-4, rtol=0)
 
 
+def test_equal_pictures_have_100_db() -> None:
+    a, _ = _pair()
+    torch.testing.assert_close(psnr(a, a), torch.full((2,), 100.0))
+
+
 def test_ssim_is_torchmetrics_where_the_window_is_inside() -> None:
     a, b = _pair()
     _, full = structural_similarity_index_measure(

@@ -172,6 +172,14 @@ def test_streaks_fall_on_by_their_speed() -> None:
     assert best < 0.6 * max(scores)
 
 
+def test_rain_falls_as_fast_at_any_frame_rate_and_no_shutter_is_open_longer_than_a_frame() -> None:
+    clean, style = _clip(5), RainStyle("physical", coverage=0.05, exposure=1 / 100, ego_speed=5.0, wind=3.0)
+    at = {rate: render_rain(clean, style, _generator(1), frame_rate=rate)[0] for rate in (25.0, 50.0)}
+    assert torch.allclose(at[25.0][:3], at[50.0][::2], atol=1e-6)
+    long, frame = (render_rain(clean, replace(style, exposure=t), _generator(1), frame_rate=50.0)[0] for t in (1, 0.02))
+    assert torch.equal(long, frame)
+
+
 def test_driving_makes_streaks_point_at_the_vanishing_point() -> None:
     clean = torch.full((1, 3, 120, 160), 0.1)
     style = RainStyle("physical", ego_speed=20.0, depth_power=2.0, exposure=1 / 100, coverage=0.08, far=8.0)

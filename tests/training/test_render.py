@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from streamderain.frame import Frame
 from streamderain.video import write_still
@@ -209,6 +212,20 @@ def test_two_processes_fill_one_folder(recipe: Path, stills: Path) -> None:
     assert _shards(recipe) == [RECORD, "shard-00000.safetensors", "shard-00001.safetensors"]
     pictures = [load_file(recipe.parent / "shards" / name)["pictures"] for name in _shards(recipe)[1:]]
     assert not torch.equal(*pictures)
+
+
+def test_every_shard_and_every_seed_has_rain_of_its_own(run: Command, recipe: Path) -> None:
+    def pictures() -> list[Tensor]:
+        paths = sorted((recipe.parent / "shards").glob("*.safetensors"))
+        return [load_file(path)["pictures"] for path in paths]
+
+    run()
+    one = pictures()
+    shutil.rmtree(recipe.parent / "shards")
+    recipe.write_text(_RECIPE.replace('name = "tiny"', 'name = "tiny"\nseed = 5'))
+    run()
+    every = [*one, *pictures()]
+    assert not any(torch.equal(a, b) for a, b in combinations(every, 2))
 
 
 def test_shares_that_are_made_of_stills_want_some_in_the_part() -> None:
