@@ -229,11 +229,6 @@ class RunAhead(Generic[T]):
             shared.leave()  # forgotten, not closed: the worker ends by itself, without being waited for
 
 
-def run_ahead(items: Iterable[T], depth: int, *, name: str = "run-ahead", patience: float | None = None) -> RunAhead[T]:
-    """Iterate ``items`` on a thread of its own, at most ``depth`` ahead; see `RunAhead`."""
-    return RunAhead(items, depth, name=name, patience=patience)
-
-
 class WriteBehind(Generic[T]):
     """Hands items to ``write`` on a worker thread, at most ``depth`` of them unfinished. A context manager.
 

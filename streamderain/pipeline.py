@@ -14,7 +14,7 @@ import torch
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Frame, FrameSink, PlaneSource, VideoInfo, check_frame
 from streamderain.leadin import with_lead_in
-from streamderain.overlap import WriteBehind, run_ahead
+from streamderain.overlap import RunAhead, WriteBehind
 from streamderain.preprocess.colour import rgb_frame
 from streamderain.session import Derainer, DerainerLike, Prepared, SessionLike
 from streamderain.yuv import Delivery, YuvFrame
@@ -197,7 +197,7 @@ def run(
                 yield ready, wanted
                 del ready
 
-    with behind, run_ahead(_Begun(read()), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
+    with behind, RunAhead(_Begun(read()), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
         while True:
             while not stopped.is_set() and not ahead.ready(_LOOK_EVERY):
                 behind.check()  # raises a sink's error now, not when the next frame comes

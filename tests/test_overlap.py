@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from streamderain.overlap import RunAhead, WriteBehind, run_ahead
+from streamderain.overlap import RunAhead, WriteBehind
 
 pytestmark = pytest.mark.timeout(30)  # a deadlock is a failure, not a wait
 
@@ -74,13 +74,13 @@ class Sink:
         return WriteBehind(self.write, self.close, self.abort, depth)
 
 
-# ------------------------------------------------------------------ run_ahead
+# ------------------------------------------------------------------ RunAhead
 
 
 @pytest.mark.parametrize("depth", [1, 2, 7, 1000])
 @pytest.mark.parametrize("count", [0, 1, 2, 500])
 def test_items_arrive_once_and_in_order(depth: int, count: int) -> None:
-    with run_ahead(range(count), depth) as ahead:
+    with RunAhead(range(count), depth) as ahead:
         assert list(ahead) == list(range(count))
         assert list(ahead) == []  # exhausted stays exhausted
 
@@ -92,7 +92,7 @@ def failing(at: int, *, then: int = 0) -> Iterator[int]:
 
 @pytest.mark.parametrize("at", [0, 1, 5, 100])
 def test_source_error_is_raised_at_its_item(at: int) -> None:
-    with run_ahead(failing(at), 3) as ahead:
+    with RunAhead(failing(at), 3) as ahead:
         assert list(itertools.islice(ahead, at)) == list(range(at))
         with pytest.raises(BrokenError, match=f"item {at}"):
             next(ahead)
@@ -104,7 +104,7 @@ def test_source_that_cannot_be_iterated_tells_so() -> None:
         def __iter__(self) -> Iterator[int]:
             raise BrokenError("iter")
 
-    with run_ahead(NotReally(), 2) as ahead, pytest.raises(BrokenError, match="iter"):
+    with RunAhead(NotReally(), 2) as ahead, pytest.raises(BrokenError, match="iter"):
         next(ahead)
 
 
@@ -120,7 +120,7 @@ def test_source_runs_and_is_finalised_on_one_other_thread() -> None:
         finally:
             seen.append(threading.get_ident())
 
-    with run_ahead(source(), 2) as ahead:
+    with RunAhead(source(), 2) as ahead:
         assert next(ahead) == 0
     assert len(set(seen)) == 1
     assert seen[0] != threading.get_ident()
@@ -136,7 +136,7 @@ def test_infinite_source_can_be_left(take: int) -> None:
         finally:
             finalised.set()
 
-    with run_ahead(forever(), 3) as ahead:
+    with RunAhead(forever(), 3) as ahead:
         assert [next(ahead) for _ in range(take)] == list(range(take))
         if take == 0:  # a generator never started has no finally to run: let the worker start it
             assert until(lambda: len(ahead._shared.items) == 3)
@@ -152,7 +152,7 @@ def test_never_more_than_depth_ahead() -> None:
             produced += 1
             yield item
 
-    with run_ahead(source(), 4) as ahead:
+    with RunAhead(source(), 4) as ahead:
         for taken in range(40):
             assert until(lambda taken=taken: produced >= min(taken + 4, 40))  # it does run ahead …
             time.sleep(0.002)
@@ -168,7 +168,7 @@ def test_worker_overlaps_with_the_consumer() -> None:
             event.set()
             yield number
 
-    with run_ahead(source(), 1) as ahead:
+    with RunAhead(source(), 1) as ahead:
         for number in ahead:
             assert all(event.wait(5) for event in begun[: number + 2])  # the next one, while this is in hand
 
@@ -180,7 +180,7 @@ def test_leaving_with_an_error_keeps_that_error_and_notes_the_second() -> None:
         finally:
             raise BrokenError("finalise")
 
-    with pytest.raises(ZeroDivisionError) as caught, run_ahead(source(), 2) as ahead:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError) as caught, RunAhead(source(), 2) as ahead:  # noqa: PT012
         next(ahead)
         raise ZeroDivisionError
     assert any("finalise" in note for note in caught.value.__notes__)
@@ -193,7 +193,7 @@ def test_failure_to_finalise_is_raised_at_close() -> None:
         finally:
             raise BrokenError("finalise")
 
-    ahead = run_ahead(source(), 2)
+    ahead = RunAhead(source(), 2)
     next(ahead)
     with pytest.raises(BrokenError, match="finalise"):
         ahead.close()
@@ -201,7 +201,7 @@ def test_failure_to_finalise_is_raised_at_close() -> None:
 
 
 def test_error_beyond_what_was_taken_is_dropped_when_left() -> None:
-    ahead = run_ahead(failing(2), 5)
+    ahead = RunAhead(failing(2), 5)
     assert next(ahead) == 0
     assert until(lambda: ahead._shared.finished)
     ahead.close()
@@ -209,7 +209,7 @@ def test_error_beyond_what_was_taken_is_dropped_when_left() -> None:
 
 
 def test_forgotten_iterator_ends_its_worker() -> None:
-    ahead = run_ahead(itertools.count(), 2)
+    ahead = RunAhead(itertools.count(), 2)
     thread = ahead._thread
     next(ahead)
     del ahead
@@ -221,7 +221,7 @@ def test_forgotten_iterator_ends_its_worker() -> None:
 @pytest.mark.parametrize("depth", [0, -1])
 def test_depth_must_be_positive(depth: int) -> None:
     with pytest.raises(ValueError, match=str(depth)):
-        run_ahead([], depth)
+        RunAhead([], depth)
     with pytest.raises(ValueError, match=str(depth)):
         WriteBehind(print, print, print, depth)
 
@@ -256,7 +256,7 @@ def waiting() -> None:
         release.set()
 
     presser = threading.Thread(target=press)
-    with pytest.raises(KeyboardInterrupt), run_ahead(slow(), 2) as ahead:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), RunAhead(slow(), 2) as ahead:  # noqa: PT012
         next(ahead)
         presser.start()
         next(ahead)
@@ -298,7 +298,7 @@ def test_the_worker_sees_the_callers_context() -> None:
     seen: list[str] = []
     with WriteBehind(lambda item: seen.append(log.get()), print, print, 1) as behind:
         behind.write(0)
-    with run_ahead((log.get() for _ in range(1)), 1) as ahead:
+    with RunAhead((log.get() for _ in range(1)), 1) as ahead:
         seen += ahead
     assert seen == ["the caller's"] * 2
 
@@ -436,7 +436,7 @@ def test_chain_of_three_stages_survives_failures_anywhere() -> None:
 
         def chain(source: Any = source, sink: Sink = sink, place: str = place, at: int = at, depth: int = 1 + seed % 3):
             ahead: RunAhead[int]
-            with run_ahead(source, depth) as ahead, sink.behind(depth) as behind:
+            with RunAhead(source, depth) as ahead, sink.behind(depth) as behind:
                 for item in ahead:
                     if place == "stage" and item == at:
                         raise BrokenError(f"stage {at}")
@@ -468,7 +468,7 @@ def stuck(gate: threading.Event, finalised: threading.Event | None = None) -> It
 
 def test_ready_tells_whether_next_would_wait() -> None:
     gate = threading.Event()
-    with run_ahead(stuck(gate), 2) as ahead:
+    with RunAhead(stuck(gate), 2) as ahead:
         assert ahead.ready(5)
         assert next(ahead) == 0
         assert not ahead.ready(0.05)
@@ -481,7 +481,7 @@ def test_ready_tells_whether_next_would_wait() -> None:
 
 def test_close_within_a_limit_leaves_a_stuck_worker_which_finalises_when_it_can() -> None:
     gate, finalised = threading.Event(), threading.Event()
-    ahead = run_ahead(stuck(gate, finalised), 2)
+    ahead = RunAhead(stuck(gate, finalised), 2)
     next(ahead)
     begin = time.monotonic()
     assert not ahead.close(within=0.1)
@@ -495,7 +495,7 @@ def test_close_within_a_limit_leaves_a_stuck_worker_which_finalises_when_it_can(
 def test_an_error_does_not_wait_for_a_stuck_worker_beyond_its_patience() -> None:
     gate = threading.Event()
     begin = time.monotonic()
-    with pytest.raises(BrokenError), run_ahead(stuck(gate), 2, patience=0.1) as ahead:  # noqa: PT012
+    with pytest.raises(BrokenError), RunAhead(stuck(gate), 2, patience=0.1) as ahead:  # noqa: PT012
         next(ahead)
         raise BrokenError
     assert time.monotonic() - begin < 2

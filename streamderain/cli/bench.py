@@ -90,6 +90,7 @@ def bench_command(
         other, _, words = vs.partition(":")
         derainers.append(_derainer(model, device, other, words or "auto"))
     width, height = size or (1280, 720)
+    shown = None if clip is not None else f"{width}x{height}"
     with ExitStack() as stack:
         if network_only:
             clip = "texture"
@@ -106,7 +107,7 @@ def bench_command(
                 )
     result: dict[str, Any] = {
         "model": model,
-        "size": None if clip is not None and size is None and not network_only else f"{width}x{height}",
+        "size": shown,
         "network_only": network_only,
         "encode": encode or out is not None,
         **timings[0].to_json(),

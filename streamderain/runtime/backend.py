@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,6 +103,14 @@ class Backend(Protocol):
         Nothing may be written into ``folder``. Raises whatever it likes when they cannot be used: they are built again.
         """
         ...
+
+
+def version_of(distribution: str) -> str:
+    """The version of an installed package, or that it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def hardware_of(device: torch.device) -> str:

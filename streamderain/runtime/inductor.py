@@ -8,7 +8,6 @@ CUDA graph. On the CPU it stays with PyTorch: compiling it takes minutes and it 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from streamderain.networks import State
 from streamderain.preprocess import Past
 from streamderain.runtime import cuda_toolkit
-from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
+from streamderain.runtime.backend import Backend, Job, Progress, hardware_of, version_of
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.memory import ran_out
@@ -95,10 +94,7 @@ class InductorBackend:
         return None
 
     def versions(self) -> Mapping[str, str]:
-        try:
-            return {"triton": importlib.metadata.version("triton")}
-        except importlib.metadata.PackageNotFoundError:
-            return {}
+        return {"triton": version_of("triton")}
 
     def options(self, job: Job) -> Mapping[str, str]:
         hardware = {"hardware": hardware_of(job.device), "instructions": _instructions()}

@@ -88,22 +88,23 @@ def key_of(backend: Backend, job: Job) -> dict[str, str]:
         "batch": str(job.batch),
         "precision": job.precision,
         "device": job.device.type if job.target is None else "cuda",
-        "code": _code_of(type(backend).__module__),
-        "torch": _torch(),
+        **_versions(backend),
     }
-    key |= {f"version of {name}": version for name, version in backend.versions().items()}
     key |= {f"option {name}": value for name, value in backend.options(job).items()}
     return key
 
 
 def of_this_version(manifest: Manifest, backend: Backend) -> bool:
-    """Whether this code and this PyTorch make engines like it; no run of theirs ever takes one of others."""
-    return (manifest.key.get("code"), manifest.key.get("torch")) == (_code_of(type(backend).__module__), _torch())
+    """Whether this code and the libraries here make engines like it; no run of theirs ever takes one of others."""
+    return _versions(backend).items() <= manifest.key.items()
 
 
-def _torch() -> str:
-    """Without what it is built for, such as "+cu130": the hardware is an option."""
-    return torch.__version__.partition("+")[0]
+def _versions(backend: Backend) -> dict[str, str]:
+    return {
+        "code": _code_of(type(backend).__module__),
+        "torch": torch.__version__.partition("+")[0],  # without "+cu130" and the like: the hardware is an option
+        **{f"version of {name}": version for name, version in backend.versions().items()},
+    }
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import sys
 import warnings
@@ -24,7 +23,7 @@ from streamderain.errors import EngineError
 from streamderain.networks import State
 from streamderain.networks.quantise import calibration_of, quantised
 from streamderain.preprocess import Past
-from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
+from streamderain.runtime.backend import Backend, Job, Progress, hardware_of, version_of
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.step import Alignment, Distinct, example_inputs, exported, network_of, zero_state
 from streamderain.runtime.threads import few_threads
@@ -134,7 +133,7 @@ class OpenVINOBackend:
         return None
 
     def versions(self) -> Mapping[str, str]:
-        return {"openvino": importlib.metadata.version("openvino")}
+        return {"openvino": version_of("openvino")}
 
     def options(self, job: Job) -> Mapping[str, str]:
         # The graph is the same on every CPU, but an engine is checked and timed where it was built.

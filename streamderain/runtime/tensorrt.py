@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import importlib.util
 import io
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from types import ModuleType
 import torch
 
 from streamderain.errors import EngineError
-from streamderain.runtime.backend import Backend, Job, Progress, hardware_of
+from streamderain.runtime.backend import Backend, Job, Progress, hardware_of, version_of
 from streamderain.runtime.cache import cache_folder
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
@@ -56,7 +55,7 @@ class TensorRTBackend:
         return None
 
     def versions(self) -> Mapping[str, str]:
-        return {name: _version(name) for name in ("torch-tensorrt", "tensorrt")}
+        return {name: version_of(name) for name in ("torch-tensorrt", "tensorrt")}
 
     def options(self, job: Job) -> Mapping[str, str]:
         return {"hardware": hardware_of(job.device), "workspace": str(_WORKSPACE)}
@@ -113,13 +112,6 @@ def _libraries() -> tuple[ModuleType, ModuleType]:
 def _quiet() -> contextlib.AbstractContextManager[object]:
     """Python's stdout goes nowhere within."""
     return contextlib.redirect_stdout(io.StringIO())
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 BACKEND: Backend = TensorRTBackend()

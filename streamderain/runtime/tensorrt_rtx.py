@@ -7,7 +7,6 @@ they are loaded. Building is tested for every shipped network; running was never
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import logging
 import warnings
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from streamderain.errors import EngineError
-from streamderain.runtime.backend import Backend, Job, Progress
+from streamderain.runtime.backend import Backend, Job, Progress, version_of
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.kernels import kernels_file
@@ -57,7 +56,7 @@ class TensorRTRTXBackend:
         return None
 
     def versions(self) -> Mapping[str, str]:
-        return {name: _version(name) for name in ("tensorrt-rtx", "onnxscript")}
+        return {name: version_of(name) for name in ("tensorrt-rtx", "onnxscript")}
 
     def options(self, job: Job) -> Mapping[str, str]:
         """The same for the GPU itself and for a machine that builds for its like."""
@@ -77,7 +76,7 @@ class TensorRTRTXBackend:
         if job.device.type != "cuda":
             raise EngineError("an engine of TensorRT-RTX needs an NVIDIA GPU", hint="use --device cuda")
         library = _library()
-        kernels = kernels_file(job.device, _version("tensorrt-rtx"))
+        kernels = kernels_file(job.device, version_of("tensorrt-rtx"))
         engine = TensorRTEngine(library, folder / FILE, job, kernels=kernels)
         ready = graphed(engine)
         engine.keep_kernels()
@@ -154,13 +153,6 @@ def _silence(*names: str) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 BACKEND: Backend = TensorRTRTXBackend()

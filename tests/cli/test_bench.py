@@ -184,10 +184,16 @@ def test_the_command_tells_in_json(start: Start, clip: Clip) -> None:
     out, err = process.communicate()
     assert process.returncode == 0, err
     result = json.loads(out)
+    assert result["size"] is None, "that of the clip"
     assert result["ratio"] == pytest.approx(result["fps"] / result["vs"]["fps"], rel=0.01)
     assert result["peak_memory_mib"]["resident"] > 50
     assert result["stage_ms"]["encode"] > 0
     assert result["machine"]["cores"] >= 1
+
+
+def test_the_size_of_a_clip_that_is_made_up_is_told(start: Start) -> None:
+    out, err = start("bench", "identity", "--frames", "2", "--rounds", "1", "--json").communicate()
+    assert json.loads(out)["size"] == "1280x720", err
 
 
 @pytest.mark.parametrize(
