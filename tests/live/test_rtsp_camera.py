@@ -150,6 +150,17 @@ def test_it_is_kept_alive_by_what_it_understands(scripted: Script, tmp_path: Pat
     assert len(asked) <= 10
 
 
+def test_a_session_for_a_time_that_is_no_number_is_read(scripted: Script, clip: list[bytes]) -> None:
+    def answer(request: Request) -> bytes | None:
+        return (
+            reply(request, "200 OK", "Transport: RTP/AVP/TCP", "Session: 7;timeout=²")
+            if request.method == "SETUP"
+            else None
+        )
+
+    assert len(_pictures(_connect(scripted(sdp("h264"), clip, answer=answer).url()), 3)) == 3
+
+
 def test_digest_asks_again_when_the_nonce_is_stale(scripted: Script, clip: list[bytes]) -> None:
     def answer(request: Request) -> bytes | None:
         nonce = "second" if request.method in ("PLAY", "TEARDOWN") else "first"

@@ -212,7 +212,7 @@ class Client:
             self._session = name.strip()
         for part in more:
             key, _, value = part.partition("=")
-            if key.strip().lower() == "timeout" and value.strip().isdigit():
+            if key.strip().lower() == "timeout" and value.strip().isdecimal():
                 least, most = _TIMEOUTS
                 self._timeout = min(max(int(value.strip()[:9]), least), most)
 

@@ -114,7 +114,7 @@ def _track(media: _Media, base: str, session: str) -> Track:
     if codec is None:
         raise UnknownToUsError(f"it sends {_word(name) if name else 'JPEG' if kind == '26' else 'an old coding'}")
     clock = clock.partition("/")[0]
-    if not (clock.isascii() and clock.isdigit() and 0 < int(clock[:9]) <= _FASTEST_CLOCK and kind.isdigit()):
+    if not (re.fullmatch(r"\d{1,8}", clock) and 0 < int(clock) <= _FASTEST_CLOCK and re.fullmatch(r"\d{1,3}", kind)):
         raise UnknownToUsError("its description makes no sense")
     details: dict[str, str] = {}
     for part in media.of_kind("fmtp", kind).split(";"):
