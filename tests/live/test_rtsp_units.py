@@ -118,6 +118,15 @@ def test_a_picture_without_end_is_given_up() -> None:
     assert len(assembler._data) <= units._LARGEST
 
 
+def test_packets_of_another_payload_type_are_left_alone() -> None:
+    def packet(kind: int) -> bytes:
+        return struct.pack(">BBHII", 0x80, 0x80 | kind, 1, 0, 1) + b"\x65\x88"
+
+    assembler = Assembler("h264", 96)
+    assert list(assembler.push(packet(97))) == []
+    assert list(assembler.push(packet(96))) == [AccessUnit(b"\0\0\0\1\x65\x88", 0, damaged=False)]
+
+
 def test_headers_extensions_and_padding_are_taken_off() -> None:
     fixed = struct.pack(">HII", 7, 8, 9)
     assert rtp.parse(b"\x80\xe0" + fixed + b"abc") == (96, True, 7, 8, 9, b"abc")

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.frame import Frame
 from streamderain.video import list_stills, open_sink, open_source, read_still, write_still
+from streamderain.video.parts import parts_of
 
 from .clips import COUNT, Array, scene, times, write_clip
 from .copying import copy
@@ -171,6 +172,12 @@ def test_what_the_camera_has_written_is_carried_over_but_for_the_orientation(
             assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     assert read_still(out).pixels.shape == read_still(source).pixels.shape == (64, 48, 3)
     assert notes == []
+
+
+def test_a_webp_s_parts_begin_at_even_places() -> None:
+    parts = [(b"ICCP", b"abc"), (b"EXIF", b"de")]
+    body = b"".join(kind + struct.pack("<I", len(part)) + part + bytes(len(part) % 2) for kind, part in parts)
+    assert list(parts_of(b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body)) == parts
 
 
 def test_a_thumbnail_with_the_rain_is_not_carried_over(tmp_path: Path) -> None:

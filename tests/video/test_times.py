@@ -69,6 +69,12 @@ def test_start_begins_at_zero_for_all_streams_and_is_exact(tmp_path: Path) -> No
     assert Fraction(140, 100) < heard[-1] < Fraction(152, 100)
 
 
+def test_a_start_between_two_ticks_begins_with_the_picture_after_it(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    with open_source(str(tmp_path / "in.mp4"), start=float(512.5 * TICK)) as source:
+        assert source.side.begin == Fraction(2, 25)
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "nut"])
 def test_start_finds_the_same_frames_in_every_container(tmp_path: Path, suffix: str) -> None:
     write_clip(tmp_path / f"in.{suffix}", count=60, options={"crf": "10", "g": "25"})
@@ -88,6 +94,22 @@ def test_frames_and_duration_end_the_sound_too(tmp_path: Path) -> None:
     for name, seconds in (("a", 1.0), ("b", 1.0), ("c", 0.52)):
         last = times(tmp_path / f"{name}.mp4", "audio")[-1]
         assert seconds - 0.05 < last < seconds, name
+
+
+def test_sound_waits_until_it_is_known_where_the_frames_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four threads decode three pictures ahead, and the sink takes what there is with every frame."""
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    write_clip(tmp_path / "in.nut", rate=Fraction(5), audio=2.4, options={"bf": "0"})
+    heard = []
+    with open_source(str(tmp_path / "in.nut"), frames=5) as source:
+        source.side.attach([stream.index for stream in source.side.streams])
+        for _ in source:
+            heard += [packet.pts * packet.time_base for _, packet in source.side.drain()]
+        heard += [packet.pts * packet.time_base for _, packet in source.side.drain()]
+    assert source.side.end is not None
+    assert 0 < source.side.end - max(heard) < Fraction(1025, 48000)
 
 
 def test_a_start_beyond_the_end_is_an_error(tmp_path: Path) -> None:
