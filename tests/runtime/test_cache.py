@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -433,6 +434,9 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(shelf: EngineCache)
     assert [entry.digest for entry in shelf.prune(-1)] == [shelf.path({"torch": "free"}).name]
     with pytest.raises(OSError, match="directory"):
         shelf.prune(-1)  # there was one thing to do, and it could not be done
+    crowded = EngineCache(shelf.folder, max_bytes=1)
+    assert crowded.build({"torch": "new"}, make, model="new", waiting=lambda: None, instead_of=None)
+    assert shelf.path({"torch": "new"}).is_dir(), "room is made another time"
 
 
 def test_an_engine_is_built_once_and_says_so_before(
@@ -459,6 +463,17 @@ def test_whatever_changes_the_engine_changes_its_place(openvino: Backend, make_j
     assert len(paths) == len(others) + 1
     renamed = make_job(model="another name of the same")
     assert EngineCache().path(key_of(openvino, renamed)) == EngineCache().path(key_of(openvino, job))
+
+
+def test_an_engine_can_be_read_by_others(shelf: EngineCache) -> None:
+    key = {"torch": "any"}
+
+    def make(folder: Path) -> dict[str, float]:
+        (folder / "engine").write_text("whole")
+        return {}
+
+    assert shelf.build(key, make, model="any", waiting=lambda: None, instead_of=None)
+    assert stat.S_IMODE(shelf.path(key).stat().st_mode) == 0o755
 
 
 def test_no_ingredient_is_left_out_of_the_key(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,9 +107,11 @@ def test_dry_is_exact() -> None:
 
 
 @pytest.mark.parametrize("screen", [True, False])
-def test_stylised_rain_only_brightens(screen: bool) -> None:
-    clean = _clip()
-    rainy, target = _render(replace(FALLING, screen=screen), clean)
+def test_stylised_rain_is_added_or_screened_and_only_brightens(screen: bool) -> None:
+    clean, style = _clip(), replace(FALLING, screen=screen)
+    rainy, target = _render(style, clean)
+    layer, _ = _render(style, torch.zeros_like(clean))
+    torch.testing.assert_close(rainy, 1 - (1 - clean) * (1 - layer) if screen else (clean + layer).clamp(max=1))
     assert torch.equal(target, clean)
     assert float((rainy - clean).min()) > -1e-6
     assert float((rainy - clean).max()) > 0.1
@@ -132,8 +134,38 @@ def test_fog_stays_in_both_and_takes_contrast_away() -> None:
     style = RainStyle("physical", veil=0.5, coverage=0.01)
     rainy, target = _render(style, clean)
     assert float(target.std()) < 0.8 * float(clean.std())
+    assert float(target.min()) > float(clean.min()) + 0.1, "the sky lights it"
     assert float((rainy - target).abs().median()) < 1 / 255, "between the streaks the rainy clip is the target"
     assert float((rainy - target).abs().max()) > 0.02
+
+
+def test_drops_have_the_colour_of_their_light() -> None:
+    black = torch.zeros(1, 3, 96, 128)
+    red, green, blue = _render(RainStyle("physical", tint=(1.0, 0.3, 0.0)), black)[0].sum((0, 2, 3)).tolist()
+    assert red > 1.5 * green > 0 == blue
+
+
+def test_a_fifth_of_what_is_behind_shows_through_the_heaviest_rain() -> None:
+    style = RainStyle("physical", coverage=0.9, opacity=0.99, radiance=0.0)  # drops that give no light
+    behind = to_linear(_render(style, torch.ones(1, 3, 96, 128))[0])
+    assert 0.2 <= float(behind.min()) < 0.25
+
+
+def test_an_aperture_blurs_what_is_out_of_focus() -> None:
+    black, style = torch.zeros(1, 3, 96, 128), RainStyle("physical", coverage=0.05, far=1.5, focus=20.0)
+    rain = [_render(replace(style, aperture=aperture), black)[0] for aperture in (0.0, 0.01)]
+    steepness = [float(one.diff(dim=3).abs().mean() / one.mean()) for one in rain]
+    assert steepness[0] > 1.5 * steepness[1]
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("family", ["physical", "stylised"])
+def test_streaks_lean_to_the_side_that_the_wind_blows_to(family: str, side: int) -> None:
+    leaning = replace(FALLING, layers=(replace(FALLING.layers[0], angle=0.4 * side),))
+    style = leaning if family == "stylised" else RainStyle("physical", coverage=0.08, wind=6.0 * side)
+    rain = _render(style, torch.zeros(1, 3, 96, 128))[0].mean(1)[0]
+    down, right = torch.gradient(rain)
+    assert side * float((down * right).sum()) < 0, "along a streak the one undoes the other"
 
 
 @pytest.mark.parametrize("coverage", [0.02, 0.08])
