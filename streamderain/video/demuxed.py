@@ -96,7 +96,7 @@ class Demuxed:
             began = time.monotonic()
             packet = self._next(packets)
             at = time.monotonic()
-            if packet.pts is not None and packet.has_sidedata("prft"):
+            if packet is not None and packet.pts is not None and packet.has_sidedata("prft"):
                 offset = _sent(packet) - packet.pts * tick
             for picture in self._decode(packet):
                 last_picture = at
@@ -106,11 +106,15 @@ class Demuxed:
                 sent = None if offset is None or picture.pts is None else picture.pts * tick + offset
                 yield Arrival(picture, picture.pts, at, sent)
                 del picture
+            # A server that is killed, or hangs up, looks like the end of a file; a camera has none.
+            if packet is None:
+                raise LostError("the stream ended")
             if at - began > self._read_timeout * _NEARLY:
                 raise silent(self._read_timeout)
             check_pictures(at - last_picture, self._read_timeout)
 
     def _next(self, packets: Iterator[Any]) -> Any:
+        """The next packet; None at the end."""
         self._busy(True)
         try:
             packet = next(packets, None)
@@ -120,12 +124,10 @@ class Demuxed:
             raise LostError(ffmpeg.explain(error)) from ffmpeg.redacted(error)
         finally:
             self._busy(False)
-        # A server that is killed, or hangs up, looks like the end of a file; a camera has none.
-        if packet is None or packet.size == 0:
-            raise LostError("the stream ended")
-        return packet
+        return packet if packet is not None and packet.size else None
 
     def _decode(self, packet: Any) -> list[av.VideoFrame]:
+        """Its pictures; of None, those that the decoder still held."""
         try:
             pictures: list[av.VideoFrame] = self._video.codec_context.decode(packet)
         except FAILURES:

@@ -252,6 +252,16 @@ def test_without_reconnecting_the_first_loss_is_the_end(camera: Make) -> None:
             _take(source, 1000)
 
 
+@pytest.mark.parametrize("count", [1, 10])
+def test_the_end_comes_after_the_pictures_that_the_decoder_held(tmp_path: Path, count: int) -> None:
+    write_clip(tmp_path / "in.mp4", count=count, options={"bf": "3"})
+    options = LiveOptions(newest=False, reconnect=False)
+    taken: list[Frame] = []
+    with open_live(tmp_path / "in.mp4", options) as source, pytest.raises(StreamLostError, match="stream ended"):
+        taken.extend(source)
+    assert len(taken) == count
+
+
 def test_a_reader_that_no_time_limit_frees_is_left_behind(camera: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = camera()
     release = threading.Event()
