@@ -30,6 +30,7 @@ _GRACE = 10.0  # seconds beyond every time limit after which a reader counts as 
 _STUCK_AT_MOST = 3  # readers that are left behind in calls that never return
 _PATIENCE = 0.5  # seconds that closing waits for the reader
 _LISTEN_AT_LEAST = 0.2  # seconds, for a publisher
+_LASTED = 1.0  # seconds after which a connection was a good one; one attempt a second is no burden to anybody
 _TELL_EVERY = 60.0  # seconds between two lines about an outage that goes on
 
 
@@ -273,14 +274,15 @@ class LiveSource:
                     about = self._about("away", reason=str(error), seconds=round(self.lost_for(), 1))
                     _log.warning("%s cannot be reached: %s; trying on", self.name, error, extra=about)
                 continue
-            before, barred = connection.damaged, False
+            before, barred, connected = connection.damaged, False, time.monotonic()
             try:
                 if self._left(reader):
                     return
                 for captured in self._joined.frames(connection, self._is_up):
                     if self._left(reader):
                         return
-                    backoff.reset()
+                    if time.monotonic() - connected > _LASTED:
+                        backoff.reset()  # not for one that gives a picture and hangs up
                     yield captured
                     self._concealed += connection.damaged - before
                     before = connection.damaged

@@ -35,5 +35,5 @@ class Backoff:
         return wait
 
     def reset(self) -> None:
-        """A good picture has come: the next loss begins at the beginning."""
+        """A connection was a good one: the next loss begins at the beginning."""
         self._planned = self._waited = 0.0

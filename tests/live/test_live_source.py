@@ -194,6 +194,19 @@ def test_dropped_connections_are_made_again_at_once(camera: Make) -> None:
             made.tell("drop")
 
 
+@pytest.mark.parametrize(("lasted", "few"), [(1.0, True), (0.1, False)])
+def test_only_a_connection_that_has_lasted_is_made_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasted: float, few: bool
+) -> None:
+    write_clip(tmp_path / "in.mp4", count=8)  # 0.3 s
+    monkeypatch.setattr(live, "_LASTED", lasted, raising=False)
+    with open_live(tmp_path / "in.mp4") as source:
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            source.take(0.1)
+        assert (source.reconnects <= 3) == few
+
+
 def test_a_change_of_size_is_fitted_into_the_first_size(camera: Make) -> None:
     made = camera()
     with open_live(made.url(), QUICK) as source:
