@@ -125,6 +125,7 @@ class ContainerSink(Finishing):
             self._container.close()
             if self._segments is not None:
                 self._segments.check()
+                self._segments.tidy()
             if self._counted and self._packets != self.frames_written:
                 raise OutputError(
                     f"{self._name}: {ffmpeg.frames(self.frames_written)} went in,"

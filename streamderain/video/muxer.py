@@ -114,8 +114,12 @@ def muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[
     return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}
 
 
-def playlist_options(playlist: Path, *, live: bool) -> dict[str, str]:
-    """HLS with fragmented MP4: a live playlist keeps its last segments, a file's keeps them all."""
+def playlist_options(playlist: Path, *, live: bool, first: int) -> dict[str, str]:
+    """HLS with fragmented MP4: a live playlist keeps its last segments, a file's keeps them all.
+
+    Args:
+        first: the first segment's number; above 0 players have come from an older playlist, whose times were others.
+    """
     stem = playlist.stem.replace("%", "%%")
     # A colon in a relative name would be taken for a protocol; "file:" it could not delete.
     folder = os.path.join(os.curdir, playlist.parent).replace("%", "%%")
@@ -127,6 +131,7 @@ def playlist_options(playlist: Path, *, live: bool) -> dict[str, str]:
         "hls_segment_type": "fmp4",
         "hls_fmp4_init_filename": f"{playlist.stem}_init.mp4",
         "hls_segment_filename": f"{folder}/{stem}_%05d.m4s",
-        "hls_flags": "independent_segments+temp_file" + ("+delete_segments" if live else ""),
+        "hls_flags": "independent_segments+temp_file" + "+delete_segments" * live + "+discont_start" * (first > 0),
+        "start_number": str(first),
         **kept,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -17,10 +19,17 @@ class SegmentFiles:
     FFmpeg 8.1 looks at no result of writing a segment, and PyAV prints an exception that it cannot raise at once. So
     errors are kept for `check`. What failed is removed, and nothing more is written: FFmpeg then finds no file to
     rename over a playlist that is whole.
+
+    Attributes:
+        first: number of the first segment. A live playlist goes on after an older one of its name: players that come
+            from there stall where numbers go back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, playlist: Path, *, live: bool) -> None:
         self.error: OSError | None = None
+        self._playlist = playlist
+        self._older = _listed(playlist)
+        self.first = max(self._older.values(), default=-1) + 1 if live else 0
         self._begin: Fraction | None = None
         self._begun = 0
 
@@ -35,12 +44,32 @@ class SegmentFiles:
 
     def open(self, url: str, flags: int, options: Mapping[str, str]) -> _Segment:
         """A file for writing. Never raises."""
+        if self.first:  # in a file's playlist there are new segments of the older ones' names
+            self.tidy()
         return _Segment(self, Path(ffmpeg.local_path(url)))
+
+    def tidy(self) -> None:
+        """Removes the segments that the older playlist listed, and the one that is there now does not. Never raises."""
+        for name in self._older.keys() - _listed(self._playlist).keys():
+            del self._older[name]
+            with contextlib.suppress(OSError):
+                self._playlist.with_name(name).unlink()
 
     def check(self) -> None:
         """Raises OSError: one of the files could not be written."""
         if self.error is not None:
             raise self.error
+
+
+def _listed(playlist: Path) -> dict[str, int]:
+    """Names and numbers of the segments in a playlist of ours; nothing if there is none, or it lists anything else."""
+    try:
+        lines = playlist.read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    names = [line for line in lines if line and not line.startswith("#")]
+    ours = [re.fullmatch(rf"{re.escape(playlist.stem)}_(\d{{5,}})\.m4s", name) for name in names]
+    return {found[0]: int(found[1]) for found in ours if found} if all(ours) else {}
 
 
 class _Segment:

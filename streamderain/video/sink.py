@@ -166,12 +166,12 @@ def open_sink(
         info = replace(info, time_base=1 / plan.rate)
     gpu = _nvenc_on(plan, device)
     container_options = muxer_options(muxer, side, piped=part is None)
-    segments = SegmentFiles() if is_playlist(uri) else None
-    if segments is not None:
-        container_options = playlist_options(Path(uri), live=info.live)
     target.claim()
     with contextlib.ExitStack() as undo:
         undo.callback(target.discard)  # whatever raises: a wrong argument and Ctrl-C leave nothing behind either
+        segments = SegmentFiles(Path(uri), live=info.live) if is_playlist(uri) else None
+        if segments is not None:
+            container_options = playlist_options(Path(uri), live=info.live, first=segments.first)
         with ffmpeg.listening() as lines, cuda.current(gpu):
             opening = False
             try:

@@ -50,6 +50,48 @@ def test_an_older_playlist_is_not_replaced_unasked(tmp_path: Path) -> None:
     assert "#EXTM3U" in playlist.read_text()
 
 
+def _listed(playlist: Path) -> list[str]:
+    return [line for line in playlist.read_text().splitlines() if line.endswith(".m4s")]
+
+
+def test_a_live_playlist_goes_on_after_the_older_one_whose_segments_go(tmp_path: Path) -> None:
+    playlist, beside = tmp_path / "out.m3u8", tmp_path / "out_99999.m4s"
+    beside.write_text("somebody's")
+    with open_sink(str(playlist), INFO) as sink:
+        for index in range(120):
+            sink.write(grey(index % 50, at=index))
+    assert _listed(playlist) == [f"out_0000{number}.m4s" for number in range(3)]
+    with open_sink(str(playlist), replace(INFO, live=True), overwrite=True) as sink:
+        assert len(_listed(playlist)) == sum((tmp_path / name).exists() for name in _listed(playlist))
+        for index in range(200):
+            sink.write(grey(index % 50, at=index))
+        assert not list(tmp_path.glob("out_0000[012].m4s"))  # not only at the end, which may be far away
+    assert _listed(playlist) == [f"out_0000{number}.m4s" for number in range(3, 7)]
+    assert "#EXT-X-MEDIA-SEQUENCE:3\n" in playlist.read_text()
+    assert "#EXT-X-DISCONTINUITY\n" in playlist.read_text()
+    with av.open(str(playlist)) as back:
+        assert sum(1 for _ in back.decode(video=0)) == 200
+    assert beside.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_file_s_playlist_removes_what_the_older_one_listed_and_nothing_that_is_not_ours(
+    tmp_path: Path, ours: bool
+) -> None:
+    playlist, older = tmp_path / "out.m3u8", [tmp_path / f"out_0000{number}.m4s" for number in range(5)]
+    names = [path.name for path in older] + ([] if ours else ["../out_00005.m4s"])
+    playlist.write_text("#EXTM3U\n" + "".join(f"#EXTINF:2,\n{name}\n" for name in names))
+    for path in older:
+        path.write_text("old")
+    with open_sink(str(playlist), INFO, overwrite=True) as sink:
+        for index in range(100):
+            sink.write(grey(index % 50, at=index))
+    assert _listed(playlist) == [path.name for path in older[:2]]
+    assert [path.exists() for path in older] == [True] * 2 + [not ours] * 3
+    with av.open(str(playlist)) as back:
+        assert sum(1 for _ in back.decode(video=0)) == 100
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("full", ["out_00001.m4s.tmp", "out.m3u8.tmp", "out_00002.m4s.tmp"])

@@ -96,9 +96,7 @@ def test_frames_and_duration_end_the_sound_too(tmp_path: Path) -> None:
         assert seconds - 0.05 < last < seconds, name
 
 
-def test_sound_waits_until_it_is_known_where_the_frames_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sound_waits_until_it_is_known_where_the_frames_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four threads decode three pictures ahead, and the sink takes what there is with every frame."""
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     write_clip(tmp_path / "in.nut", rate=Fraction(5), audio=2.4, options={"bf": "0"})
