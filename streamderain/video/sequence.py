@@ -146,16 +146,18 @@ class SequenceSink(Finishing):
             side.attach(())
         self.replaces = bool(taken)
         self._pattern = self._name = pattern
+        self._overwrite = overwrite
 
     def write(self, frame: Frame) -> None:
         """Writes one picture; it appears under its name when it is complete.
 
         Raises:
             OutputError: it cannot be written.
+            OutputExistsError: it has been made by something else meanwhile, and may not be overwritten.
             ValueError: the sequence is closed.
         """
         self._check_open()
-        stills.write_still(named(self._pattern, self.frames_written + 1), frame, overwrite=True)
+        stills.write_still(named(self._pattern, self.frames_written + 1), frame, overwrite=self._overwrite)
         self.frames_written += 1
 
     def close(self) -> None:

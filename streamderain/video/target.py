@@ -100,9 +100,13 @@ class Target:
 
         Raises:
             OSError: it cannot be renamed.
+            OutputExistsError: the name was taken after `claim`, and ``overwrite`` is False; ``OUT.part`` stays.
         """
         if self.part is not None and self.final is not None:
-            os.replace(self.part, self.final)
+            if self._overwrite:
+                os.replace(self.part, self.final)
+            else:
+                self._take_name(self.part, self.final)
         self.release()
 
     def discard(self) -> None:
@@ -118,6 +122,20 @@ class Target:
                 self._lock.remove()
             self._lock.release()
             self._lock = None
+
+    def _take_name(self, part: Path, final: Path) -> None:
+        """As `commit` where nothing may be replaced."""
+        try:
+            os.link(part, final)
+        except OSError as error:  # the name is taken, or the file system has no hard links
+            if os.path.lexists(final):
+                raise OutputExistsError(
+                    f"{self.name} has been made by something else meanwhile",
+                    hint=f"the finished video is {part}; give it another name",
+                ) from error
+            os.replace(part, final)
+        else:
+            part.unlink()
 
     def _streams(self) -> bool:
         """Whether what is there takes bytes as they come and keeps its name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -89,6 +90,54 @@ def test_a_run_that_was_aborted_is_in_nobody_s_way_and_its_file_gets_another_nam
     assert not part.exists()
     _, sink = copy_open(clip, out, overwrite=True)
     assert sink.notes == ()
+
+
+def no_links(*names: Path) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("newcomer", ["file", "link"])
+@pytest.mark.parametrize("links", [True, False])
+def test_what_was_made_under_the_name_meanwhile_is_not_replaced_unasked(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, links: bool, newcomer: str
+) -> None:
+    if not links:  # as on FAT, and on some network file systems
+        monkeypatch.setattr(os, "link", no_links)
+    out, part = clip.with_name("out.mp4"), clip.with_name("out.mp4.part")
+    with open_source(str(clip)) as source:
+        sink = open_sink(str(out), source.info)
+        for frame in source:
+            sink.write(frame)
+    if newcomer == "file":
+        out.write_bytes(b"precious")
+    else:
+        out.symlink_to("elsewhere")
+    with pytest.raises(OutputExistsError, match=r"out\.mp4 has been made .*out\.mp4\.part; give it another") as caught:
+        sink.close()
+    assert caught.value.exit_code == 2
+    sink.abort()  # harmless
+    assert out.is_symlink() or out.read_bytes() == b"precious"
+    out.unlink()
+    part.rename(clip.with_name("kept.mp4"))
+    assert len(times(clip.with_name("kept.mp4"))) == COUNT
+    assert copy(clip, out) == COUNT  # the lock is gone with the sink
+    assert len(times(out)) == COUNT
+    assert out.stat().st_nlink == 1
+    assert not part.exists()
+
+
+def test_a_picture_that_was_made_meanwhile_is_not_replaced_unasked(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "in", 2)
+    with open_source(str(tmp_path / "in" / "f%03d.png")) as source:
+        sink = open_sink(str(tmp_path / "o%d.png"), source.info)
+        first, second = source
+        sink.write(first)
+        (tmp_path / "o2.png").write_bytes(b"precious")
+        with pytest.raises(OutputExistsError, match=r"o2\.png exists already"):
+            sink.write(second)
+        sink.abort()
+    assert (tmp_path / "o2.png").read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "o1.png", "o2.png"]
 
 
 def test_a_temporary_name_that_is_no_file_is_in_the_way(clip: Path) -> None:
