@@ -100,7 +100,10 @@ class ContainerSink(Finishing):
         """Flushes and finishes; only then does the file get its name.
 
         Raises:
-            OutputError: it cannot be finished, or no frame was written. What there is stays as ``OUT.part``.
+            OutputError: it cannot be finished, no frame was written, or its name was taken meanwhile.
+            InputError: sound that is to be copied is damaged.
+
+        What there is stays as ``OUT.part``.
         """
         self._finish(named=True)
 
@@ -136,6 +139,8 @@ class ContainerSink(Finishing):
         except ffmpeg.WRITE_ERRORS as error:
             raise self._failure(error) from error
         finally:
+            with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
+                self._container.close()  # nothing happens where it is closed already
             self._target.release()
 
     def abort(self) -> None:

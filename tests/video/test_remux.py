@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,21 @@ def test_damaged_sound_is_the_inputs_fault_or_left_out_and_counted(tmp_path: Pat
     source, sink = copy_open(damaged, tmp_path / "out.mp4", reading={"on_error": "conceal"})
     assert (source.side.damaged, source.concealed, sink.frames_written) == (3, 0, 25)
     assert len(payload(tmp_path / "out.mp4", "audio")) == len(payload(damaged, "audio")) - 3
+
+
+def test_damaged_sound_at_the_end_costs_no_picture(tmp_path: Path) -> None:
+    damaged = with_damaged_sound(tmp_path / "in.ts", -1, None)
+    part = tmp_path / "out.mp4.part"
+    with open_source(str(damaged)) as source:
+        sink = open_sink(str(tmp_path / "out.mp4"), source.info, side=source.side)
+        frames = iter(source)
+        for frame in islice(frames, 20):
+            sink.write(frame)
+        assert len(list(frames)) == 5  # and with them comes the sound
+        with pytest.raises(InputError, match="a packet of sound"):
+            sink.close()
+    assert len(times(part)) == 20
+    assert not any(os.path.realpath(one) == str(part) for one in Path("/proc/self/fd").iterdir())
 
 
 @pytest.mark.parametrize(("reading", "timecode"), [({}, "00:59:59;29"), ({"start": 0.5}, "01:00:00;14")])
