@@ -27,6 +27,9 @@ def parts_of(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     elif data.startswith(JPEG):
         at = len(JPEG)
         while data[at] == 0xFF and data[at + 1] != 0xDA:
+            if data[at + 1] == 0xFF:  # a marker may have any number of these before it
+                at += 1
+                continue
             length = int(struct.unpack_from(">H", data, at + 2)[0])
             yield data[at : at + 2], data[at + 4 : at + 2 + length]
             at += 2 + length

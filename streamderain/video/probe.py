@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -16,7 +15,7 @@ from av.sidedata.sidedata import Type
 
 from streamderain.errors import InputError
 from streamderain.frame import VideoInfo
-from streamderain.video import colour, tiff
+from streamderain.video import colour, exif, tiff
 
 _ATTACHED_PICTURE = 1 << 10
 
@@ -77,20 +76,16 @@ def orientation(picture: av.VideoFrame, codec: str) -> tuple[Orientation, str | 
     return Orientation(right % 360, mirrored), "mirrored: written upright, without the flag" if mirrored else None
 
 
-_EXIF = re.compile(rb"(?:^|Exif\0\0|eXIf|EXIF.{4}(?:Exif\0\0)?)(?=II\*\0|MM\0\*)", re.DOTALL)
 # How Exif's eight orientations are shown: flipped left to right first, then turned anticlockwise.
 _EXIF_TURNS = {1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True), 5: (90, True), 6: (270, False),
                7: (270, True), 8: (90, False)}  # fmt: skip
 
 
 def exif_orientation(data: bytes) -> Orientation | None:
-    """The orientation that a JPEG, PNG, WebP or TIFF file states; None if it states none."""
-    found = _EXIF.search(data)
-    if found is None:
-        return None
-    exif = data[found.end() :]
-    stated = tiff.value_of(tiff.ORIENTATION, exif)
-    turn = None if stated is None else _EXIF_TURNS.get(int.from_bytes(stated, tiff.byte_order(exif)))
+    """The orientation that a whole JPEG, PNG, WebP or TIFF file states; None if it states none."""
+    written = data if data.startswith(tiff.HEADERS) else exif.exif_in(data) or b""
+    stated = tiff.value_of(tiff.ORIENTATION, written)
+    turn = None if stated is None else _EXIF_TURNS.get(int.from_bytes(stated, tiff.byte_order(written)))
     return None if turn is None else Orientation(*turn)
 
 
