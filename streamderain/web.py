@@ -90,15 +90,22 @@ class _Threads(ThreadingHTTPServer):
             return
         with self._guard:
             self._sockets.add(request)
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except Exception:  # there is no thread to be had
+            self._forget(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            with self._guard:
-                self._sockets.discard(request)
-            self._clients.release()
+            self._forget(request)
+
+    def _forget(self, request: Any) -> None:
+        with self._guard:
+            self._sockets.discard(request)
+        self._clients.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is nobody's error; ours is told where it can be found."""

@@ -218,6 +218,25 @@ def test_a_client_beyond_the_most_is_hung_up_on_and_each_that_goes_makes_room(se
             assert time.monotonic() < until
 
 
+def test_a_client_for_whom_there_is_no_thread_takes_no_place(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if threading.current_thread().name == "streamderain-web":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(32):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+                assert client.recv(1) == b""
+    with urllib.request.urlopen(server.url, timeout=10) as answer:
+        assert answer.status == 200
+
+
 def test_closing_hangs_up_on_who_is_there(observer: Observer) -> None:
     with serve_preview([observer], ("127.0.0.1", 0)) as serving:
         client = socket.create_connection(("127.0.0.1", serving.port), timeout=5)  # less than it may say nothing
