@@ -217,6 +217,7 @@ def run_live(
     interrupted, lost = False, None
     first_pts: int | None = None
     last_pts = 0
+    connection: int | None = None
 
     def write(item: tuple[Frame, float | None]) -> None:
         frame, captured_at = item
@@ -259,9 +260,13 @@ def run_live(
                 observer.skip(source.skipped - told)
                 told = source.skipped
             if captured is None:
-                if on_loss == "stop" and source.lost_for() > 0:
-                    lost = StreamLostError(f"{source.name} is lost", hint="--on-loss hold waits for its return")
-                    break
+                gone = source.lost_for() > 0
+            else:  # a loss may be over before it is seen
+                gone, connection = connection not in (None, captured.connection), captured.connection
+            if gone and on_loss == "stop":
+                lost = StreamLostError(f"{source.name} is lost", hint="--on-loss hold waits for its return")
+                break
+            if captured is None:
                 shown = stand_in.due()
                 if shown is not None:
                     hand_on(shown, None)

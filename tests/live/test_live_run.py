@@ -119,6 +119,15 @@ def test_stopping_at_the_first_loss_finishes_the_output(camera: Make, running: S
     assert not stats.interrupted
 
 
+def test_stopping_at_a_loss_that_is_over_at_once(tmp_path: Path, running: Start) -> None:
+    write_clip(tmp_path / "in.mp4", count=30)  # 1.2 s, and it plays again without a wait
+    sink = Collect()
+    stats = running(open_live(tmp_path / "in.mp4"), sink, on_loss="stop", duration=3.0).ended(within=10)
+    assert stats.lost is not None
+    assert stats.frames <= 30
+    assert sink.closed
+
+
 def test_a_network_twice_too_slow_stays_with_the_newest_frame(camera: Make, running: Start) -> None:
     cost, fps = 0.1, 20
     made, sink, seen = camera("--fps", fps), Collect(_age), Observer()
