@@ -105,6 +105,17 @@ class EncoderPlan:
         return self.codec in _CHROMA_LEFT
 
 
+def sets_quality(key: str) -> bool:
+    """Whether the codec's option ``key`` decides on the quality, as crf does."""
+    return _plain(key) in _SETS_QUALITY
+
+
+def with_defaults(options: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """The codec's ``options``, and those ``defaults`` that they leave open."""
+    asked = set(map(_plain, options))
+    return {**options, **{key: value for key, value in defaults.items() if key not in asked}}
+
+
 def plan_encoder(
     info: VideoInfo,
     *,
@@ -163,8 +174,7 @@ def plan_encoder(
         chosen["preset"] = preset
     asked = {"preset": f"--preset {preset}"} if preset is not None else {}
     for key, value in options.items():
-        # "b:v" is how ffmpeg's own command line says "b".
-        plain = key.removesuffix(":v")
+        plain = _plain(key)
         if plain in asked:
             raise OutputOptionError(f"{plain} is set twice", hint=f"pass one of {asked[plain]} and -e {key}={value}")
         asked[plain] = f"-e {key}={value}"
@@ -193,6 +203,11 @@ def plan_encoder(
     return EncoderPlan(codec, pix_fmt, chosen, quantiser, quality, tuple(notes), _rate(info, codec, muxer))
 
 
+def _plain(key: str) -> str:
+    """ "b:v" is how ffmpeg's own command line says "b"."""
+    return key.removesuffix(":v")
+
+
 def _rate(info: VideoInfo, codec: str, muxer: str) -> Fraction | None:
     rate = info.frame_rate or ffmpeg.ASSUMED_RATE
     if codec not in _MPEG:
@@ -212,7 +227,7 @@ def _quality(
     codec: str, crf: int | None, private: set[str], options: Mapping[str, str]
 ) -> tuple[dict[str, str], int | None, str]:
     """Codec options, quantiser and words for ``crf``, in whatever way this codec has constant quality."""
-    own = {key for key in options if key.removesuffix(":v") in _SETS_QUALITY}
+    own = set(filter(sets_quality, options))
     if crf is not None and own:
         both = " and ".join(f"-e {key}={options[key]}" for key in sorted(own))
         raise OutputOptionError(f"--crf {crf} and {both} contradict each other", hint="pass one of them")

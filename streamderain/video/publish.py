@@ -155,7 +155,7 @@ def open_publisher(
     """
     name = redact_target(url)
     info = replace(info, rotation=0, time_base=_TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
-    chosen, preset, crf = _defaults(info, codec, crf, preset, options)
+    chosen, crf = _defaults(info, codec, crf, preset, options)
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen, pix_fmt=pix_fmt)
     nvenc.require(plan.codec, None)
     try:
@@ -193,17 +193,16 @@ def open_publisher(
 
 def _defaults(
     info: VideoInfo, codec: str | None, crf: int | None, preset: str | None, options: Mapping[str, str]
-) -> tuple[dict[str, str], str | None, int | None]:
-    """Options, preset and crf with what suits a stream where nothing was asked for."""
-    chosen = dict(options)
-    chosen.setdefault("g", str(max(1, round(_KEY_EVERY * (info.frame_rate or ffmpeg.ASSUMED_RATE)))))
+) -> tuple[dict[str, str], int | None]:
+    """Options and crf with what suits a stream where nothing was asked for."""
+    suits = {"g": str(max(1, round(_KEY_EVERY * (info.frame_rate or ffmpeg.ASSUMED_RATE))))}
     if codec in (None, "libx264", "libx265", "h264", "hevc"):
-        chosen.setdefault("tune", "zerolatency")
-        chosen.setdefault("forced-idr", "1")
-        preset = preset or "veryfast"
-        if crf is None and not {"crf", "qp", "b", "b:v"} & set(chosen):
+        suits |= {"tune": "zerolatency", "forced-idr": "1"}
+        if preset is None:
+            suits["preset"] = "veryfast"
+        if crf is None and not any(map(encoder.sets_quality, options)):
             crf = _CRF
-    return chosen, preset, crf
+    return encoder.with_defaults(options, suits), crf
 
 
 def _configure(context: Any, plan: encoder.EncoderPlan, info: VideoInfo) -> None:

@@ -158,7 +158,8 @@ def open_sink(
     if muxer not in _TURNABLE:
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
     if is_playlist(uri):  # for encoders that do not make a key frame on demand
-        options = {"g": str(max(1, round(SEGMENT * (info.frame_rate or ffmpeg.ASSUMED_RATE)))), **options}
+        every = max(1, round(SEGMENT * (info.frame_rate or ffmpeg.ASSUMED_RATE)))
+        options = encoder.with_defaults(options, {"g": str(every)})
     plan = encoder.plan_encoder(
         info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options, pix_fmt=pix_fmt
     )

@@ -118,6 +118,23 @@ def test_udp_carries_headers_for_who_tunes_in_late(watch: Watch) -> None:
     assert frames[-1][1] == pytest.approx(49 * 5, abs=3)
 
 
+@pytest.mark.parametrize(
+    ("options", "quality"),
+    [
+        ({"crf:v": "20"}, "crf:v 20"),
+        ({"qp:v": "20"}, "qp:v 20"),
+        ({"global_quality": "200"}, "global_quality 200"),
+        ({"b:v": "1M"}, "b:v 1M"),
+        ({"preset": "fast"}, "crf 23"),
+        ({"g:v": "10", "tune:v": "film"}, "crf 23"),
+    ],
+)
+def test_what_was_asked_for_takes_the_place_of_what_suits_a_stream(options: dict[str, str], quality: str) -> None:
+    with open_sink(f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", LIVE, options=options) as sink:
+        sink.write(grey(0))
+        assert sink.description.startswith(f"libx264 {quality} yuv420p")
+
+
 def test_times_that_go_back_are_sent_growing(watch: Watch) -> None:
     port = free_port()
     viewer = watch(f"tcp://127.0.0.1:{port}?listen=1")

@@ -160,3 +160,10 @@ def test_what_many_players_do_not_play_is_noted(
     write_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt=source)
     _, sink = copy_open(tmp_path / "in.mkv", tmp_path / name, **more)
     assert any("--pix-fmt yuv420p" in note for note in sink.notes) == noted
+
+
+def test_a_distance_of_key_frames_that_was_asked_for_is_kept_in_hls(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    copy(tmp_path / "in.mp4", tmp_path / "out.m3u8", options={"g:v": "4"})
+    with av.open(str(tmp_path / "out.m3u8")) as made:
+        assert sum(packet.is_keyframe for packet in made.demux(video=0) if packet.size) == COUNT // 4
