@@ -127,6 +127,29 @@ def test_the_average_is_validated_and_training_is_not_left_for_it(
     assert (seen[0].training, run.network.training) == (False, True)
 
 
+def test_clips_begin_without_a_past_lose_it_now_and_then_and_some_are_dry(
+    recipe: Path, shards: Path, tmp_path: Path
+) -> None:
+    recipe.write_text(_RECIPE.format(steps=8) + "reset_probability = 0.5\ndry_share = 0.5\n")
+    task = _run(recipe, tmp_path / "run", shards).task
+    batches = [task.batch(step, part=0, parts=1) for step in range(20)]
+    resets = torch.cat([batch[2] for batch in batches], 1)
+    assert bool(resets[0].all())
+    assert 0.35 < float(resets[1:].float().mean()) < 0.65
+    pictures = torch.cat([batch[0] for batch in batches], 2)
+    dry = (pictures[:, 0] - pictures[:, 3]).abs().amax((0, 2, 3, 4)) < 1e-6
+    assert 0.1 < float(dry.float().mean()) < 0.4, "half of those with less rain have none"
+
+
+def test_processes_share_the_clips_of_a_step(recipe: Path, tmp_path: Path) -> None:
+    noise = torch.randint(256, (4, 3, 4, 3, 32, 32)).byte()
+    save_file({"pictures": noise, "motion": torch.randn(4, 3, 2, 9, 9)}, tmp_path / "shard.safetensors")
+    task = _run(recipe, tmp_path / "run", tmp_path).task
+    whole, first, second = (task.batch(3, part=part, parts=parts) for part, parts in ((0, 1), (0, 2), (1, 2)))
+    for dim, every, one, other in zip((2, 1, 1), whole, first, second, strict=True):
+        assert torch.equal(every.unflatten(dim, (-1, 2)).movedim(dim + 1, 0), torch.stack((one, other)))
+
+
 def test_clips_validate_on_shards_of_their_own(recipe: Path, shards: Path, tmp_path: Path) -> None:
     recipe.write_text(_RECIPE.format(steps=4) + "validate_every = 2\n")
     run = _run(recipe, tmp_path / "run", shards)
