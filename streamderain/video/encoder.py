@@ -204,7 +204,7 @@ def plan_encoder(
 
 
 def _plain(key: str) -> str:
-    """ "b:v" is how ffmpeg's own command line says "b"."""
+    """The option's name; ffmpeg's own command line says "b:v" for "b"."""
     return key.removesuffix(":v")
 
 

@@ -15,11 +15,8 @@ from streamderain.video.remux import SideStreams
 
 MP4 = {"mp4", "mov", "ipod", "3gp", "3g2"}
 CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # muxers that count pictures and hold no times
-PROGRAM = {
-    "vob",
-    "dvd",
-    "svcd",
-}  # MPEG-2's program streams: a time for a pack of pictures, which the codec's rate counts on
+# MPEG-2's program streams: they hold a time for a pack of pictures, from which readers count on by the codec's rate.
+PROGRAM = {"vob", "dvd", "svcd"}
 FRAGMENT = Fraction(2)  # seconds that a killed process may lose; by key frames alone it would be a whole GOP
 SEGMENT = 2  # seconds of HLS that a player waits for at most
 _PHONES = ("com.apple.", "com.android.")  # camera, place and the like, by keys that FFmpeg would leave out
