@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,8 +12,11 @@ from streamderain.networks.streaming import StreamingNet
 from streamderain.preprocess import warp
 from streamderain.runtime import EagerEngine
 from streamderain.runtime.parity import moving_texture
+from training import data as rendered
 from training.clips import thin_rain, unroll
-from training.data import align_clip
+from training.data import Split, align_clip, clean_clip, rain_clip
+from training.metrics import psnr
+from training.rain import RainStyle
 
 
 def _rainy() -> Tensor:
@@ -52,3 +58,30 @@ def test_thinner_rain_is_thinner_in_the_past_as_well() -> None:
     torch.testing.assert_close(thinner[:, 0, 1], 1.5 * target)
     for t, of in ((1, 0), (2, 0), (2, 1), (4, 0), (4, 1)):  # the frame is the last one now, and that is the one before
         torch.testing.assert_close(thinner[t, of + 1, :2], warp(thinner[t - 1, of, :2], motion[t, :2]))
+
+
+def test_rain_is_drawn_again_until_it_is_seen_and_light_rain_is_left_without_that() -> None:
+    clean = torch.full((1, 3, 48, 64), 0.3)
+
+    def seen(visible_share: float) -> int:
+        clips = [rain_clip(clean, torch.Generator().manual_seed(s), visible_share=visible_share) for s in range(24)]
+        return sum(float(psnr(rainy, target)) < 30 for rainy, target in clips)
+
+    assert seen(1.0) >= 20 > 16 >= seen(0.0)
+
+
+def test_what_the_camera_adds_is_in_the_rainy_clip_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendered, "sample_style", lambda _: RainStyle("dry", gain=4.0))
+    clean = torch.full((1, 3, 48, 64), 0.3)
+    rainy, target = rain_clip(clean, torch.Generator().manual_seed(0), visible_share=0.0)
+    assert torch.equal(target, clean)
+    assert float((rainy - clean).std()) > 0.001
+
+
+def test_a_share_of_the_clips_is_filmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendered, "read_clip", lambda *_, **__: torch.zeros(1, 3, 8, 8))
+    monkeypatch.setattr(rendered, "simulate_camera", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(rendered, "_filmed", lambda *_, **__: torch.ones(1))
+    files, generator = Split((Path("a.png"),), (Path("a.mp4"),)), torch.Generator().manual_seed(0)
+    clips = [clean_clip(files, generator, frames=1, video_share=0.8, size=(8, 8)) for _ in range(100)]
+    assert 70 < int(torch.cat(clips).sum()) < 90
