@@ -61,6 +61,7 @@ def run_recorded_video(
             sink = open_output(
                 target, info, options, reporter, signals,
                 side=source.side, audio=options.audio, subtitles=options.subs, device=gpu if planes else None,
+                stop=signals.stop,
             )  # fmt: skip
             if sink is None:
                 return signals.exit_code

@@ -31,7 +31,9 @@ class DisplaySink(Finishing):
     pipeline up. Frames of a file are shown at the times at which they are due.
     """
 
-    def __init__(self, child: subprocess.Popen[bytes], info: VideoInfo, *, description: str) -> None:
+    def __init__(
+        self, child: subprocess.Popen[bytes], info: VideoInfo, *, description: str, stop: threading.Event | None
+    ) -> None:
         self._name = "display:"
         self.frames_written = 0
         self.description = description
@@ -39,7 +41,7 @@ class DisplaySink(Finishing):
         self.replaces = False
         self._child = child
         self._info = info
-        self._pace = None if info.live else Pace()
+        self._pace = None if info.live else Pace(stop)
         self._changed = threading.Condition()
         self._newest: bytes | None = None
         self._ended = self._closed = False
@@ -105,8 +107,12 @@ class DisplaySink(Finishing):
                 self._child.stdin.close()
 
 
-def open_display(uri: str, info: VideoInfo) -> DisplaySink:
+def open_display(uri: str, info: VideoInfo, *, stop: threading.Event | None = None) -> DisplaySink:
     """Opens a window; ``display:full`` fills the screen.
+
+    Args:
+        info: of the frames that will come.
+        stop: when it gets set, a file's frames are no longer waited for until they are due.
 
     Raises:
         OutputOptionError: OpenCV is not installed, or is a build without windows.
@@ -142,4 +148,4 @@ def open_display(uri: str, info: VideoInfo) -> DisplaySink:
                 hint=f"{WITH_WINDOWS}, or {_HINT}",
             )
         raise OutputError(f"display: no window can be opened{f' ({why})' if why else ''}", hint=_HINT)
-    return DisplaySink(child, info, description="a window" if not asked else "the full screen")
+    return DisplaySink(child, info, description="a window" if not asked else "the full screen", stop=stop)

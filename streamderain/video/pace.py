@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 _LATE = 0.5  # seconds behind the clock from which on it is not made up for
 
 
 class Pace:
-    """Sleeps until a frame is due; for one thread."""
+    """Waits until a frame is due; for one thread.
 
-    def __init__(self) -> None:
+    Args:
+        stop: when it gets set, nothing is waited for any more.
+    """
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self._stop = stop if stop is not None else threading.Event()
         self._start: float | None = None
 
     def await_moment(self, seconds: float) -> None:
-        """Sleeps until the frame at ``seconds`` of the recording is due; one that is far too late resets the clock."""
+        """Waits until the frame at ``seconds`` of the recording is due; one that is far too late resets the clock."""
         now = time.monotonic()
         if self._start is None or now - (self._start + seconds) > _LATE:
             self._start = now - seconds
-        time.sleep(max(0.0, self._start + seconds - now))
+        self._stop.wait(max(0.0, self._start + seconds - now))

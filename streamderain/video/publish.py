@@ -146,7 +146,7 @@ def open_publisher(
         codec, crf, preset, options, pix_fmt: as of `open_sink`; libx264 at crf 23, veryfast, without delay, in 4:2:0 of
             8 bits, if not given.
         wait: seconds that the first connection is tried for.
-        stop: when it gets set, waiting ends.
+        stop: when it gets set, waiting ends, for the connection and for the times at which a file's frames are due.
 
     Raises:
         OutputOptionError: what was asked for cannot be had.
@@ -180,7 +180,7 @@ def open_publisher(
     }
     link = Link(ask, clip, name=name, keep_trying=info.live)
     paced = not info.live and muxer in _PACED and not url.lower().startswith("tcp:")
-    sink = PublishSink(context, link, info, plan, name=name, pace=Pace() if paced else None)
+    sink = PublishSink(context, link, info, plan, name=name, pace=Pace(stop) if paced else None)
     if side is not None:
         kinds = {stream.kind for stream in side.streams}
         lost = [word for kind, word in (("audio", "sound"), ("subtitle", "subtitles")) if kind in kinds]

@@ -112,7 +112,9 @@ def open_sink(
             can.
         format: FFmpeg's name of the container, for "-" (nut if not given) and for names without a suffix.
         overwrite: whether an existing file may be replaced; it is, when the new one is complete.
-        wait: seconds that a network target is tried for before it counts as out of reach; ``stop`` ends that.
+        wait: seconds that a network target is tried for before it counts as out of reach.
+        stop: when it gets set, that waiting ends, and the one for the times at which a file's frames are due over the
+            network and in a window: give `run` the same.
         device: the CUDA GPU that the frames come from: they are taken in planes where the codec has them so
             (``ContainerSink.delivery``), by NVENC from the GPU's memory.
 
@@ -139,7 +141,7 @@ def open_sink(
         _refuse(asked, "nothing is encoded for a window")
         if side is not None:
             side.attach(())
-        return open_display(uri, info)
+        return open_display(uri, info, stop=stop)
     if sequence.is_pattern(uri):
         _refuse(asked, f"{uri} is a sequence of pictures")
         return sequence.SequenceSink(

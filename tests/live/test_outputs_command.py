@@ -139,6 +139,19 @@ def test_a_camera_s_target_that_is_not_there_is_one_line(camera: MakeCamera, sta
     assert "hunter2" not in said
 
 
+def test_ctrl_c_ends_a_pause_in_a_files_times(start: Start, tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", pts=[512 * at for at in (*range(3), *range(1500, 1520))])  # a minute's pause
+    with socket.socket(type=socket.SOCK_DGRAM) as viewer:
+        viewer.bind(("127.0.0.1", 0))
+        viewer.settimeout(60)
+        process = start(tmp_path / "in.mp4", f"udp://127.0.0.1:{viewer.getsockname()[1]}")
+        viewer.recv(2000)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 130, said
+
+
 def test_a_taken_port_is_one_line(camera: MakeCamera, start: Start) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         run = start(f"rtsp://127.0.0.1:{camera().port}/cam", "null:", "--metrics", taken.getsockname()[1])

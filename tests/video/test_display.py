@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -81,6 +82,18 @@ def test_a_file_is_shown_at_its_own_pace(toolkit: Path) -> None:
         for index in range(11):
             sink.write(red(index))
         assert 0.3 < time.monotonic() - begin < 10
+
+
+def test_a_pause_in_a_files_times_ends_when_told_to_stop(toolkit: Path) -> None:
+    stop = threading.Event()
+    with open_sink("display:", replace(INFO, live=False), stop=stop) as sink:
+        sink.write(red())
+        timer = threading.Timer(0.3, stop.set)
+        timer.start()
+        begin = time.monotonic()
+        sink.write(red(25 * 12))
+        assert 0.2 < time.monotonic() - begin < 5
+        timer.join()
 
 
 def test_a_closed_window_is_told_at_the_next_frames(toolkit: Path) -> None:
