@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def no_nohup() -> Iterator[None]:
+    """The tests themselves may be run under ``nohup``, which processes inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
@@ -75,6 +83,7 @@ except BrokenPipeError:
 """
 
 
+@pytest.mark.usefixtures("no_nohup")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_first_signal_finishes_the_file(endless: Any, tmp_path: Path, signum: signal.Signals, code: int) -> None:
     out = tmp_path / "out.mp4"
@@ -185,6 +194,7 @@ def test_signal_while_a_silent_input_is_opened_ends_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_nohup")
 def test_a_hang_up_is_never_one_of_two_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = list[int]()
     monkeypatch.setattr(os, "_exit", ended.append)
