@@ -347,6 +347,31 @@ def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
         context.global_quality = plan.quantiser
 
 
+def open_codec(context: Any, plan: EncoderPlan) -> None:
+    """Opens the encoder. Raises what FFmpeg does.
+
+    SVT-AV1 as root gives its threads, and the one that opens it, the highest real-time priority, which all later ones
+    would inherit: nothing else would run beside them. They get back what the process had.
+    """
+    if plan.codec != "libsvtav1" or not hasattr(os, "sched_setscheduler"):
+        context.open()
+        return
+    policy, parameters, others = os.sched_getscheduler(0), os.sched_getparam(0), set(_threads())
+    try:
+        context.open()
+    finally:
+        for thread in (0, *(set(_threads()) - others)):
+            with contextlib.suppress(OSError):  # it may have ended
+                os.sched_setscheduler(thread, policy, parameters)
+
+
+def _threads() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task")]
+    except OSError:  # no Linux
+        return []
+
+
 def tag(context: Any, plan: EncoderPlan, info: VideoInfo) -> None:
     """Says on the codec context which colour the pictures will have."""
     tags = written_colour(info.colour)

@@ -162,7 +162,7 @@ def open_publisher(
         clip = _clip(plan, info)
         context: Any = av.CodecContext.create(plan.codec, "w")
         _configure(context, plan, info)
-        context.open()
+        encoder.open_codec(context, plan)
     except ffmpeg.WRITE_ERRORS as error:
         kind = OutputOptionError if isinstance(error, ValueError) else OutputError
         raise kind(

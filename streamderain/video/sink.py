@@ -190,7 +190,7 @@ def open_sink(
                 remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
                 remuxer.describe()
                 opening = True
-                stream.codec_context.open()
+                encoder.open_codec(stream.codec_context, plan)
                 opening = False
                 _refuse_unread(plan, lines)
                 target.begin()

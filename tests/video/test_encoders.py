@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import av
 import pytest
 
 from streamderain.errors import OutputError, OutputOptionError
-from streamderain.video import open_source
+from streamderain.video import open_sink, open_source
 
 from .clips import COUNT, first_frame, times, write_clip
 from .copying import copy, copy_open
@@ -77,6 +78,22 @@ def test_the_shape_of_pixels_is_kept_or_its_loss_is_told(tmp_path: Path, name: s
     told = any("shown square instead of 4:3" in note for note in sink.notes)
     with av.open(str(tmp_path / name)) as out:
         assert (out.streams.video[0].sample_aspect_ratio == Fraction(4, 3)) is not told
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux's scheduling")
+def test_no_encoder_makes_threads_of_real_time(tmp_path: Path) -> None:
+    """SVT-AV1 does so as root."""
+    write_clip(tmp_path / "in.mp4", count=5)
+    before, others = os.sched_getscheduler(0), set(os.listdir("/proc/self/task"))
+    with (
+        open_source(str(tmp_path / "in.mp4")) as source,
+        open_sink(str(tmp_path / "out.mp4"), source.info, codec="libsvtav1") as sink,
+    ):
+        for frame in source:
+            sink.write(frame)
+        threads = set(os.listdir("/proc/self/task")) - others
+        assert threads
+        assert {os.sched_getscheduler(thread) for thread in (0, *map(int, threads))} == {before}
 
 
 def test_square_pixels_need_no_word(tmp_path: Path) -> None:
