@@ -28,6 +28,7 @@ from streamderain.video.encoder import plan_encoder
 from streamderain.yuv import YuvFrame
 
 from .clips import COUNT, SIZE, write_clip
+from .copying import copy
 
 GPU = torch.device("cuda", 0)
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -248,7 +249,8 @@ def test_the_gpu_that_was_chosen_is_asked_for_its_encoder(monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("pretended")
 def test_av1_is_said_to_be_decoded_by_dav1d(tmp_path: Path) -> None:
-    write_clip(tmp_path / "in.mp4", codec="libsvtav1", count=3, options={"preset": "12"})
+    write_clip(tmp_path / "in.mkv", count=3)
+    copy(tmp_path / "in.mkv", tmp_path / "in.mp4", codec="libsvtav1", preset="12")
     with open_source(tmp_path / "in.mp4", decoder="auto", device=GPU) as source:
         assert "FFmpeg decodes av1 by libdav1d on the CPU alone" in source.notes[0]
 
