@@ -130,5 +130,6 @@ def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
     """
     if image.device.type == "cpu" and not torch.compiler.is_compiling() and not motion.any():
         return image  # a camera that stands: a third of the work is saved, and what is not resampled stays sharp
-    lattice = lattice_of((image.shape[-2], image.shape[-1]), (motion.shape[-2], motion.shape[-1]), image)
-    return fetch(image, lattice.grid(motion.float() / scale))
+    with torch.autocast(image.device.type, enabled=False):  # training's would name the places in eight bits
+        lattice = lattice_of((image.shape[-2], image.shape[-1]), (motion.shape[-2], motion.shape[-1]), image)
+        return fetch(image, lattice.grid(motion.float() / scale))

@@ -42,10 +42,14 @@ def is_on_gpu(picture: av.VideoFrame) -> bool:
     return picture.format.name == "cuda"
 
 
-def check_first(picture: av.VideoFrame, *, codec: str, size: tuple[int, int], turned: bool, said: str = "") -> None:
+def check_first(
+    picture: av.VideoFrame, *, codec: str, profile: str | None, size: tuple[int, int], turned: bool, said: str = ""
+) -> None:
     """Whether pictures like this first one can stay on the GPU.
 
     Args:
+        profile: as the decoder tells it. H.264 without loss is High 4:4:4 Predictive even in 4:2:0; NVDEC has Baseline,
+            Main and High (Video Codec SDK 13.0, NVDEC application note), and FFmpeg asks it of chroma and depth alone.
         size: width and height that the decoder tells. FFmpeg crops what is in a GPU's memory on the right and at the
             bottom alone.
         said: FFmpeg's first error since the decoder was opened.
@@ -61,6 +65,8 @@ def check_first(picture: av.VideoFrame, *, codec: str, size: tuple[int, int], tu
     assert picture.sw_format is not None
     if picture.sw_format.name not in LAYOUTS or not LAYOUTS[picture.sw_format.name].interleaved:
         raise RefusedError(f"its pictures come as {picture.sw_format.name}, not as NV12 or P010")
+    if codec == "h264" and profile is not None and "4:4:4" in profile:
+        raise RefusedError(f"GPUs do not decode the profile {profile} of H.264")
     if (picture.width, picture.height) != size:
         raise RefusedError(f"it is cropped to {size[0]}x{size[1]} on the left or at the top")
     if picture.width % 2 or picture.height % 2:

@@ -244,8 +244,8 @@ def _start(
     if gpu is not None:
         context = video.codec_context
         nvdec.check_first(
-            first.frame, codec=context.name, size=(context.width, context.height), turned=not upright,
-            said=ffmpeg.first_error(lines),
+            first.frame, codec=context.name, profile=context.profile, size=(context.width, context.height),
+            turned=not upright, said=ffmpeg.first_error(lines),
         )  # fmt: skip
         notes.append(f"decoding on {gpu}, by NVDEC")
     spans = [_exact(duration)] if duration is not None else []

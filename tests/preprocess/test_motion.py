@@ -267,6 +267,14 @@ def test_half_precision_is_fetched_from_the_same_places(dtype: torch.dtype) -> N
     torch.testing.assert_close(warp(picture, motion).float(), warp(picture.float(), motion), atol=4e-3, rtol=0)
 
 
+def test_places_are_named_in_full_precision_where_the_rest_is_in_half() -> None:
+    picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    motion = _affine([[1.01, 0.0, 3.3], [0.0, 1.01, -2.6]], 128, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        fetched = warp(picture, motion)
+    assert torch.equal(fetched, warp(picture, motion))
+
+
 def test_graph_of_the_estimate_finds_the_same_motion() -> None:
     scene = _texture(120, 160, seed=5)
     moved, reference = scene[..., 10:106, 12:140], scene[..., 7:103, 15:143]

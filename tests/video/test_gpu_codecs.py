@@ -145,19 +145,22 @@ def test_what_is_wrong_with_the_input_is_told_as_ever(tmp_path: Path) -> None:
         ({"sw_format": SimpleNamespace(name="yuv444p")}, False, "come as yuv444p"),
         ({"width": 1279}, False, "1279x720 is odd"),
         ({"width": 1344}, False, "cropped to 1280x720 on the left"),
+        ({"profile": "High 4:4:4 Predictive"}, False, "do not decode the profile High 4:4:4 Predictive"),
     ],
 )
 def test_a_first_picture_tells_whether_the_rest_can_stay_on_the_gpu(
     wrong: dict[str, Any], turned: bool, said: str | None
 ) -> None:
     names = {"format": SimpleNamespace(name="cuda"), "sw_format": SimpleNamespace(name="nv12")}
+    profile = wrong.get("profile", "Main 10")
+    codec = "h264" if "profile" in wrong else "hevc"
     size = (1279 if wrong.get("width") == 1279 else 1280, 720)
     picture: Any = SimpleNamespace(**{"interlaced_frame": False, "width": 1280, "height": 720, **names, **wrong})
     if said is None:
-        nvdec.check_first(picture, codec="hevc", size=size, turned=turned)
+        nvdec.check_first(picture, codec=codec, profile=profile, size=size, turned=turned)
         return
     with pytest.raises(nvdec.RefusedError, match=said):
-        nvdec.check_first(picture, codec="hevc", size=size, turned=turned, said="No capable device")
+        nvdec.check_first(picture, codec=codec, profile=profile, size=size, turned=turned, said="No capable device")
 
 
 @pytest.mark.parametrize("codec", nvenc.ON_THE_CPU)
@@ -345,7 +348,7 @@ def test_frames_stay_on_the_gpu_from_decoder_to_encoder(tmp_path: Path, width: i
         pytest.skip("FFmpeg cannot use this GPU")
     codec = "libx264" if nvenc.missing("h264_nvenc", GPU) is not None else "h264_nvenc"
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    write_clip(clip, size=(width, 192), tags={"colorspace": 1, "color_range": 1})
+    write_clip(clip, size=(width, 192), tags={"colorspace": 1, "color_range": 1}, options={})
     source = open_source(str(clip), decoder="auto", device=GPU)
     sink = open_sink(str(out), source.info, side=source.side, codec=codec, crf=4, device=GPU)
     assert isinstance(sink, ContainerSink)
