@@ -73,6 +73,8 @@ def _train(args: argparse.Namespace) -> None:
             raise UsageError(f"{args.recipe} trains on pairs of pictures", hint="give --data")
         else:
             task = PairTask(recipe, args.data, teacher=args.teacher)
+            if workers.rank == 0:
+                print(task.found, flush=True)
         run = Run(recipe, task, args.run, workers=workers, start=args.start)
         if run.step >= run.steps and workers.rank == 0:
             print(f"{args.run} has its {run.steps} steps already; raise them in the recipe to go on", file=sys.stderr)
@@ -121,7 +123,7 @@ def _evaluate_pairs(args: argparse.Namespace) -> None:
     with open_network(spec, args.weights, device=args.device) as derainer:
         result = evaluate_pairs(derainer, pairs, show=sheet.add if args.sheet else None)
     where = {"network": name, "weights": Path(args.weights).name, "data": args.data.as_posix(), "part": part}
-    result = {**where, **result}
+    result = {**where, "layout": pairs[0].layout, **result}
     print(json.dumps({key: value for key, value in result.items() if key != "each"}, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -21,7 +21,7 @@ from streamderain.networks.named import NAMED
 from streamderain.networks.prenet import PReNet, published_name
 from streamderain.session import Derainer
 from training.metrics import luma, psnr, ssim
-from training.pairs import Pair, Pictures, find_pairs
+from training.pairs import Pair, Pictures, pairs_of
 from training.recipe import PairRecipe, load_recipe
 
 _RECIPES = Path(__file__).parent / "recipes"
@@ -95,7 +95,7 @@ def pick(pairs: Sequence[Pair], *, limit: int | None = None) -> tuple[Pair, ...]
 
 def held_out(recipe: PairRecipe, data: Path) -> tuple[Pair, ...]:
     """The pairs that a recipe keeps to validate on, whole; ``data`` is the folder that the recipe's own is under."""
-    pictures = Pictures(find_pairs(data / recipe.data.folder, layout=recipe.data.layout))
+    pictures = Pictures(pairs_of(recipe.data, data))
     _, validation = pictures.split(held_out=recipe.data.held_out, seed=recipe.data.split_seed)
     return tuple(pictures.pairs[i] for i in validation)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import statistics
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,21 @@ from torch import Tensor
 
 from streamderain.video.stills import SUFFIXES, read_still
 from training.errors import UsageError
+from training.recipe import PairData
 
 SIDE_BY_SIDE = "side-by-side"
 
 _PART = r"((?:.*?/)??)"  # the folder that a set, or its part for training or testing, is in
 
-# How public sets name their files: patterns for rainy and clean paths under the folder, less the suffix. What the
-# groups catch is the same for the two of a pair.
+_RAINY, _CLEAN = (
+    r"(?:rainy|rain|rainstreak|input|lq|real_world)",
+    r"(?:clean|norain|target|gt|ground_truth|real_world_gt)",
+)
+_SAME_NAME = r"(.+)"
+_SAME_NUMBER = r"((?:.+/)?)[^/\d]*0*(\d+)[^/\d]*"  # and no other number
+
+# How public sets name their files: patterns for rainy and clean paths under the folder, less the suffix and whatever
+# their case. What the groups catch is the same for the two of a pair.
 LAYOUTS: Mapping[str, tuple[str, str]] = {
     # Rain100H and Rain100L as their users pass them on (RainTrainH, RainTrainL): rain-001.png, norain-001.png; for
     # testing rainy/rain-001.png, norain-001.png.
@@ -31,7 +40,9 @@ LAYOUTS: Mapping[str, tuple[str, str]] = {
     # Rain1400, fourteen rainy pictures to a clean one: rainy_image/901_14.jpg, ground_truth/901.jpg.
     "rain1400": (_PART + r"rainy_image/(.+)_\d+", _PART + r"ground_truth/(.+)"),
     # Anybody's two folders, with the same names in both.
-    "folders": (r"(?:rainy|rain|input)/(.+)", r"(?:clean|norain|target|gt|ground_truth)/(.+)"),
+    "folders": (f"{_PART}{_RAINY}/{_SAME_NAME}", f"{_PART}{_CLEAN}/{_SAME_NAME}"),
+    # With the same numbers: SPA-Data (real_world/1.png, real_world_gt/1gt.png), RainDS (pie-rain-1, pie-norain-1).
+    "numbers": (f"{_PART}{_RAINY}/{_SAME_NUMBER}", f"{_PART}{_CLEAN}/{_SAME_NUMBER}"),
     # Rain800: one picture a pair, the left half clean, the right half rainy.
     SIDE_BY_SIDE: (r"(.+)", r"(.+)"),
 }
@@ -40,16 +51,19 @@ _BITS = 8  # rows and columns of a background's fingerprint
 # Of 64 bits. Among all twos of Rain800's pictures, 520 are equal in every bit, six differ in 4, four in 8, the rest in
 # 11 and more.
 _SAME = 6
+# Of 64 bits, between the halves of a picture: those of Rain800 differ in up to 8, those of photographs in 25 and more.
+_ALIKE, _LOOKED_AT = 16, 16
 _CACHE = 2 << 30  # bytes of decoded pictures kept
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One picture, twice; in one file if the paths are the same."""
+    """One picture, twice; in one file if the paths are the same. ``layout`` is what they were found by."""
 
     name: str
     rainy: Path
     clean: Path
+    layout: str
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Rainy and clean, uint8 [3, H, W].
@@ -82,31 +96,53 @@ def find_pairs(folder: Path, *, layout: str = "auto", clean: Path | None = None)
     """The pairs under a folder, in natural order.
 
     Args:
-        layout: one of ``LAYOUTS``; "auto" takes the first that fits.
-        clean: the clean pictures' folder, if ``folder`` holds the rainy ones under the same names.
+        layout: one of ``LAYOUTS``; "auto" takes the first that fits, and halves only where they look alike.
+        clean: the clean pictures' folder, if ``folder`` holds the rainy ones under the same names, or under names with
+            the same number.
 
     Raises:
         FileNotFoundError: no pairs there, or a rainy picture without a clean one.
-        UsageError: a rainy picture with more than one.
+        UsageError: a rainy picture with more than one, or pictures that are of no known layout.
         ValueError: an unknown layout.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise ValueError(f"layout must be 'auto' or one of {tuple(LAYOUTS)}, got {layout!r}")
     if clean is not None:
-        pairs, _ = _match(_pictures(folder), _pictures(clean), (r"(.+)", r"(.+)"), folder)
-        if not pairs:
-            raise FileNotFoundError(f"no pairs of pictures under {folder} and {clean}: they need the same names")
-        return pairs
+        for name, pattern in (("folders", _SAME_NAME), ("numbers", _SAME_NUMBER)):
+            pairs, _ = _match(_pictures(folder), _pictures(clean), (pattern, pattern), folder, name)
+            if pairs:
+                return pairs
+        raise FileNotFoundError(
+            f"no pairs of pictures under {folder} and {clean}: they need the same names, or one number each, the same"
+        )
     found = _pictures(folder)
     named: list[str] = []  # as the rainy ones of some layout are
     for name in LAYOUTS if layout == "auto" else (layout,):
         if name == SIDE_BY_SIDE and named:  # which any picture may be
             raise _lonely(named, folder)
-        pairs, alone = _match(found, found, LAYOUTS[name], folder)
+        pairs, alone = _match(found, found, LAYOUTS[name], folder, name)
+        if pairs and name == SIDE_BY_SIDE and layout == "auto" and not _halves_alike(pairs):
+            raise UsageError(
+                f"the pictures under {folder} are of no known layout: their names make no pairs, and the halves of each"
+                " are not alike",
+                hint=f"known: {', '.join(LAYOUTS)}; or name the clean pictures' folder apart"
+                " (clean_folder in [data], evaluate --clean)",
+            )
         if pairs:
             return pairs
         named += alone
     raise FileNotFoundError(f"no pairs of pictures under {folder} (layout {layout!r}; known: {', '.join(LAYOUTS)})")
+
+
+def pairs_of(data: PairData, root: Path) -> tuple[Pair, ...]:
+    """The pairs that a recipe names, whose folders are under ``root``; see ``find_pairs``."""
+    clean = root / data.clean_folder if data.clean_folder else None
+    return find_pairs(root / data.folder, layout=data.layout, clean=clean)
+
+
+def _halves_alike(pairs: Sequence[Pair]) -> bool:
+    looked = [pair.read() for pair in pairs[:: -(-len(pairs) // _LOOKED_AT)]]
+    return statistics.median(int((fingerprint(a) != fingerprint(b)).sum()) for a, b in looked) <= _ALIKE
 
 
 def _pictures(folder: Path) -> list[tuple[str, Path]]:
@@ -116,16 +152,20 @@ def _pictures(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _match(
-    rainy: Iterable[tuple[str, Path]], clean: Iterable[tuple[str, Path]], patterns: tuple[str, str], folder: Path
+    rainy: Iterable[tuple[str, Path]],
+    clean: Iterable[tuple[str, Path]],
+    patterns: tuple[str, str],
+    folder: Path,
+    layout: str,
 ) -> tuple[tuple[Pair, ...], list[str]]:
     """The pairs; where there are none, the rainy pictures that have no clean one."""
     backgrounds: dict[tuple[str, ...], list[Path]] = {}
     for name, path in clean:
-        if key := re.fullmatch(patterns[1], name):
+        if key := re.fullmatch(patterns[1], name, re.IGNORECASE):
             backgrounds.setdefault(key.groups(), []).append(path)
     pairs, alone = [], []
     for name, path in rainy:
-        key = re.fullmatch(patterns[0], name)
+        key = re.fullmatch(patterns[0], name, re.IGNORECASE)
         if key is None:
             continue
         of_it = backgrounds.get(key.groups(), [])
@@ -134,7 +174,7 @@ def _match(
                 f"{path} has two clean ones, {of_it[0]} and {of_it[1]}", hint="take one of them out of the data"
             )
         if of_it:
-            pairs.append(Pair(name, path, of_it[0]))
+            pairs.append(Pair(name, path, of_it[0], layout))
         else:
             alone.append(name)
     if pairs and alone:

@@ -172,13 +172,15 @@ class ClipRecipe(Recipe):
 class PairData:
     """Rainy pictures beside the same without rain.
 
-    ``folder`` is under ``--data`` and ``layout`` one of pairs.LAYOUTS, or "auto". A share of the backgrounds, drawn by
-    ``split_seed``, validates: ``validation_pictures`` of the pictures over them (0: all), each cut down to the middle
+    ``folder`` is under ``--data`` and ``layout`` one of pairs.LAYOUTS, or "auto"; or ``folder`` holds the rainy and
+    ``clean_folder``, under ``--data`` too, the clean ones. A share of the backgrounds, drawn by ``split_seed``,
+    validates: ``validation_pictures`` of the pictures over them (0: all), each cut down to the middle
     ``validation_crop`` px (0: whole). Patches lie on a fixed "grid" of ``stride``, or at "random" places, one from
     each picture in an epoch, with ``flips`` left to right.
     """
 
     folder: str
+    clean_folder: str = ""
     layout: str = "auto"
     held_out: float = 0.1
     split_seed: int = 0
@@ -191,6 +193,8 @@ class PairData:
     def __post_init__(self) -> None:
         _one_of("patches", self.patches, PATCHES)
         _share(held_out=self.held_out)
+        if self.clean_folder and self.layout != "auto":
+            raise ValueError(f"layout is of one folder, got {self.layout!r} and clean_folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

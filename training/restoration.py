@@ -15,7 +15,7 @@ from streamderain.networks.single_image import SingleImage
 from training.errors import UsageError
 from training.losses import pair_loss
 from training.metrics import psnr, ssim, to_8bit
-from training.pairs import Pictures, find_pairs
+from training.pairs import Pictures, pairs_of
 from training.recipe import PairLoss, PairRecipe
 from training.task import Objective, Terms
 
@@ -55,7 +55,7 @@ class AutoencoderObjective(Objective):
 
 
 class PairTask:
-    """Patches from pairs of pictures.
+    """Patches from pairs of pictures; ``found`` says which these are.
 
     Args:
         data: folder that the recipe's own is under.
@@ -71,7 +71,8 @@ class PairTask:
         network = recipe.network.build()
         self.objective = _objective(recipe, network, teacher)
         self._recipe, settings = recipe, recipe.data
-        self._pictures = Pictures(find_pairs(data / settings.folder, layout=settings.layout))
+        self._pictures = Pictures(pairs_of(settings, data))
+        self.found = f"{len(self._pictures)} pairs, layout {self._pictures.pairs[0].layout}"
         train, validation = self._pictures.split(held_out=settings.held_out, seed=settings.split_seed)
         if settings.validation_pictures:  # spread over what is held out, which is in order of names
             share = max(1.0, len(validation) / settings.validation_pictures)

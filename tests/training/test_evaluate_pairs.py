@@ -55,7 +55,7 @@ def test_the_two_largest_of_rain800s_hundred_are_left_out(tmp_path: Path) -> Non
     for i in range(100):
         side = 12 if i in (30, 70) else 8
         pictures.write(tmp_path / f"{i}.png", pictures.background(i, side, 16))
-    pairs = find_pairs(tmp_path)
+    pairs = find_pairs(tmp_path, layout="side-by-side")
     assert [p.name for p in pick(pairs)] == [str(i) for i in range(100) if i not in (30, 70)]
     assert len(pick(pairs[:99])) == 99  # not that set
     assert len(pick(pairs, limit=2)) == 2
@@ -133,6 +133,7 @@ def test_evaluate_command_takes_a_network_or_a_recipe(
     shown, kept = json.loads(capsys.readouterr().out), json.loads(Path(files["json"]).read_text())
     keys = {"psnr", "ssim", "psnr_y", "ssim_y", "psnr_in", "ssim_in", "seconds", "parameters", "images", "network"}
     assert keys <= shown.keys()
+    assert shown["layout"] == "side-by-side"
     assert {k: v for k, v in kept.items() if k != "each"} == shown
     assert "published" in Path(files["table"]).read_text()
     assert cv2.imread(files["sheet"]) is not None

@@ -20,6 +20,10 @@ _NAMES = {  # rainy and clean paths of two backgrounds
     "rain200-test": [("rain/norain-1.png", "norain/norain-1.png"), ("rain/norain-2.png", "norain/norain-2.png")],
     "rain1400": [(f"rainy_image/{i}_{k}.jpg", f"ground_truth/{i}.jpg") for i in (901, 902) for k in range(1, 15)],
     "folders": [("input/a.png", "target/a.png"), ("input/b_1.png", "target/b_1.png")],
+    "folders-other": [("Rain/000/1.png", "Norain/000/1.png"), ("Rain/001/1.png", "Norain/001/1.png")],
+    "LQ-GT": [("LQ/a.png", "GT/a.png"), ("LQ/b.png", "GT/b.png")],
+    "SPA-Data": [("real_world/1.png", "real_world_gt/1gt.png"), ("real_world/10.png", "real_world_gt/010gt.png")],
+    "RainDS": [(f"rainstreak/pie-rd-rain-{i}.png", f"gt/pie-norain-{i}.png") for i in (3, 12)],
 }
 
 
@@ -33,7 +37,7 @@ def test_pairs_are_found_by_their_published_names(names: list[tuple[str, str]], 
     assert found == names
 
 
-@pytest.mark.parametrize("name", sorted(_NAMES.keys() - {"folders"}))
+@pytest.mark.parametrize("name", sorted(_NAMES))
 def test_parts_for_training_and_testing_are_not_mixed(name: str, tmp_path: Path) -> None:
     names = _NAMES[name]
     for part in ("train", "test"):
@@ -60,6 +64,26 @@ def test_rainy_pictures_whose_clean_ones_are_elsewhere_are_not_taken_for_halves(
     made.write(tmp_path / "dry" / "norain-1.png", made.background(1, 8, 8))
     with pytest.raises(FileNotFoundError, match="'wet/rain-1' the first"):
         find_pairs(tmp_path)
+
+
+def test_pictures_of_no_known_layout_are_not_taken_for_halves(tmp_path: Path) -> None:
+    for i in range(4):
+        made.write(tmp_path / "wet" / f"{i}.png", made.rain_over(made.background(i), i))
+        made.write(tmp_path / "dry" / f"{i}.png", made.background(i))
+    with pytest.raises(UsageError, match=r"of no known layout: .*known: rain100, .*clean_folder in \[data\]"):
+        find_pairs(tmp_path)
+    assert {pair.layout for pair in find_pairs(tmp_path, layout="side-by-side")} == {"side-by-side"}
+
+
+@pytest.mark.parametrize("same", ["1.png", "pie-norain-1.png", "1gt.jpg"])
+def test_two_folders_pair_by_name_or_else_by_number(same: str, tmp_path: Path) -> None:
+    for i in (1, 2):
+        made.write(tmp_path / "wet" / "a" / f"{i}.png", made.background(i))
+        made.write(tmp_path / "dry" / "a" / same.replace("1", str(i)), made.background(i))
+    pairs = find_pairs(tmp_path / "wet", clean=tmp_path / "dry")
+    assert [(p.rainy.name, p.clean.name) for p in pairs] == [("1.png", same), ("2.png", same.replace("1", "2"))]
+    made.write(tmp_path / "dry" / "a" / "1_2.png", made.background(3))  # of two numbers, none is the number
+    assert find_pairs(tmp_path / "wet", clean=tmp_path / "dry") == pairs
 
 
 def test_two_folders_anywhere_make_pairs(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from streamderain.networks import read_provenance
 from streamderain.networks.ecnet import RainAutoencoder
 from tests.training import pictures
 from training import __main__ as command
+from training.evaluate_pairs import held_out
 from training.journal import Journal
 from training.loop import Run, learning_rate
 from training.recipe import PairRecipe, load_recipe
@@ -250,6 +251,19 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path, data: Path) -
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=1e-3)
     assert done.stdout.count("validation_score") == 2  # the first process alone speaks
+    assert done.stdout.count("10 pairs") == 1
+
+
+def test_a_recipe_may_name_two_folders(tmp_path: Path) -> None:
+    for i in range(6):
+        pictures.write(tmp_path / "wet" / f"{i}.png", pictures.rain_over(pictures.background(i), i))
+        pictures.write(tmp_path / "dry" / f"{i}gt.png", pictures.background(i))
+    recipe = _recipe(tmp_path)
+    recipe = replace(recipe, data=replace(recipe.data, folder="wet", clean_folder="dry"))
+    assert PairTask(recipe, tmp_path).found == "6 pairs, layout numbers"
+    assert {(p.rainy.parent.name, p.clean.parent.name) for p in held_out(recipe, tmp_path)} == {("wet", "dry")}
+    with pytest.raises(ValueError, match="layout is of one folder, got 'rain100' and clean_folder"):
+        replace(recipe.data, layout="rain100")
 
 
 def test_train_command_runs_a_recipe_of_pairs(
@@ -263,7 +277,9 @@ def test_train_command_runs_a_recipe_of_pairs(
     assert "give --data" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["training", *arguments, "--data", str(data)])
     command.main()
-    assert "step 24  loss" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith("10 pairs, layout side-by-side\n")
+    assert "step 24  loss" in out
     assert read_provenance(tmp_path / "run" / "tiny.safetensors").steps == 24
 
 
