@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,9 +57,11 @@ class Rate(click.ParamType):  # type: ignore[type-arg]  # no generic before clic
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
-        try:
-            rate = Fraction(value)
-        except (ValueError, ZeroDivisionError):
+        rate = None
+        if "e" not in str(value).lower():  # 10 to the power of a billion would be worked out, digit by digit
+            with contextlib.suppress(ValueError, ZeroDivisionError):
+                rate = Fraction(value)
+        if rate is None:
             self.fail(f"{value!r} is not a frame rate; write 25 or 30000/1001", param, ctx)
         if rate <= 0:
             self.fail(f"{value!r} is not above zero", param, ctx)

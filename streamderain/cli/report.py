@@ -116,7 +116,8 @@ class Reporter:
     def line(self, event: str, message: str, **fields: Any) -> str:
         """What `say` writes, without its end, and without the secrets of any address."""
         if self.style == "text":
-            return redact(f"streamderain: {message}")
+            whole = message if event == "debug" else " ".join(message.splitlines())  # names may hold ends of lines
+            return redact(f"streamderain: {whole}")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         return redact(json.dumps({"time": now, "event": event, "message": message, **fields}, default=str))
 

@@ -59,7 +59,7 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
         told = tomllib.loads(path.read_text("utf-8-sig"))  # editors of Windows begin a file with a mark
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror}", ctx=ctx) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of a thousand digits, tables in a thousand tables
         raise click.UsageError(f"{path} is not TOML: {error}", ctx=ctx) from error
     tables = told.pop("streams", None)
     if not isinstance(tables, dict) or not tables or not all(isinstance(table, dict) for table in tables.values()):

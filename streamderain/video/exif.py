@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from fractions import Fraction
+
+import av
+import av.error
 
 from streamderain.video import parts, tiff
 
@@ -41,10 +45,26 @@ def with_exif(data: bytes, exif: bytes) -> bytes:
     except struct.error:
         raise ValueError("it is damaged") from None
     if data.startswith(parts.PNG):
+        if not _borne_in_png(exif):
+            raise ValueError("it is damaged")
         return parts.with_part(data, b"eXIf", exif)
     if len(_IN_JPEG) + len(exif) > parts.MOST_IN_JPEG:
         raise ValueError("it is too long for jpg")
     return parts.with_part(data, b"\xff\xe1", _IN_JPEG + exif)
+
+
+def _borne_in_png(exif: bytes) -> bool:
+    """Whether FFmpeg opens a PNG with ``exif``: it refuses the whole picture for an entry that points nowhere."""
+    encoder = av.CodecContext.create("png", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width = encoder.height = 1
+    encoder.pix_fmt, encoder.time_base = "gray", Fraction(1, 25)
+    (packet,) = encoder.encode(av.VideoFrame(1, 1, "gray"))
+    try:
+        av.CodecContext.create("png", "r").decode(av.Packet(parts.with_part(bytes(packet), b"eXIf", exif)))
+    except av.error.FFmpegError:
+        return False
+    return True
 
 
 def density_in(data: bytes) -> tuple[float, float] | None:

@@ -22,6 +22,7 @@ logging.getLogger("libav").addHandler(logging.NullHandler())
 ASSUMED_RATE = Fraction(25)  # frames/s of a video that does not tell its own
 WRITE_ERRORS = (av.error.FFmpegError, OSError, ValueError, RuntimeError)  # of an output that fails
 
+_QUIET = -8  # FFmpeg's AV_LOG_QUIET
 _ERRNO = re.compile(r"^\[Errno -?\d+\]\s*")
 _lock = threading.Lock()
 _listeners = 0
@@ -93,7 +94,9 @@ def listening() -> Iterator[list[tuple[int, str, str]]]:
         with _lock:
             _listeners -= 1
             if _listeners == 0:
-                av.logging.set_level(None)
+                # Not `set_level(None)`: a worker that waits for Python's lock just now would compare levels with None.
+                av.logging.set_libav_level(_QUIET)
+                av.logging.restore_default_callback()
 
 
 def frames(count: int) -> str:
@@ -127,4 +130,4 @@ def first_error(lines: list[tuple[int, str, str]]) -> str:
 
 
 def _errors(lines: Iterable[tuple[int, str, str]]) -> Iterator[str]:
-    return (redact(text.strip()) for level, _, text in lines if level <= av.logging.ERROR and text.strip())
+    return (redact(" ".join(text.split())) for level, _, text in lines if level <= av.logging.ERROR and text.strip())

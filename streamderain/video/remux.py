@@ -269,7 +269,7 @@ def side_streams(
             skipped.append(f"#{stream.index} ({kind})")
             continue
         context = stream.codec_context
-        codec = context.codec.canonical_name if context is not None else str(stream.name or "unknown codec")
+        codec = context.codec.canonical_name if context is not None else "unknown codec"
         begins, tick = stream.start_time, stream.time_base
         start = None if begins is None or tick is None else Fraction(begins * tick)
         found.append(SideStream(stream.index, kind, codec, stream.language, start, stream))

@@ -157,6 +157,8 @@ def test_the_configuration_among_the_examples_is_understood() -> None:
         ("", ("names no streams",)),
         ("streams = 3", ("names no streams",)),
         ("= 3", ("is not TOML",)),
+        ("a = " + 3000 * "[", ("is not TOML",)),
+        (f"a = {5000 * '1'}", ("is not TOML",)),
         ('[streams.a]\ninput = "x"', ("streams.a has no output",)),
         (
             '[streams.a]\ninput="x"\noutput="y"\n[streams.b]\ninput="z"\noutput="y"',

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import av.logging
 import pytest
 
 from streamderain.errors import InputError
@@ -45,6 +46,13 @@ def test_damage_ends_the_job_and_says_where(spoiled: Path) -> None:
     with pytest.raises(InputError, match=r"after \d+ frames, at 0\.\d{3} s.*--on-error conceal"):
         copy(spoiled, spoiled.with_name("out.mp4"))
     assert not spoiled.with_name("out.mp4").exists()
+
+
+def test_ffmpeg_says_nothing_of_its_own_beside_our_line(spoiled: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with open_source(str(spoiled), on_error="conceal") as source:
+        list(source)
+    assert capfd.readouterr() == ("", "")
+    assert isinstance(av.logging.get_level(), int), "else a worker that is about to log would compare with nothing"
 
 
 def test_concealed_frames_keep_their_times_and_are_counted(spoiled: Path) -> None:

@@ -167,6 +167,15 @@ def test_sound_that_webm_cannot_hold_names_the_stream(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
+def test_sound_of_a_codec_that_nobody_knows_names_the_stream(tmp_path: Path) -> None:
+    write_clip(tmp_path / "known.mkv", audio=0.5)
+    whole = (tmp_path / "known.mkv").read_bytes()
+    assert whole.count(b"A_AAC") == 1
+    (tmp_path / "in.mkv").write_bytes(whole.replace(b"A_AAC", b"A_ZZZ"))
+    with pytest.raises(OutputError, match=r"matroska cannot hold audio stream #1 \(unknown codec\): use --audio none"):
+        copy(tmp_path / "in.mkv", tmp_path / "out.mkv")
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_cover_art_is_kept(tmp_path: Path, suffix: str) -> None:
     write_clip(tmp_path / "plain.mp4")

@@ -216,6 +216,15 @@ def test_exif_data_that_cannot_be_carried_over_is_noted(tmp_path: Path, source: 
     assert says in notes[0]
 
 
+def test_exif_data_of_which_a_png_would_not_open_is_left_out(tmp_path: Path) -> None:
+    nowhere = struct.pack(">2sHIHHHIII", b"MM", 42, 8, 1, 0x3131, 2, 7, 9999, 0)
+    Image.fromarray(scene(1)).save(tmp_path / "in.jpg", exif=b"Exif\0\0" + nowhere)
+    notes: list[str] = []
+    write_still(tmp_path / "out.png", read_still(tmp_path / "in.jpg"), like=tmp_path / "in.jpg", note=notes.append)
+    assert notes == ["out.png: the Exif data is left out: it is damaged"]
+    assert read_still(tmp_path / "out.png").pixels.shape == scene(1).shape
+
+
 def test_lost_transparency_is_noted(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "clear.png"), np.dstack([scene(1), np.full((48, 64), 128, np.uint8)]))
     notes: list[str] = []
