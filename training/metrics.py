@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.errors import UsageError
+
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
@@ -31,8 +33,16 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity per picture [B] (Wang et al. 2004): 11x11 Gaussian, sigma 1.5, mean over channels.
 
     The window never leaves the picture, as in the authors' code.
+
+    Raises:
+        UsageError: the picture is smaller than the window.
     """
-    channels = image.shape[1]
+    channels, height, width = image.shape[1:]
+    if min(height, width) < _WINDOW:
+        raise UsageError(
+            f"a picture or patch of {width}x{height} is too small for SSIM, whose window has {_WINDOW} px",
+            hint="raise patch or validation_crop in the recipe, or take the picture out of the data",
+        )
     x = torch.arange(_WINDOW, device=image.device, dtype=image.dtype) - _WINDOW // 2
     gauss = torch.exp(-(x**2) / (2 * _SIGMA**2))
     gauss = (gauss / gauss.sum()).repeat(channels, 1)

@@ -102,11 +102,10 @@ def find_pairs(folder: Path, *, layout: str = "auto", clean: Path | None = None)
 
     Raises:
         FileNotFoundError: no pairs there, or a rainy picture without a clean one.
-        UsageError: a rainy picture with more than one, or pictures that are of no known layout.
-        ValueError: an unknown layout.
+        UsageError: a rainy picture with more than one, pictures that are of no known layout, or an unknown layout.
     """
     if layout != "auto" and layout not in LAYOUTS:
-        raise ValueError(f"layout must be 'auto' or one of {tuple(LAYOUTS)}, got {layout!r}")
+        raise UsageError(f"layout must be 'auto' or one of {tuple(LAYOUTS)}, got {layout!r}")
     if clean is not None:
         for name, pattern in (("folders", _SAME_NAME), ("numbers", _SAME_NUMBER)):
             pairs, _ = _match(_pictures(folder), _pictures(clean), (pattern, pattern), folder, name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from streamderain.networks import NetworkSpec
 from training.errors import UsageError
@@ -20,21 +22,42 @@ PATCHES = ("grid", "random")
 MAPS = ("all", "finest")
 
 
+_SEEDS = 1 << 32
+
+
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
 
 
-def _share(**values: float) -> None:
+def _each(fits: Callable[[float], bool], what: str, values: Mapping[str, float]) -> None:
     for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is a share, 0 to 1, got {value}")
+        if not fits(value):
+            raise ValueError(f"{name} must be {what}, got {value}")
+
+
+def _share(**values: float) -> None:
+    _each(lambda value: 0 <= value <= 1, "a share, 0 to 1", values)
+
+
+def _decay(**values: float) -> None:
+    _each(lambda value: 0 <= value < 1, "0 or above, and below 1", values)
+
+
+def _above_0(**values: float) -> None:
+    _each(lambda value: 0 < value < math.inf, "above 0", values)
+
+
+def _not_negative(**values: float) -> None:
+    _each(lambda value: 0 <= value < math.inf, "0 or above", values)
 
 
 def _positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    _each(lambda value: value >= 1, "at least 1", values)
+
+
+def _seed(**values: int) -> None:
+    _each(lambda value: 0 <= value < _SEEDS, f"0 to {_SEEDS - 1}", values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +93,16 @@ class Optimiser:
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
         _positive(batch=self.batch, patch=self.patch)
+        _above_0(learning_rate=self.learning_rate, factor=self.factor)
+        _not_negative(
+            steps=self.steps, epochs=self.epochs, final_learning_rate=self.final_learning_rate, warm_up=self.warm_up,
+            weight_decay=self.weight_decay, clip_norm=self.clip_norm, validate_every=self.validate_every,
+        )  # fmt: skip
+        _decay(ema=self.ema)
+        for beta in self.betas:
+            _decay(betas=beta)
         if (self.steps > 0) == (self.epochs > 0):
-            raise ValueError(f"give either steps or epochs, got {self.steps = }, {self.epochs = }")
+            raise ValueError(f"give either steps or epochs, got {self.steps} and {self.epochs}")
         if self.milestones and self.schedule != "step":
             raise ValueError(f"milestones {self.milestones} belong to the schedule 'step'")
 
@@ -87,7 +118,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything a run depends on, besides the data on disk; what the loop itself needs of it."""
+    """Everything a run depends on, besides the data on disk; what the loop itself needs of it.
+
+    ``name`` is that of the weights' files.
+    """
 
     name: str
     network: NetworkSpec
@@ -95,6 +129,13 @@ class Recipe:
     card: Card = field(default_factory=Card)
     seed: int = 0
     task: str = "clips"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            raise ValueError(
+                f"name must be letters, digits, '-', '_' and '.', which does not come first, got {self.name!r}"
+            )
+        _seed(seed=self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +172,9 @@ class ClipData:
             frames=self.frames, patch=self.patch, patches_per_clip=self.patches_per_clip,
             clips_per_shard=self.clips_per_shard,
         )  # fmt: skip
+        _seed(split_seed=self.split_seed)
+        if self.held_out_stills >= 0.5:
+            raise ValueError(f"held_out_stills must be below 0.5, for it is held out twice, got {self.held_out_stills}")
         if (self.clutter_share or self.foreground_share) and not self.stills:
             raise ValueError("clutter_share and foreground_share are made of stills, and stills names none")
 
@@ -157,6 +201,10 @@ class ClipLoss:
     floor: float = 1e-4
     structure: float = 0.1
     temporal: float = 0.1
+
+    def __post_init__(self) -> None:
+        _above_0(floor=self.floor)
+        _not_negative(structure=self.structure, temporal=self.temporal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +241,9 @@ class PairData:
     def __post_init__(self) -> None:
         _one_of("patches", self.patches, PATCHES)
         _share(held_out=self.held_out)
+        _seed(split_seed=self.split_seed)
+        _positive(stride=self.stride)
+        _not_negative(validation_pictures=self.validation_pictures, validation_crop=self.validation_crop)
         if self.clean_folder and self.layout != "auto":
             raise ValueError(f"layout is of one folder, got {self.layout!r} and clean_folder")
 
@@ -217,8 +268,14 @@ class PairLoss:
 
     def __post_init__(self) -> None:
         _one_of("maps", self.maps, MAPS)
+        _not_negative(mse=self.mse, ssim=self.ssim, embedding=self.embedding, attention=self.attention)
+        _share(threshold=self.threshold)
+        if not self.stages:
+            raise ValueError("stages must name one weight or more")
+        for weight in self.stages:
+            _not_negative(stages=weight)
         if (self.embedding > 0) != bool(self.teacher):
-            raise ValueError(f"embedding and teacher go together, got {self.embedding = }, {self.teacher = }")
+            raise ValueError(f"embedding and teacher go together, got {self.embedding} and {self.teacher!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,24 +286,55 @@ class PairRecipe(Recipe):
     loss: PairLoss
 
 
+_ONE = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_MANY = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
 def _parse(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     hints = get_type_hints(cls)
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     unknown = data.keys() - known
     if unknown:
         raise UsageError(f"{where}: unknown {sorted(unknown)}; it takes {sorted(known)}")
+    for name, each in known.items():
+        if name not in data and each.default is MISSING and each.default_factory is MISSING:
+            raise UsageError(f"{where}: {name} is missing; it must be {_describe(hints[name])}")
     values: dict[str, Any] = {}
     for name, value in data.items():
+        if not _fits(value, hints[name]):
+            raise UsageError(f"{where}: {name} must be {_describe(hints[name])}, got {value!r}")
         if is_dataclass(hints[name]):
-            if not isinstance(value, Mapping):
-                raise UsageError(f"{where}.{name} must be a table, got {value!r}")
             values[name] = _parse(hints[name], value, f"{where}.{name}")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**values)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value from TOML is of a field's kind; a whole number is a number, and true and false are none."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, list):
+            return False
+        if kinds[-1] is Ellipsis:
+            return all(_fits(item, kinds[0]) for item in value)
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if is_dataclass(kind) or get_origin(kind) is Mapping:
+        return isinstance(value, Mapping)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        count = "" if kinds[-1] is Ellipsis else f"{len(kinds)} "
+        return f"a list of {count}{_MANY[kinds[0]]}"
+    return _ONE.get(kind, "a table")
 
 
 def load_recipe(path: Path) -> ClipRecipe | PairRecipe:

@@ -153,6 +153,8 @@ def _objective(recipe: PairRecipe, network: nn.Module, weights: Path | None) -> 
         return AutoencoderObjective(network, precision)
     if not isinstance(network, SingleImage):
         raise UsageError(f"pairs train networks for single pictures, got {recipe.network.architecture!r}")
+    if not any((recipe.loss.mse, recipe.loss.ssim, recipe.loss.embedding, recipe.loss.attention)):
+        raise UsageError("[loss] asks for nothing: one of mse, ssim, embedding and attention must be above 0")
     teacher: RainAutoencoder | None = None
     if recipe.loss.teacher:
         module, spec = load_checkpoint(weights or Path(recipe.loss.teacher))

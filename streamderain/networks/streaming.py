@@ -88,6 +88,8 @@ class StreamingNet(nn.Module):
         memory: float = 0.9,
     ) -> None:
         super().__init__()
+        if not 0 <= memory <= 1:
+            raise ValueError(f"memory must be 0 to 1, got {memory}")
         c0, c1, c2 = channels
         self.hidden_channels = c1
         self.reach = _reach(encoder_blocks, decoder_blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,26 @@ stills = ["*.png"]
 clips = []
 [optimiser]
 steps = 2
+warm_up = 0
 batch = 1
 frames = 2
 patch = 32
+"""
+_PAIRS = """
+name = "tiny"
+task = "pairs"
+[network]
+architecture = "prenet"
+options = { channels = 4, blocks = 1, stages = 2 }
+[data]
+folder = "pairs"
+[optimiser]
+steps = 2
+warm_up = 0
+batch = 1
+patch = 16
+[loss]
+ssim = 1.0
 """
 
 Fails = Callable[..., str]
@@ -72,18 +90,117 @@ _TRAIN = "train r.toml --shards shards --run run"
     [
         ("patch", "path", "unknown ['path']; it takes"),
         ("patch = 32", "patch = ", "r.toml is no TOML"),
-        ('name = "tiny"', 'name = "tiny"\ncard = 5', "r.toml.card must be a table"),
+        ('name = "tiny"', 'name = "tiny"\ncard = 5', "r.toml: card must be a table, got 5"),
         ("steps = 2", "steps = 2\nvalidate_every = 1", "--validation"),
         ("steps = 2", "epochs = 2", "give steps"),
         ("frames = 2", "frames = 4", "lower frames or patch"),
         ("patch = 32", "patch = 30", "patch must be a multiple of 8, got 30"),
         ("patch = 32", "patch = 64", "3 frames and 40 px"),
-        ("clips = []", "clips = []\nforeground_share = 5", "foreground_share is a share, 0 to 1, got 5"),
+        ("clips = []", "clips = []\nforeground_share = 5", "foreground_share must be a share, 0 to 1, got 5"),
     ],
 )
 def test_mistakes_in_a_recipe(was: str, now: str, says: str, here: Path, fails: Fails) -> None:
     (here / "r.toml").write_text(_RECIPE.replace(was, now))
     assert says in fails(_TRAIN)
+
+
+_KEYS = [  # of both kinds of recipe; where, what it says, what it must be
+    ("", 'name = "../esc"', "letters, digits"),
+    ("", 'name = "my/net"', "letters, digits"),
+    ("", 'name = ".net"', "letters, digits"),
+    ("", 'name = ""', "letters, digits"),
+    ("", "name = 3", "a text"),
+    ("", 'seed = "x"', "a whole number"),
+    ("", "seed = 1.5", "a whole number"),
+    ("", "seed = -1", "0 to 4294967295"),
+    ("optimiser", 'steps = "6"', "a whole number"),
+    ("optimiser", "steps = 6.5", "a whole number"),
+    ("optimiser", "steps = -1", "0 or above"),
+    ("optimiser", "batch = true", "a whole number"),
+    ("optimiser", "batch = 2.0", "a whole number"),
+    ("optimiser", 'learning_rate = "1e-3"', "a number"),
+    ("optimiser", "learning_rate = 0", "above 0"),
+    ("optimiser", "learning_rate = nan", "above 0"),
+    ("optimiser", "ema = 1.5", "below 1"),
+    ("optimiser", "ema = true", "a number"),
+    ("optimiser", "betas = 0.9", "a list of 2 numbers"),
+    ("optimiser", "betas = [0.9, 0.99, 0.9]", "a list of 2 numbers"),
+    ("optimiser", "betas = [0.9, 1.5]", "below 1"),
+    ("optimiser", "clip_norm = -1", "0 or above"),
+    ("optimiser", "warm_up = -5", "0 or above"),
+    ("optimiser", "validate_every = -1", "0 or above"),
+    ("optimiser", 'milestones = ["3"]', "a list of whole numbers"),
+    ("card", "summary = 3", "a text"),
+]
+_CLIP_KEYS = [
+    ("data", 'stills = "stills/*.png"', "a list of texts"),
+    ("data", 'validation_clips = "a.mp4"', "a list of texts"),
+    ("data", "held_out_stills = 0.6", "below 0.5"),
+    ("data", "patch = 60.5", "a whole number"),
+    ("optimiser", "frames = 3.0", "a whole number"),
+    ("loss", "floor = 0", "above 0"),
+    ("loss", "floor = -1", "above 0"),
+    ("loss", 'temporal = "100"', "a number"),
+    ("loss", "structure = -1", "0 or above"),
+]
+_PAIR_KEYS = [
+    ("data", "folder = 3", "a text"),
+    ("data", "stride = 0", "at least 1"),
+    ("data", 'flips = "no"', "true or false"),
+    ("data", "validation_crop = -1", "0 or above"),
+    ("loss", "stages = []", "one weight or more"),
+    ("loss", "stages = 1.0", "a list of numbers"),
+    ("loss", "threshold = 2", "a share"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "says", "must"),
+    [(f"{_RECIPE}[loss]\n[card]", *key) for key in _KEYS + _CLIP_KEYS]
+    + [(f"{_PAIRS}[card]", *key) for key in _KEYS + _PAIR_KEYS],
+)
+def test_a_value_of_a_wrong_kind_or_size(text: str, table: str, says: str, must: str, here: Path, fails: Fails) -> None:
+    key = says.split(" = ")[0]
+    lines = [line for line in text.splitlines() if not line.startswith(f"{key} = ")]
+    lines.insert(lines.index(f"[{table}]") + 1 if table else 0, says)
+    (here / "r.toml").write_text("\n".join(lines))
+    where = f"r.toml.{table}" if table else "r.toml"
+    assert re.search(rf"^error: {where}: {key} must .*{re.escape(must)}", fails(_TRAIN))
+
+
+def test_a_network_that_remembers_more_than_there_was(here: Path, fails: Fails) -> None:
+    (here / "r.toml").write_text(_RECIPE.replace("[1, 1] }", "[1, 1], memory = 3 }"))
+    assert "does not take the options" in fails(_TRAIN, code=5)
+
+
+def test_a_key_that_is_missing_is_named(here: Path, fails: Fails) -> None:
+    (here / "r.toml").write_text(_RECIPE.replace("patch = 32\n", ""))
+    assert "r.toml.optimiser: patch is missing; it must be a whole number" in fails(_TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "says"),
+    [
+        ('folder = "pairs"', 'folder = "pairs"\nlayout = "rain1000"', "layout must be 'auto' or one of ('rain100',"),
+        ("ssim = 1.0\n", "", "[loss] asks for nothing"),
+        ("patch = 16", "patch = 8", "8x8 is too small for SSIM, whose window has 11 px"),
+        ("patch = 16", "patch = 16\nvalidate_every = 1", "8x8 is too small for SSIM"),
+    ],
+)
+def test_what_pairs_cannot_be_trained_on(was: str, now: str, says: str, here: Path, fails: Fails) -> None:
+    write_side_by_side(here / "pairs", 8)
+    text = _PAIRS.replace('"pairs"\n[opt', '"pairs"\nvalidation_crop = 8\n[opt')
+    (here / "r.toml").write_text(text.replace(was, now))
+    assert says in fails("train r.toml --data . --run run")
+
+
+def test_a_run_that_only_warms_up_says_so(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "r.toml").write_text(_RECIPE.replace("warm_up = 0", "warm_up = 2"))
+    monkeypatch.setattr(sys, "argv", ["training", *_TRAIN.split()])
+    command.main()
+    assert "warm_up = 2 lasts longer than the 2 steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -190,12 +307,12 @@ def test_mistakes_of_the_program_keep_their_traceback(here: Path, monkeypatch: p
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_shares_are_shares(share: float) -> None:
     for name in ("held_out_stills", "video_share", "visible_share", "clutter_share", "foreground_share"):
-        with pytest.raises(ValueError, match=f"{name} is a share"):
+        with pytest.raises(ValueError, match=f"{name} must be a share"):
             ClipData(stills=("*.png",), clips=(), **{name: share})  # type: ignore[arg-type]
     for name in ("reset_probability", "dry_share"):
-        with pytest.raises(ValueError, match=f"{name} is a share"):
+        with pytest.raises(ValueError, match=f"{name} must be a share"):
             ClipOptimiser(steps=1, batch=1, patch=32, frames=2, **{name: share})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="held_out is a share"):
+    with pytest.raises(ValueError, match="held_out must be a share"):
         PairData(folder="x", held_out=share)
 
 
