@@ -27,6 +27,16 @@ from training.restoration import PairTask
 from training.style import FAMILIES, PRESETS
 from training.task import Task
 
+_OF_CLIPS = ("part", "clips", "frames", "size", "seed")  # options of `evaluate`
+_OF_PAIRS = ("layout", "clean", "limit", "table", "beside", "sheet")
+
+
+def _refuse(args: argparse.Namespace, options: tuple[str, ...], why: str) -> None:
+    """Options that would do nothing, where they are not as they are by default."""
+    given = [f"--{name}" for name in options if getattr(args, name) != args.parser.get_default(name)]
+    if given:
+        raise UsageError(f"{', '.join(given)}: {why}")
+
 
 def _clip_recipe(path: Path) -> ClipRecipe:
     recipe = load_recipe(path)
@@ -68,10 +78,16 @@ def _train(args: argparse.Namespace) -> None:
     try:
         task: Task
         if isinstance(recipe, ClipRecipe):
+            _refuse(args, ("data", "teacher"), f"for pairs of pictures, and {args.recipe} trains on clips")
+            if not recipe.optimiser.validate_every:
+                _refuse(args, ("validation",), f"{args.recipe} has no validate_every in its [optimiser]")
             task = ClipTask(recipe, args.shards, validation=args.validation)
         elif args.data is None:
             raise UsageError(f"{args.recipe} trains on pairs of pictures", hint="give --data")
         else:
+            _refuse(args, ("shards", "validation"), f"for clips, and {args.recipe} trains on pairs of pictures")
+            if not recipe.loss.teacher:
+                _refuse(args, ("teacher",), f"{args.recipe} has no embedding in its [loss]")
             task = PairTask(recipe, args.data, teacher=args.teacher)
             if workers.rank == 0:
                 print(task.found, flush=True)
@@ -99,6 +115,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     from streamderain.session import Derainer
 
+    _refuse(args, _OF_PAIRS, f"for pairs of pictures, and {args.recipe} is for clips")
     recipe = _clip_recipe(args.recipe)
     files = _files(recipe, args)
     clips = evaluation_clips(recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=args.size)
@@ -114,9 +131,13 @@ def _evaluate_pairs(args: argparse.Namespace) -> None:
     from training.published import guess_set, table
     from training.sheet import Sheet
 
+    _refuse(args, _OF_CLIPS, "for clips; of a recipe's pairs those held out are taken, of --network's all")
+    if args.beside and args.table is None:
+        raise UsageError("--beside: for the table, and there is no --table")
     recipe = load_recipe(args.recipe) if args.recipe else None
     spec: NetworkSpec | None
     if isinstance(recipe, PairRecipe):
+        _refuse(args, ("layout", "clean"), f"for --network; {args.recipe} says it in its [data]")
         name, part, spec = recipe.name, "validation", recipe.network
         pairs = held_out(recipe, args.data)[: args.limit]
         if not pairs:
@@ -254,7 +275,7 @@ def main() -> None:
     train.add_argument("--checkpoint-every", type=parse_count, default=500)
     train.add_argument("--validation", type=Path, help="shards of the held-out part, where the recipe validates")
     train.add_argument("--tensorboard", action="store_true", help="write curves into the run's folder")
-    train.set_defaults(run_command=_train)
+    train.set_defaults(run_command=_train, parser=train)
 
     test = commands.add_parser(
         "evaluate",
@@ -269,7 +290,7 @@ def main() -> None:
         "--clips", type=parse_count, default=12, help="stills taken; videos are repeated to about half as many"
     )
     test.add_argument("--frames", type=parse_count, default=8)
-    test.add_argument("--size", type=parse_size, default="384x256")
+    test.add_argument("--size", type=parse_size, default=(256, 384))
     test.add_argument("--seed", type=int, default=1)
     test.add_argument("--device", default="auto")
     test.add_argument("--json", type=Path)
@@ -280,7 +301,7 @@ def main() -> None:
     pairs.add_argument("--table", type=Path, help="write Markdown, beside the papers' figures for the set")
     pairs.add_argument("--beside", type=Path, nargs="*", default=[], help="results of other networks, for the table")
     pairs.add_argument("--sheet", type=Path, help="write a contact sheet of rainy, ours and clean, PNG")
-    test.set_defaults(run_command=_evaluate)
+    test.set_defaults(run_command=_evaluate, parser=test)
 
     video = commands.add_parser(
         "evaluate-video",

@@ -223,6 +223,25 @@ def test_mistakes_on_the_command_line(line: str, says: str, fails: Fails) -> Non
     assert says in fails(line).replace("python -m training", "training")
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f"{_TRAIN} --data . --teacher t", "--data, --teacher: for pairs of pictures, and r.toml trains on clips"),
+        (f"{_TRAIN} --validation held", "--validation: r.toml has no validate_every"),
+        ("train p.toml --data . --run run --shards held", "--shards: for clips, and p.toml"),
+        ("train p.toml --data . --run run --teacher t", "--teacher: p.toml has no embedding"),
+        ("evaluate p.toml --weights w --data . --part test --frames 3", "--part, --frames: for clips"),
+        ("evaluate p.toml --weights w --data . --clean gt", "--clean: for --network; p.toml says it in its [data]"),
+        ("evaluate --network prenet --weights w --data . --size 64x64", "--size: for clips"),
+        ("evaluate --network prenet --weights w --data . --beside o.json", "--beside: for the table"),
+        ("evaluate r.toml --weights w --data . --limit 3 --sheet s.png", "--limit, --sheet: for pairs of pictures"),
+    ],
+)
+def test_options_that_would_do_nothing(line: str, says: str, here: Path, fails: Fails) -> None:
+    (here / "p.toml").write_text(_PAIRS)
+    assert says in fails(line)
+
+
 @pytest.mark.parametrize("scores", ["{", "[1, 2]", "\0"])
 def test_scores_that_are_none(scores: str, here: Path, fails: Fails) -> None:
     (here / "s.json").write_text(scores)
