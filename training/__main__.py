@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import signal
 import sys
@@ -13,6 +14,7 @@ import torch
 
 from streamderain.errors import StreamderainError
 from streamderain.networks import NetworkSpec, Provenance, load_checkpoint, read_provenance, save_checkpoint
+from streamderain.networks.checkpoint import model_path
 from training.arguments import Parser, parse_count, parse_size, read_table
 from training.clips import ClipTask
 from training.data import Split, evaluation_clips, split
@@ -29,6 +31,9 @@ from training.task import Task
 
 _OF_CLIPS = ("part", "clips", "frames", "size", "seed")  # options of `evaluate`
 _OF_PAIRS = ("layout", "clean", "limit", "table", "beside", "sheet")
+
+
+_OF_NO_PROTOCOL = ("network", "weights", "sha256", "each")  # in what `evaluate` writes
 
 
 def _refuse(args: argparse.Namespace, options: tuple[str, ...], why: str) -> None:
@@ -107,6 +112,13 @@ def _train(args: argparse.Namespace) -> None:
         raise SystemExit(128 + stopped)
 
 
+def _what(network: str, weights: str | Path, part: str) -> dict[str, str | None]:
+    """What scores are of; ``sha256`` is None where there is nothing learned."""
+    path = model_path(weights)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    return {"network": network, "weights": Path(weights).name, "sha256": sha256, "part": part}
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     if (args.recipe is None) == (args.network is None):
         raise UsageError("give either a recipe, for what it holds out, or --network, for a folder of pairs")
@@ -119,7 +131,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     recipe = _clip_recipe(args.recipe)
     files = _files(recipe, args)
     clips = evaluation_clips(recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=args.size)
-    result = evaluate(clips, Derainer(args.weights, device=args.device, backend="eager"))
+    result = {
+        **_what(recipe.name, args.weights, args.part),
+        **evaluate(clips, Derainer(args.weights, device=args.device, backend="eager")),
+    }
     print(json.dumps(result, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -149,8 +164,8 @@ def _evaluate_pairs(args: argparse.Namespace) -> None:
     sheet = Sheet()
     with open_network(spec, args.weights, device=args.device) as derainer:
         result = evaluate_pairs(derainer, pairs, show=sheet.add if args.sheet else None)
-    where = {"network": name, "weights": Path(args.weights).name, "data": args.data.as_posix(), "part": part}
-    result = {**where, "layout": pairs[0].layout, **result}
+    where = {"data": args.data.as_posix(), "layout": pairs[0].layout}
+    result = {**_what(name, args.weights, part), **where, **result}
     print(json.dumps({key: value for key, value in result.items() if key != "each"}, indent=2))
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
@@ -199,11 +214,18 @@ def _publish(args: argparse.Namespace) -> None:
     module, spec = load_checkpoint(args.weights)
     if spec != recipe.network:
         raise UsageError(f"{args.weights} is not of the network of {args.recipe}", hint="name the recipe of its run")
+    scores, of_these = read_table(args.scores), _what(recipe.name, args.weights, "")["sha256"]
+    if scores.get("sha256") != of_these:
+        raise UsageError(
+            f"{args.scores} holds scores of other weights: sha256 {scores.get('sha256')},"
+            f" and {args.weights} has {of_these}",
+            hint="evaluate these first, with --json",
+        )
     origin = Provenance(
         **asdict(recipe.card),
         steps=read_provenance(args.weights).steps,
         seed=recipe.seed,
-        scores=read_table(args.scores),
+        scores={key: value for key, value in scores.items() if key not in _OF_NO_PROTOCOL},
     )
     save_checkpoint(args.out, module, spec, origin, half=True)
 

@@ -96,6 +96,7 @@ def test_evaluate_command_writes_what_it_prints(
     command.main()
     scores = json.loads((tmp_path / "out.json").read_text())
     assert scores == json.loads(capsys.readouterr().out)
+    assert (scores["network"], scores["sha256"], scores["part"]) == ("r", None, "validation")
     assert scores["stills"]["clips"] == 2
     assert scores["stills"]["psnr_out"] == scores["stills"]["psnr_in"] < 40
 

@@ -13,7 +13,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from streamderain.errors import ModelError
-from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+from streamderain.networks import NetworkSpec, Provenance, read_provenance, save_checkpoint
 from streamderain.networks.prenet import PReNet, published_name
 from streamderain.session import Derainer
 from tests.training import pictures
@@ -143,7 +143,7 @@ def test_evaluate_command_takes_a_network_or_a_recipe(
     assert "either a recipe" in capsys.readouterr().err
 
 
-def test_evaluate_command_measures_what_a_recipe_holds_out(
+def test_evaluate_command_measures_what_a_recipe_holds_out_and_publish_takes_scores_of_the_weights(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "mine.toml"
@@ -159,5 +159,19 @@ def test_evaluate_command_measures_what_a_recipe_holds_out(
     monkeypatch.setattr(sys, "argv", ["training", *arguments, "--json", str(tmp_path / "a.json")])
     command.main()
     assert json.loads(capsys.readouterr().out)["part"] == "validation"
-    each = json.loads((tmp_path / "a.json").read_text())["each"]
-    assert set(each) in ({"0", "1"}, {"2", "0", "1"})  # pictures 0 and 1 share a background
+    kept = json.loads((tmp_path / "a.json").read_text())
+    assert set(kept["each"]) in ({"0", "1"}, {"2", "0", "1"})  # pictures 0 and 1 share a background
+
+    out = tmp_path / "out.safetensors"
+    publish = ["publish", str(recipe), "--weights", str(weights), "--scores", str(tmp_path / "a.json")]
+    monkeypatch.setattr(sys, "argv", ["training", *publish, "--out", str(out)])
+    command.main()
+    scores = read_provenance(out).scores
+    assert (scores["part"], scores["psnr"]) == ("validation", kept["psnr"])
+    assert "each" not in scores
+    save_checkpoint(weights, loaded.network.build(), loaded.network, Provenance(), half=False)
+    before = out.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    assert "a.json holds scores of other weights" in capsys.readouterr().err
+    assert out.read_bytes() == before
