@@ -30,7 +30,7 @@ from streamderain.networks.quantise import (
 )
 from streamderain.networks.streaming import StreamingNet
 from streamderain.preprocess import Past
-from training.data import clean_clip, evaluation_clips, pasts_of, rain_clip, split
+from training.data import clean_clip, evaluation_clips, fit_stills, pasts_of, rain_clip, split
 from training.metrics import psnr, to_8bit
 from training.recipe import ClipRecipe
 
@@ -74,6 +74,7 @@ class Judgement:
 def calibration_clips(recipe: ClipRecipe, data: Path, *, clips: int, frames: int, seed: int = 0) -> Iterator[Tensor]:
     """Rainy clips [T, 3, 256, 384] of the training part, 0..1 in 255 steps; one in four is dry."""
     files = split(recipe.data, data)["train"]
+    fit_stills(files.stills, _SIZE)
     for index in range(clips):
         generator = torch.Generator().manual_seed(recipe.seed * 7907 + seed * 101 + index)
         clean = clean_clip(files, generator, frames=frames, video_share=recipe.data.video_share, size=_SIZE)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.errors import UsageError
 
-__all__ = ["KINDS", "simulate_camera"]
+__all__ = ["KINDS", "simulate_camera", "smallest_still"]
 
 KINDS = ("still", "pan", "driving", "shake", "pan+shake", "driving+shake")
 _SHARES = (0.12, 0.22, 0.22, 0.12, 0.14, 0.18)
@@ -19,6 +19,12 @@ _TOP_SPEED = 12.0  # px a frame
 _LARGEST_UPSCALE = 1.3  # a small still may be enlarged so much; beyond it there is no texture left to learn from
 _STRETCH = 0.9  # how much driving may enlarge what it comes near to, for the same reason
 _BORDER = 2.0  # px of the still around every sample, so that bicubic taps never leave it
+
+
+def smallest_still(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width, px, that a still has at least to be filmed in frames of ``size``, height and width."""
+    height, width = (math.ceil(n / _LARGEST_UPSCALE + 1 + 2 * _BORDER) for n in size)
+    return height, width
 
 
 def simulate_camera(
@@ -51,7 +57,8 @@ def simulate_camera(
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     height, width = size
     room = min((still.shape[1] - 1 - 2 * _BORDER) / height, (still.shape[2] - 1 - 2 * _BORDER) / width)
-    if height < 1 or width < 1 or room < 1 / _LARGEST_UPSCALE:
+    least = smallest_still(size)
+    if height < 1 or width < 1 or still.shape[1] < least[0] or still.shape[2] < least[1]:
         raise UsageError(f"size {size} does not fit a still of {tuple(still.shape[1:])} enlarged {_LARGEST_UPSCALE}x")
 
     lot = torch.rand(16, generator=generator, device=generator.device, dtype=torch.float64).cpu().tolist()

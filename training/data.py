@@ -7,7 +7,8 @@ processes as one likes, and training reads whatever shards there are.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch import Tensor
 from streamderain.errors import InputError
 from streamderain.networks.checkpoint import write_weights
 from streamderain.preprocess import MESH, Past, look_back
-from training.camera import simulate_camera
+from streamderain.video.stills import SUFFIXES
+from training.camera import simulate_camera, smallest_still
 from training.errors import UsageError
 from training.foreground import lay_foreground
 from training.metrics import psnr
@@ -45,9 +47,13 @@ def split(data: ClipData, root: Path) -> dict[str, Split]:
     """``train``, ``validation`` and ``test``, disjoint by scene: drawn once by ``split_seed`` from the sorted files.
 
     A clip that two patterns name is there twice to train on, and so drawn twice as often; held out, it is there once.
+    A pattern that nothing is named by is said on stderr.
+
+    Raises:
+        FileNotFoundError: all patterns of ``stills``, or of ``clips``, name nothing, or a held-out clip is not there.
+        UsageError: a pattern is none.
     """
-    stills = sorted(p for pattern in data.stills for p in root.glob(pattern))
-    clips = sorted(p for pattern in data.clips for p in root.glob(pattern))
+    stills, clips = _named(root, "stills", data.stills), _named(root, "clips", data.clips)
     if not stills and not clips:
         raise FileNotFoundError(f"no pictures or clips under {root}; give --data")
     missing = {*data.validation_clips, *data.test_clips} - {p.name for p in clips}
@@ -65,6 +71,51 @@ def split(data: ClipData, root: Path) -> dict[str, Split]:
         ),
         "train": Split(tuple(stills[2 * count :]), tuple(p for p in clips if p.name not in held_out)),
     }
+
+
+def _named(root: Path, key: str, patterns: Sequence[str]) -> list[Path]:
+    """The files that patterns name, in order; of a folder the pictures in it, or what are none."""
+    found: list[Path] = []
+    nothing: list[str] = []
+    for pattern in patterns:
+        try:
+            if (root / pattern).is_dir():
+                entries = (p for p in (root / pattern).iterdir() if p.is_file() and not p.name.startswith("."))
+                named = [p for p in entries if (p.suffix.lower() in SUFFIXES) == (key == "stills")]
+            else:
+                named = list(root.glob(pattern))
+        except (ValueError, NotImplementedError) as error:
+            raise UsageError(f"{key}: {pattern!r} is no pattern of paths under {root}: {error}") from error
+        found += named
+        if not named:
+            nothing.append(pattern)
+    if nothing:
+        message = f"{key}: nothing under {root} is named by {', '.join(map(repr, nothing))}"
+        if not found:
+            raise FileNotFoundError(f"{message}; see --data, or name none: {key} = []")
+        print(message, file=sys.stderr)
+    return sorted(found)
+
+
+def fit_stills(stills: Sequence[Path], size: tuple[int, int]) -> None:
+    """Whether clips of ``size``, height and width, can be made of all ``stills``.
+
+    Raises:
+        InputError: one cannot be read.
+        UsageError: one is too small.
+    """
+    height, width = smallest_still(size)
+    for path in stills:
+        with _readable(path), av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            if not stream.width:
+                raise InputError(f"cannot read {path}: it is no picture", hint="take it out of the data")
+            if stream.width < width or stream.height < height:
+                raise UsageError(
+                    f"{path} has {stream.width}x{stream.height}, and clips of {size[1]}x{size[0]} want stills of"
+                    f" {width}x{height} or more",
+                    hint="take it out of the data, or name others",
+                )
 
 
 def read_clip(path: Path, *, start: int, frames: int, stride: int = 1) -> Tensor:
@@ -193,6 +244,7 @@ def check_material(data: ClipData, files: Split) -> None:
     """Whether what a recipe asks of rendered clips can be had of ``files``.
 
     Raises:
+        InputError: a still cannot be read.
         UsageError: it cannot.
     """
     if not files.stills and (data.clutter_share or data.foreground_share):
@@ -203,6 +255,7 @@ def check_material(data: ClipData, files: Split) -> None:
         )
     if data.patch > min(_HEIGHT, _WIDTH):
         raise UsageError(f"{data.patch = } does not fit what is rendered, {_WIDTH}x{_HEIGHT}")
+    fit_stills(files.stills, (_HEIGHT, _WIDTH))
 
 
 def render_shard(data: ClipData, files: Split, seed: int, path: Path) -> None:
@@ -298,6 +351,7 @@ def evaluation_clips(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Held-out clips with rendered rain: (kind, rainy, target), kind "stills" or "videos"; the same for every call."""
     chosen = files.stills[:stills]
+    fit_stills(chosen, size)
     for kind, paths in (("stills", chosen), ("videos", files.clips)):
         for index, path in enumerate(paths):
             repeats = 1 if kind == "stills" else max(1, stills // max(1, len(files.clips)) // 2)

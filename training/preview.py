@@ -15,7 +15,7 @@ from torch import Tensor
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import open_sink, write_still
 from streamderain.video.stills import SUFFIXES
-from training.data import Split, clean_clip
+from training.data import Split, clean_clip, fit_stills
 from training.metrics import psnr
 from training.rain import degrade, render_rain, sample_style
 from training.recipe import ClipData
@@ -72,7 +72,9 @@ def draw(
 
     Raises:
         ValueError: there is no such family.
+        UsageError: a still is too small.
     """
+    fit_stills(files.stills, size)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
         clean = clean_clip(files, generator, frames=frames, video_share=data.video_share, size=size)

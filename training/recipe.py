@@ -142,7 +142,8 @@ class Recipe:
 class ClipData:
     """Clean pictures and videos that rain is rendered over, and how they are split.
 
-    ``stills`` and ``clips`` are folders or globs under ``--data``. A share of the stills, drawn by ``split_seed``, and
+    ``stills`` and ``clips`` are folders or globs under ``--data``; a folder stands for the pictures in it, or for what
+    are none. A share of the stills, drawn by ``split_seed``, and
     the clips named are held out for validation and for the test; the rest trains. ``clutter_share`` of the stills get
     text, railings and the like painted on them, which are no rain. In ``foreground_share`` of all clean clips something
     nearer moves across the scene by itself, which is cut from a still as well.

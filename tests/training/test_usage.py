@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 from tests.training.pictures import background, write, write_side_by_side
 from training import __main__ as command
+from training.camera import simulate_camera, smallest_still
+from training.data import split
 from training.errors import UsageError
 from training.recipe import ClipData, ClipOptimiser, Optimiser, PairData, load_recipe
 
@@ -295,6 +297,32 @@ def test_a_recipe_that_holds_no_pairs_out(here: Path, fails: Fails) -> None:
 def test_a_part_without_files(line: str, here: Path, fails: Fails) -> None:
     (here / "one.png").touch()
     assert "see held_out_stills" in fails(f"{line} --data .")
+
+
+def test_a_still_that_is_too_small_is_told_before_anything_is_rendered(here: Path, fails: Fails) -> None:
+    write(here / "large.png", background(1, 202, 301))
+    write(here / "small.png", background(1, 202, 300))
+    err = fails("render r.toml --data . --shards new")
+    assert "small.png has 300x202, and clips of 384x256 want stills of 301x202 or more" in err
+    assert not (here / "new").exists()
+    err = fails("preview r.toml a.png --data . --size 640x64")
+    assert "large.png has 301x202, and clips of 640x64 want stills of 498x55 or more" in err
+    assert smallest_still((256, 384)) == (202, 301)
+    simulate_camera(torch.zeros(3, 202, 301), 2, (256, 384), torch.Generator())
+
+
+def test_a_pattern_that_names_nothing_is_told(here: Path, fails: Fails, capsys: pytest.CaptureFixture[str]) -> None:
+    write(here / "stills" / "a.png", background(1, 8, 8))
+    (here / "stills" / "notes.txt").touch()
+    (here / "clips").mkdir()
+    (here / "clips" / "a.mp4").touch()
+    parts = split(ClipData(stills=("stills", "stils/*.png"), clips=("clips",)), here)
+    assert [p.name for p in parts["train"].stills + parts["train"].clips] == ["a.png", "a.mp4"]
+    assert capsys.readouterr().err == f"stills: nothing under {here} is named by 'stils/*.png'\n"
+    (here / "r.toml").write_text(_RECIPE.replace("clips = []", 'clips = ["clip/*.mp4"]').replace('"*.', '"stills/*.'))
+    assert "clips: nothing under . is named by 'clip/*.mp4'" in fails("render r.toml --data . --shards new", code=1)
+    (here / "r.toml").write_text(_RECIPE.replace('"*.png"', '"/*.png"'))
+    assert "stills: '/*.png' is no pattern" in fails("render r.toml --data . --shards new")
 
 
 def test_failures_of_the_world_have_another_code(here: Path, fails: Fails) -> None:
