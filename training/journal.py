@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +36,7 @@ class Journal:
         self._begun, self._first, self._total = time.monotonic(), step, total
         self._quiet, self._bar, self._drawn = quiet, not quiet and sys.stderr.isatty(), 0.0
         self._writer: Any = None
+        self._open_writer: Callable[[], Any] | None = None  # at the first entry: a file is begun at once
         if quiet:
             return
         if self._path.exists():
@@ -47,7 +49,7 @@ class Journal:
                 raise StreamderainError(
                     "TensorBoard is not installed", hint="pip install 'streamderain[train]', or leave --tensorboard out"
                 ) from error
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+            self._open_writer = partial(SummaryWriter, str(folder / "tensorboard"), purge_step=step)
 
     def __enter__(self) -> Journal:
         return self
@@ -68,7 +70,8 @@ class Journal:
         entry = {"step": step, **values}
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-        if self._writer is not None:
+        if self._open_writer is not None:
+            self._writer = self._writer or self._open_writer()
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
         self._wipe()

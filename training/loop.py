@@ -123,7 +123,9 @@ class Run:
                 journal.tick(self.step)
                 if self.step % log_every == 0 or self.step == self.steps:
                     self._stay_finite(losses)
-                    journal.note(self.step, {**_mean(losses), "seconds_per_step": journal.seconds_per_step(self.step)})
+                    journal.note(
+                        self.step, {**self._mean(losses), "seconds_per_step": journal.seconds_per_step(self.step)}
+                    )
                     losses = []
                 if settings.validate_every and (self.step % settings.validate_every == 0 or self.step == self.steps):
                     self._stay_finite(losses)
@@ -162,6 +164,11 @@ class Run:
             self.average.update_parameters(self.network)
         self.step += 1
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def _mean(self, losses: list[Mapping[str, Tensor]]) -> dict[str, float]:
+        """The loss and its terms, over steps and processes."""
+        means = torch.stack([torch.stack([entry[name] for entry in losses]).mean() for name in losses[0]])
+        return dict(zip(losses[0], self.workers.mean(means).tolist(), strict=True))
 
     @property
     def result(self) -> nn.Module:
@@ -224,10 +231,6 @@ class Run:
             self.average.load_state_dict(read_part(state, "average", self.step))
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(progress["scaler"])
-
-
-def _mean(entries: list[Mapping[str, Tensor]]) -> dict[str, float]:
-    return {name: float(torch.stack([e[name] for e in entries]).mean()) for name in entries[0]}
 
 
 class StopSignal:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 # Before there is a group: defaults in its functions keep the one that there is when they are defined. A group that is
 # kept outlives `leave`, and its threads may outlive the interpreter: the process aborts at its end.
 import torch.distributed.nn
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,13 @@ class Workers:
         together /= self.count
         for gradient, mean in zip(gradients, torch.split(together, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view(gradient.shape))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes, in all of them."""
+        if self.count > 1:
+            dist.all_reduce(values)
+            values /= self.count
+        return values
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process; all of them ask at the same step, and all get the same answer."""

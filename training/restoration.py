@@ -55,7 +55,7 @@ class AutoencoderObjective(Objective):
 
 
 class PairTask:
-    """Patches from pairs of pictures; ``found`` says which these are.
+    """Patches from pairs of pictures; ``found`` says which these are, and how many are left out.
 
     Args:
         data: folder that the recipe's own is under.
@@ -72,7 +72,6 @@ class PairTask:
         self.objective = _objective(recipe, network, teacher)
         self._recipe, settings = recipe, recipe.data
         self._pictures = Pictures(pairs_of(settings, data))
-        self.found = f"{len(self._pictures)} pairs, layout {self._pictures.pairs[0].layout}"
         train, validation = self._pictures.split(held_out=settings.held_out, seed=settings.split_seed)
         if settings.validation_pictures:  # spread over what is held out, which is in order of names
             share = max(1.0, len(validation) / settings.validation_pictures)
@@ -84,6 +83,13 @@ class PairTask:
         if recipe.optimiser.patch % self._stride:
             raise UsageError(f"patch must be a multiple of {self._stride}, got {recipe.optimiser.patch}")
         self.patches = self._cut(train)
+        self.found = f"{len(self._pictures)} pairs, layout {self._pictures.pairs[0].layout}"
+        side = recipe.optimiser.patch
+        if small := sum(min(self._pictures.sizes[i]) < side for i in train):
+            what = f"{small} of {len(train)} pictures to train on are smaller than patch = {side} px"
+            if small == len(train):
+                raise UsageError(what, hint="lower patch in [optimiser]")
+            self.found += f"; {what}"
         self.batches_per_epoch = len(self.patches) // recipe.optimiser.batch
         if self.batches_per_epoch == 0:
             raise UsageError(f"{len(self.patches)} patches do not fill a batch of {recipe.optimiser.batch}")

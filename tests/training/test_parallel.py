@@ -20,6 +20,7 @@ weight = torch.nn.Parameter(torch.zeros(3))
 weight.grad = torch.full((3,), float(workers.rank))
 workers.average([weight])
 assert weight.grad.tolist() == [0.5] * 3
+assert workers.mean(torch.tensor([float(workers.rank), 2.0])).tolist() == [0.5, 2.0]
 assert workers.any(workers.rank == 1)
 workers.wait()
 workers.leave()

@@ -226,6 +226,11 @@ def test_a_run_that_diverges_stops_before_it_saves(tmp_path: Path, data: Path) -
     assert not (tmp_path / "run" / "tiny.safetensors").exists()
 
 
+def _last_loss(run: Path) -> float:
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return float([entry["loss"] for entry in entries if "loss" in entry][-1])
+
+
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path, data: Path) -> None:
     # No normalisation by batch, which would see half a batch in each process.
     recipe = _recipe(tmp_path, network=_PRENET, loss="ssim = 1.0", length="steps = 3")
@@ -252,6 +257,24 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path, data: Path) -
         torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=1e-3)
     assert done.stdout.count("validation_score") == 2  # the first process alone speaks
     assert done.stdout.count("10 pairs") == 1
+    losses = [_last_loss(tmp_path / run) for run in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_pictures_smaller_than_a_patch_are_counted(tmp_path: Path) -> None:
+    for i in range(10):
+        side = 16 if i < 7 else 15
+        pictures.write(tmp_path / "rain" / "rain" / f"{i}.png", pictures.background(i, side, 32))
+        pictures.write(tmp_path / "rain" / "clean" / f"{i}.png", pictures.background(i, side, 32))
+    recipe = _recipe(tmp_path)
+    recipe = replace(
+        recipe, data=replace(recipe.data, held_out=0.0), optimiser=replace(recipe.optimiser, validate_every=0)
+    )
+    task = PairTask(recipe, tmp_path)
+    assert task.found.endswith("layout folders; 3 of 10 pictures to train on are smaller than patch = 16 px")
+    assert len(task.patches) == 7
+    with pytest.raises(ValueError, match=r"10 of 10 pictures .* patch = 24 px: lower patch"):
+        PairTask(replace(recipe, optimiser=replace(recipe.optimiser, patch=24)), tmp_path)
 
 
 def test_a_recipe_may_name_two_folders(tmp_path: Path) -> None:
@@ -326,6 +349,7 @@ def test_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_tensorboard_gets_curves_if_it_is_asked_for(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     with Journal(tmp_path, step=0, total=2, tensorboard=True) as journal:
+        assert not (tmp_path / "tensorboard").exists(), "a run that fails before it has anything to say leaves nothing"
         journal.note(1, {"loss": 1.0})
     (events,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     assert b"loss" in events.read_bytes()
