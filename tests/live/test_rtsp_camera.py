@@ -22,6 +22,7 @@ from streamderain.video.connection import Connection, LostError
 from streamderain.video.demuxed import Demuxed
 from streamderain.video.live import LiveOptions, open_live
 from streamderain.video.rtsp.camera import Camera
+from streamderain.video.rtsp.client import _parts
 from tests.live.cameras import FakeCamera
 from tests.live.fake_camera import now_ms, read_stamp
 from tests.live.rtp_clips import WAYS, decoded, rtp_clip, same, sdp
@@ -104,9 +105,36 @@ def test_what_is_asked_of_the_camera(scripted: Script, clip: list[bytes]) -> Non
     base = camera.url(path="/a/b?c=d")
     asked = [(request.method, request.url) for request in camera.requests]
     assert asked == [("DESCRIBE", base), ("SETUP", f"{base}/track1"), ("PLAY", base), ("TEARDOWN", base)]
+    assert camera.requests[0].headers["accept"] == "application/sdp"
     assert camera.requests[1].headers["transport"] == "RTP/AVP/TCP;unicast;interleaved=0-1"
+    assert camera.requests[2].headers["range"] == "npt=0.000-"
     assert [request.headers.get("session") for request in camera.requests] == [None, None, "7", "7"]
     assert [request.headers["cseq"] for request in camera.requests] == ["1", "2", "3", "4"]
+
+
+def test_tracks_lie_where_the_description_says(scripted: Script, clip: list[bytes]) -> None:
+    def answer(request: Request) -> bytes | None:
+        base = f"Content-Base: {camera.url(path='/else/')}"
+        return reply(request, "200 OK", base, body=sdp("h264")) if request.method == "DESCRIBE" else None
+
+    camera = scripted(answer=answer)
+    _connect(camera.url()).close()
+    asked = [request.url for request in camera.requests[1:3]]
+    assert asked == [camera.url(path="/else/track1"), camera.url(path="/else/")]
+
+
+def test_packets_are_found_again_on_the_channels_agreed_on(scripted: Script, tmp_path: Path) -> None:
+    packets = rtp_clip(tmp_path / "a.ts", "h264")
+
+    def answer(request: Request) -> bytes | None:
+        if request.method == "SETUP":
+            return reply(request, "200 OK", "Transport: RTP/AVP/TCP;interleaved=4-5", "Session: 7")
+        if request.method == "PLAY":
+            return reply(request) + b"\0stray" + b"".join(interleaved(packet, 4) for packet in packets)
+        return None
+
+    connection = _connect(scripted(sdp("h264"), answer=answer).url())
+    assert same(_pictures(connection, 12), decoded(tmp_path / "a.ts"))
 
 
 def test_packets_before_the_answer_requests_and_stray_bytes_in_between_lose_nothing(
@@ -219,6 +247,23 @@ def test_redirects_are_followed_and_passwords_stay_with_their_host(scripted: Scr
     assert not any("authorization" in request.headers for request in asked)
 
 
+@pytest.mark.parametrize(
+    ("url", "first", "port", "login"),
+    [
+        ("rtsp://cam/x", "rtsp://u:p@cam/x", 554, True),
+        ("rtsps://cam/x", "rtsps://u:p@cam/x", 322, True),
+        ("rtsps://cam/x", "rtsp://u:p@cam/x", 322, True),
+        ("rtsp://cam/x", "rtsps://u:p@cam/x", 554, False),  # what was secret must not be said aloud
+        ("rtsp://a:b@cam:8554/x", "rtsps://u:p@cam/x", 8554, True),
+        ("rtsp://other/x", "rtsp://u:p@cam/x", 554, False),
+    ],
+)
+def test_where_a_redirect_leads_and_who_gets_the_password(url: str, first: str, port: int, login: bool) -> None:
+    found = _parts(url, first)
+    assert (found[2], found[3] is not None) == (port, login)
+    assert "@" not in found[4]
+
+
 @pytest.mark.parametrize("url", ["rtsp://u:hunter2@[::1/cam", "rtsp://u:hunter2@host:99999/cam", "rtsp:///cam"])
 def test_an_address_that_makes_no_sense_is_one_line(url: str) -> None:
     with pytest.raises(InputError, match="cannot be opened") as raised:
@@ -320,6 +365,29 @@ def test_goodbye_and_hanging_up_are_ends_and_silence_is_told_in_seconds(scripted
     connection.close()
     with pytest.raises(LostError, match=r"nothing came for 0\.5 s"):
         _pictures(_connect(scripted(sdp("h264"), clip).url(), read_timeout=0.5), 100)
+
+
+def test_reports_alone_are_silence(scripted: Script) -> None:
+    def answer(request: Request) -> bytes | None:
+        if request.method != "SETUP":
+            return None
+        return reply(request, "200 OK", "Transport: RTP/AVP/TCP;interleaved=1-0", "Session: 7")  # all are reports
+
+    report = struct.pack(">BBHIIIIII", 0x80, 200, 6, 1, 0, 0, 0, 0, 0)
+    began = time.monotonic()
+    with pytest.raises(LostError, match=r"nothing came for 0\.3 s"):
+        _pictures(_connect(scripted(sdp("h264"), [report] * 400, answer=answer).url(), read_timeout=0.3), 1)
+    assert time.monotonic() - began < 6  # of 8 that they go on
+
+
+def test_packets_without_a_picture_are_not_taken_for_long(
+    scripted: Script, clip: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamderain.video.connection._NO_PICTURE", 0.1)
+    monkeypatch.setattr("streamderain.video.connection._NO_PICTURE_AT_LEAST", 0.1)
+    keyframe = next(number for number, packet in enumerate(clip) if packet[1] > 127)
+    with pytest.raises(LostError, match="data comes, but no picture"):
+        _pictures(_connect(scripted(sdp("h264"), clip[keyframe + 1 :]).url()), 1)
 
 
 @pytest.mark.parametrize(

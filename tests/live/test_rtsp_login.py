@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import pytest
@@ -49,6 +50,9 @@ def test_the_examples_of_the_rfcs(challenges: list[str], password: str, cnonce: 
     assert given["response"] == response
     assert given["username"] == "Mufasa"
     assert given["uri"] == "/dir/index.html"
+    asked = dict(re.findall(r'(\w+)="([^"]*)"', challenges[0]))
+    asked.pop("qop", None)
+    assert asked.items() <= given.items()  # realm, nonce and opaque
     if "qop" in given:
         assert (given["qop"], given["nc"], given["cnonce"]) == ("auth", "00000001", cnonce)
 
@@ -89,3 +93,17 @@ def test_a_quote_in_a_name_stays_inside_its_quotes() -> None:
     header = login.header("OPTIONS", "x") or ""
     assert r'username="a\"bEvil: 1"' in header
     assert "\n" not in header
+
+
+def test_a_session_s_secret_has_the_nonces_in_it() -> None:
+    """RFC 7616, 3.4.2, which has no example of it."""
+
+    def digest(*parts: str) -> str:
+        return hashlib.md5(":".join(parts).encode()).hexdigest()
+
+    login = Login("u", "p", random=lambda: "c")
+    assert login.challenge(['Digest realm="r", nonce="n", qop="auth", algorithm=MD5-sess'])
+    header = login.header("PLAY", "x") or ""
+    secret = digest(digest("u", "r", "p"), "n", "c")
+    assert f'response="{digest(secret, "n", "00000001", "c", "auth", digest("PLAY", "x"))}"' in header
+    assert "algorithm=MD5-sess" in header

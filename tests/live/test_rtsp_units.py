@@ -118,6 +118,15 @@ def test_a_picture_without_end_is_given_up() -> None:
     assert len(assembler._data) <= units._LARGEST
 
 
+def test_numbers_of_packets_begin_again_after_the_last(tmp_path: Path) -> None:
+    packets = [
+        packet[:2] + struct.pack(">H", (0xFFF8 + number) & 0xFFFF) + packet[4:]
+        for number, packet in enumerate(rtp_clip(tmp_path / "a.ts", "h264"))
+    ]
+    assert len(packets) > 8
+    assert [unit.damaged for unit in _units("h264", packets)] == [False] * 12
+
+
 def test_packets_of_another_payload_type_are_left_alone() -> None:
     def packet(kind: int) -> bytes:
         return struct.pack(">BBHII", 0x80, 0x80 | kind, 1, 0, 1) + b"\x65\x88"
