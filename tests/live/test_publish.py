@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -25,7 +27,8 @@ import torch
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.redaction import redact_target
-from streamderain.video import open_sink, publish
+from streamderain.video import link, open_sink, publish
+from streamderain.video.link import Link
 from streamderain.video.sink import check_output
 
 VIEWER = Path(__file__).with_name("viewer.py")
@@ -133,6 +136,97 @@ def test_what_was_asked_for_takes_the_place_of_what_suits_a_stream(options: dict
     with open_sink(f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", LIVE, options=options) as sink:
         sink.write(grey(0))
         assert sink.description.startswith(f"libx264 {quality} yuv420p")
+
+
+@pytest.mark.parametrize(
+    ("url", "opened", "patience"),
+    [
+        ("udp://127.0.0.1:9", "udp://127.0.0.1:9?pkt_size=1316", 10.0),
+        ("udp://127.0.0.1:9?ttl=3", "udp://127.0.0.1:9?ttl=3&pkt_size=1316", 10.0),
+        ("UDP://127.0.0.1:9?pkt_size=188", "UDP://127.0.0.1:9?pkt_size=188", 10.0),
+        ("tcp://127.0.0.1:9?listen=1", "tcp://127.0.0.1:9?listen=1", 0.0),  # whoever watches may come at any time
+    ],
+)
+def test_datagrams_fit_the_internet_and_viewers_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, url: str, opened: str, patience: float
+) -> None:
+    asked = MagicMock(side_effect=OutputError("it is not sent"))
+    monkeypatch.setattr(publish, "Link", asked)
+    with pytest.raises(OutputError, match="it is not sent"):
+        open_sink(url, LIVE)
+    (ask, _), _ = asked.call_args
+    assert (ask["url"], ask["open_timeout"]) == (opened, patience)
+
+
+def test_a_stream_has_a_key_frame_every_two_seconds_and_each_picture_leaves_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put, keys = Link.put, list[bool]()
+
+    def noted(self: Link, *packet: Any, key: bool) -> None:
+        keys.append(key)
+        put(self, *packet, key=key)
+
+    monkeypatch.setattr(Link, "put", noted)
+    url, info = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", replace(LIVE, frame_rate=Fraction(2))
+    with open_sink(url, info, options={"sc_threshold": "0"}) as sink:
+        for index in range(9):
+            sink.write(grey(index))
+            assert len(keys) == index + 1
+    assert keys == [index % 4 == 0 for index in range(9)]
+
+
+def _pretender(then: str) -> Callable[[Path], subprocess.Popen[bytes]]:
+    """Starts what says that it is connected, in place of a sender."""
+    script = f"""head -c 9 > /dev/null; echo '{{"event": "connected"}}'; {then}"""
+    return lambda path: subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(("lasted", "anew"), [(0.0, True), (60.0, False)])
+def test_only_a_target_that_has_lasted_is_reached_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, lasted: float, anew: bool
+) -> None:
+    backoff = MagicMock()
+    backoff.next.return_value = 0.0
+    monkeypatch.setattr(link, "Backoff", lambda: backoff)
+    monkeypatch.setattr(link, "_LASTED", lasted)
+    monkeypatch.setattr(link, "start_child", _pretender("exit"))
+    made = Link({"url": "tcp://x", "open_timeout": 1.0}, b"", name="x", keep_trying=True)
+    made.open()
+    until = time.monotonic() + 30
+    while made.reconnects < 2:
+        assert time.monotonic() < until
+        made.put(0, 0, 0, b"", key=True)
+        time.sleep(0.01)
+    made.abort()
+    assert backoff.reset.called == anew
+
+
+def test_every_packet_is_sent_or_counted_and_what_follows_a_gap_is_a_key_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "start_child", _pretender("exec sleep 60"))
+    made = Link({"url": "tcp://x", "open_timeout": 1.0}, b"", name="x", keep_trying=True)
+    made.open()
+    made.put(0, 0, 0, bytes(200_000), key=True)  # more than a pipe holds: it is in hand for good
+    until = time.monotonic() + 30
+    while made._packets:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    for _ in range(link._MOST_PACKETS):
+        made.put(0, 0, 0, b"", key=False)
+    assert (made.dropped, made.needs_key) == (0, False)
+    made.put(0, 0, 0, b"", key=False)  # there is no room, and without those before it is of no use
+    assert (made.dropped, made.needs_key) == (link._MOST_PACKETS + 1, True)
+    made.put(0, 0, 0, b"", key=False)
+    made.put(0, 0, 0, b"", key=True)
+    assert (made.dropped, made.needs_key) == (link._MOST_PACKETS + 2, False)
+    monkeypatch.setattr(link, "start_child", MagicMock(side_effect=OSError("no more")))
+    assert made._child is not None
+    made._child.kill()
+    while made.connected:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert (made.dropped, made.needs_key) == (link._MOST_PACKETS + 3, True)
+    made.abort()
 
 
 def test_times_that_go_back_are_sent_growing(watch: Watch) -> None:
