@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from streamderain.errors import OutputError, OutputExistsError
 from streamderain.video import open_sink
+from streamderain.video.segments import SegmentFiles
 
 from .test_publish import INFO, grey
 
@@ -24,6 +26,8 @@ def test_a_file_becomes_a_playlist_that_plays_whole(tmp_path: Path) -> None:
     assert "#EXT-X-MAP" in text
     assert text.rstrip().endswith("#EXT-X-ENDLIST")
     assert text.count(".m4s") == 3  # two seconds each
+    assert "#EXT-X-INDEPENDENT-SEGMENTS" in text
+    assert "#EXT-X-PLAYLIST-TYPE:EVENT" in text  # players may begin at its beginning while it grows
     with av.open(str(playlist)) as back:
         means = [frame.to_ndarray(format="rgb24").mean() for frame in back.decode(video=0)]
     assert means == pytest.approx([index % 50 * 5 for index in range(120)], abs=3)
@@ -72,6 +76,26 @@ def test_a_live_playlist_goes_on_after_the_older_one_whose_segments_go(tmp_path:
     with av.open(str(playlist)) as back:
         assert sum(1 for _ in back.decode(video=0)) == 200
     assert beside.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("stem", ["out", "cam (1)"])
+def test_a_live_playlist_goes_on_after_days(tmp_path: Path, stem: str) -> None:
+    (tmp_path / f"{stem}.m3u8").write_text(f"#EXTM3U\n{stem}_99999.m4s\n{stem}_100000.m4s\n")
+    assert SegmentFiles(tmp_path / f"{stem}.m3u8", live=True).first == 100001
+
+
+def test_a_segment_of_which_a_part_was_written_is_an_error(tmp_path: Path) -> None:
+    files, path = SegmentFiles(tmp_path / "out.m3u8", live=False), tmp_path / "out_00000.m4s"
+    segment = files.open(str(path), 2, {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as a disk that fills up
+    try:
+        segment.write(bytes(3000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(OSError, match="File too large"):
+        files.check()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("ours", [True, False])

@@ -13,6 +13,7 @@ import pytest
 
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.video import list_stills, open_sink, open_source, sequence
+from streamderain.video.target import Target
 
 from .clips import COUNT, scene, times, write_clip
 from .copying import copy, copy_open
@@ -124,6 +125,14 @@ def test_what_was_made_under_the_name_meanwhile_is_not_replaced_unasked(
     assert len(times(out)) == COUNT
     assert out.stat().st_nlink == 1
     assert not part.exists()
+
+
+def test_what_was_made_just_before_the_lock_is_seen_before_any_work(tmp_path: Path) -> None:
+    target = Target(str(tmp_path / "out.mp4"), None, overwrite=False)
+    (tmp_path / "out.mp4").write_bytes(b"of a run that has just finished")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        target.claim()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_a_picture_that_was_made_meanwhile_is_not_replaced_unasked(tmp_path: Path) -> None:
