@@ -9,15 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
 from click.testing import CliRunner, Result
 
 from streamderain.cli.app import cli
-from streamderain.cli.live import dated
+from streamderain.cli.live import _cheaper, _say_end, dated
+from streamderain.cli.report import Reporter
+from streamderain.errors import StreamLostError
+from streamderain.live import LiveStats
 from streamderain.video.lock import Lock
 from tests.live.cameras import ROOT, FakeCamera
 from tests.video.clips import write_clip
@@ -198,6 +203,35 @@ def test_a_name_of_the_moment_that_is_taken_gets_a_number(tmp_path: Path) -> Non
     with av.open(str(older)) as container:
         assert len(list(container.decode(video=0))) == 3
     assert record(older.name).exit_code == 2, "a name that is no moment's is what it is"
+
+
+@pytest.mark.parametrize(
+    ("ended", "signal_code", "code"),
+    [
+        ({}, 0, 0),
+        ({"concealed": 2}, 0, 3),
+        ({"concealed": 2, "interrupted": True}, 130, 130),
+        ({"concealed": 2, "lost": StreamLostError("it is gone")}, 0, 6),
+    ],
+)
+def test_the_exit_code_tells_how_a_live_run_ended(ended: dict[str, Any], signal_code: int, code: int) -> None:
+    stats = LiveStats(
+        frames=9, held=0, camera_frames=9, skipped=0, reconnects=0, resets=0, concealed=0, seconds=1.0, age_median=None,
+        age_worst=None, interrupted=False,
+    )  # fmt: skip
+    assert _say_end(Reporter(), "out.mp4", replace(stats, **ended), signal_code) == code
+
+
+def test_what_is_cheaper_than_a_model_comes_dearest_first() -> None:
+    @dataclass
+    class Options:
+        model: str
+
+        def derainer(self, of: str) -> str:
+            return f"{self.model} of {of}"
+
+    cheaper = {model: _cheaper(Options(model)) for model in ("quality", "balanced", "fast", "mine.safetensors")}  # type: ignore[arg-type]
+    assert list(cheaper.values()) == [["balanced of live", "fast of live"], ["fast of live"], [], []]
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -234,6 +234,42 @@ def test_the_time_asked_for_begins_with_the_first_frame_written(late: float) -> 
     sink = Collect()
     run_live(Punctual(late), sink, Stub(), duration=1.0)
     assert (sink.pts[-1] - sink.pts[0]) / 90000 == pytest.approx(24 / 25)
+
+
+def test_the_network_remembers_the_last_frame_of_a_slow_camera() -> None:
+    class Slow(Punctual):
+        interval = 1.0
+
+        def take(self, within: float) -> Captured:
+            self._pts += 90000 - 3600
+            return super().take(within)
+
+    assert run_live(Slow(0.0), Collect(), Stub(), frames=5).resets == 0
+
+
+class Aged(Punctual):
+    """A source whose pictures are so many seconds old when they come."""
+
+    def __init__(self, ages: Iterable[float]) -> None:
+        super().__init__(0.0)
+        self._ages = iter(ages)
+
+    def take(self, within: float) -> Captured:
+        return super().take(within)._replace(at=time.monotonic() - next(self._ages))
+
+
+def test_ages_are_of_the_last_frames_and_the_worst_of_99_in_100(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamderain.live._REMEMBERED", 100)
+    ages = [900.0] * 50 + [100.0] * 98 + [300.0, 600.0]
+    stats = run_live(Aged(ages), Collect(), Stub(), frames=len(ages))
+    assert stats.age_median == pytest.approx(100, abs=50)
+    assert stats.age_worst == pytest.approx(600, abs=50)
+
+
+def test_frames_that_were_too_old_are_told_to_who_watches() -> None:
+    seen = Observer()
+    stats = run_live(Aged([9.0, 0.0, 9.0, 9.0, 0.0]), Collect(), Stub(), max_age=5.0, frames=2, observer=seen)
+    assert (stats.frames, stats.skipped, seen.snapshot().skipped, seen.snapshot().processed_frames) == (2, 3, 3, 2)
 
 
 def test_pictures_that_crowd_have_times_of_their_own_in_a_container_of_milliseconds(tmp_path: Path) -> None:

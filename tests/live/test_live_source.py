@@ -7,7 +7,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ from streamderain.frame import Frame
 from streamderain.observe import Observer
 from streamderain.video import live
 from streamderain.video.address import Address
-from streamderain.video.connection import Connection, LostError
+from streamderain.video.connection import Arrival, Connection, LostError
 from streamderain.video.joined import Captured
 from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import FakeCamera
@@ -241,6 +241,29 @@ def test_lost_packets_are_patched_up_and_counted(camera: Make) -> None:
         assert source.reconnects == 0
     pts = [captured.frame.pts for captured in taken]
     assert all(a < b for a, b in pairwise(pts))
+
+
+def test_each_damaged_picture_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "in.mp4", count=6)
+    connect = live.connect
+
+    def damaged(address: Address, *, read_timeout: float, busy: Callable[[bool], None]) -> Connection:
+        connection = connect(address, read_timeout=read_timeout, busy=busy)
+        pictures = connection.pictures
+
+        def counted() -> Iterator[Arrival]:
+            for number, arrival in enumerate(pictures()):
+                connection.damaged += number in (1, 3)
+                yield arrival
+
+        connection.pictures = counted  # type: ignore[method-assign]
+        return connection
+
+    monkeypatch.setattr(live, "connect", damaged)
+    options = LiveOptions(newest=False, reconnect=False)
+    with open_live(tmp_path / "in.mp4", options) as source, pytest.raises(StreamLostError):
+        _take(source, 100)
+    assert source.concealed == 2
 
 
 def test_a_loss_beyond_the_limit_is_the_end(camera: Make) -> None:

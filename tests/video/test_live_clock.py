@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from streamderain.observe import Observer
+from streamderain.video import pace
 from streamderain.video.address import address
 from streamderain.video.clock import CaptureClock, OutputClock
+from streamderain.video.clock import Pace as CameraPace
+from streamderain.video.joined import Joined
 from streamderain.video.letterbox import Letterbox
 from streamderain.video.live import LiveOptions
 from streamderain.video.reconnect import Backoff
@@ -115,6 +122,37 @@ def test_a_camera_whose_second_is_too_long_has_no_old_pictures() -> None:
         assert clock.captured(second * 90000, BASE, at, None) == pytest.approx(at, abs=0.01)
 
 
+def test_a_file_that_stands_in_for_a_camera_begins_at_once_wherever_its_times_begin() -> None:
+    due = CameraPace()
+    assert due.wait(3600 * 90000, BASE) == pytest.approx(0.0, abs=1e-6)
+    assert due.wait(3600 * 90000 + 45000, BASE) == pytest.approx(0.5, abs=0.2)
+    assert due.wait(3599 * 90000, BASE) == 0
+
+
+def test_a_recording_that_falls_far_behind_goes_on_at_its_own_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, now = MagicMock(), 100.0
+    monkeypatch.setattr("streamderain.video.pace.time", SimpleNamespace(monotonic=lambda: now))
+    paced, waits = pace.Pace(stop), []
+    for seconds, late in ((7.0, 0.0), (7.5, 0.2), (8.0, 3.0), (8.5, 3.0)):  # an encoder that hangs once
+        now = 100.0 + (seconds - 7.0) + late
+        paced.await_moment(seconds)
+        waits.append(stop.wait.call_args.args[0])
+    assert waits == pytest.approx([0.0, 0.0, 0.0, 0.0])
+    paced.await_moment(9.0)
+    assert stop.wait.call_args.args[0] == pytest.approx(0.5)
+
+
+def test_the_camera_s_interval_is_followed_and_one_hiccup_is_no_rate() -> None:
+    seen = Observer()
+    joined = Joined("cam", paced=False, closing=threading.Event(), observer=seen)
+    for number in range(200):
+        joined._count(10 + number * 0.2)
+    assert joined.interval == pytest.approx(0.2, rel=0.01)
+    joined._count(10 + 199 * 0.2 + 30)
+    assert joined.interval < 0.25
+    assert joined.camera_frames == seen.snapshot().camera_frames == 201
+
+
 def test_waits_are_short_in_the_first_minute_then_grow_to_ten_seconds_and_begin_anew() -> None:
     backoff = Backoff(chance=lambda: 0.0)
     waits = [backoff.next() for _ in range(100)]
@@ -126,7 +164,7 @@ def test_waits_are_short_in_the_first_minute_then_grow_to_ten_seconds_and_begin_
         assert wait <= 1.0 or gone >= 60
         gone += wait
     backoff.reset()
-    assert [backoff.next() for _ in range(2)] == [0.0, 0.5]
+    assert [backoff.next() for _ in range(5)] == [0.0, 0.5, 0.75, 1.0, 1.0]
     shaken = Backoff(chance=lambda: 1.0)
     shaken.next()
     assert shaken.next() == pytest.approx(0.375)
