@@ -57,6 +57,9 @@ def test_what_is_said() -> None:
     observer.skip(3)
     observer.processed(frame(), frame(), age=0.1234)
     assert words(observer.snapshot()) == ["fast · eager", "0.0 fps  age 123 ms  dropped 3"]
+    observer.tell_output(dropped=4, reconnects=0)
+    observer.reconnected()
+    assert words(observer.snapshot())[1].endswith("dropped 7  reconnects 1")
 
 
 def test_words_change_four_times_a_second() -> None:
@@ -70,3 +73,5 @@ def test_words_change_four_times_a_second() -> None:
     assert torch.equal(hud(frame()).pixels, first)
     now = 0.3
     assert not torch.equal(hud(frame()).pixels, first)
+    letters = [int((hud(frame(height)).pixels == 255).sum()) for height in (240, 600)]
+    assert letters[1] == 4 * letters[0]  # at once in a picture of another size: dots of two pixels, not of one

@@ -125,12 +125,22 @@ def test_what_is_not_there_is_404(server: WebServer, path: str) -> None:
         assert caught.value.code == 404
 
 
-def test_a_page_elsewhere_cannot_borrow_this_machine(server: WebServer) -> None:
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example:8080", 403),
+        ("evil.example", 403),
+        ("localhost:8080", 200),
+        ("localhost", 200),
+        ("[::1]:8080", 200),
+    ],
+)
+def test_a_page_elsewhere_cannot_borrow_this_machine(server: WebServer, host: str, status: int) -> None:
     """As DNS rebinding does: the attacker's name has this machine's address."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
-    connection.request("GET", "/picture", headers={"Host": "evil.example:8080"})
+    connection.request("GET", "/picture", headers={"Host": host})
     with closing(connection):
-        assert connection.getresponse().status == 403
+        assert connection.getresponse().status == status
 
 
 def test_nothing_is_encoded_when_nobody_watches(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +155,10 @@ def test_nothing_is_encoded_when_nobody_watches(server: WebServer, monkeypatch: 
         for _ in range(3):  # the same moment, three times: encoded once
             urllib.request.urlopen(f"{serving.url}picture").close()
         assert made == [1]
+        observer.processed(plain(CLEAN), plain(CLEAN))
+        with urllib.request.urlopen(f"{serving.url}picture?after=20") as answer:
+            assert answer.headers["X-Serial"] == "21"
+            assert np.abs(decode(answer.read())[:44] - CLEAN).max() < 8
 
 
 def test_who_watches_without_reading_slows_nobody(server: WebServer, observer: Observer) -> None:
