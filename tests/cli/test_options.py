@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from streamderain.cli.options import KeyValue, Rate, Seconds
+from streamderain.cli.options import Bytes, KeyValue, Rate, Seconds, Size
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,11 @@ from streamderain.cli.options import KeyValue, Rate, Seconds
         (Rate(), "25", Fraction(25)),
         (Rate(), "29.97", Fraction(2997, 100)),
         (Rate(), "30000/1001", Fraction(30000, 1001)),
+        (Bytes(), "500MB", 500_000_000),
+        (Bytes(), "2.5 GB", 2_500_000_000),
+        (Bytes(), "1k", 1000),
+        (Bytes(), "7", 7),
+        (Size(), "1280x720", (1280, 720)),
         (KeyValue(), "tune=grain", ("tune", "grain")),
         (KeyValue(), "x264-params=a=1:b=2", ("x264-params", "a=1:b=2")),
     ],
@@ -41,6 +46,7 @@ def test_value_is_read(kind: Any, text: str, value: object) -> None:
         *((Seconds(), text) for text in ("1:90", "1:60", "1:60:00", "0:75:00")),
         *((Seconds(above_zero=True), text) for text in ("0", "0.0", "0:00")),
         *((Rate(), text) for text in ("", "x", "0", "-25", "1/0", "1e999999999")),
+        *((Bytes(), text) for text in ("", "MB", "-1", "5 bytes")),
         *((KeyValue(), text) for text in ("", "tune", "=grain")),
     ],
 )

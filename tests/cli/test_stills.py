@@ -95,6 +95,16 @@ def test_nothing_is_said_of_videos_where_sizes_differ_or_the_network_has_no_past
     assert "a video's" not in run(tmp_path / "same", "null:").stderr
 
 
+def test_a_picture_has_no_past(tmp_path: Path) -> None:
+    scene = cv2.GaussianBlur(picture(tmp_path / "in" / "a.png", width=128, height=96), (0, 0), 3)
+    rain = np.random.default_rng(1).random(scene.shape[:2]) > 0.97
+    for name, pixels in (("a", scene), ("b", scene), ("c", np.where(rain[..., None], 255, scene))):
+        cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), pixels)
+    assert run(tmp_path / "in", tmp_path / "out", "-m", "classic").exit_code == 0
+    assert run(tmp_path / "in" / "c.png", tmp_path / "alone.png", "-m", "classic").exit_code == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "c.png"), read(tmp_path / "alone.png"))
+
+
 def test_single_picture_into_a_file_and_into_a_folder(tmp_path: Path) -> None:
     pixels = picture(tmp_path / "a.png")
     assert run(tmp_path / "a.png", tmp_path / "b.png").exit_code == 0
