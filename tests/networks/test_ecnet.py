@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from streamderain.networks import count_parameters
-from streamderain.networks.attention import ChannelAttention, MultiScalePixelAttention
+from streamderain.networks.attention import ChannelAttention, MultiScalePixelAttention, PixelGate
 from streamderain.networks.ecnet import ECNet, RainAutoencoder, ResidualBlock, UpSkip
 from streamderain.networks.single_image import ConvLSTM
 from streamderain.preprocess import rlcn
@@ -137,6 +137,36 @@ def test_attention_decides_how_much_of_the_skip_is_seen(skips: str) -> None:
     assert not torch.equal(scale(x, skips_seen[0])[0], scale(x, skips_seen[1])[0])
     scale.gate.register_forward_hook(lambda _, __, attention: torch.zeros_like(attention))
     torch.testing.assert_close(scale(x, skips_seen[0])[0], scale(x, skips_seen[1])[0])
+
+
+def test_parts_follow_their_equations() -> None:
+    torch.manual_seed(0)
+    x, skip = torch.randn(2, 1, 4, 6, 6)
+    attention = ChannelAttention(4, reduction=1)
+    inner = attention.down(x.mean((-2, -1), keepdim=True)).clamp_min(0)
+    torch.testing.assert_close(attention(x), x / (1 + (-attention.up(inner)).exp()))
+    gate = PixelGate(4, 2).eval()
+    inner = (gate.from_up(x) + gate.from_skip(skip)).clamp_min(0)
+    torch.testing.assert_close(gate(x, skip), 1 / (1 + (-gate.to_map(inner)).exp()))
+    mspam = MultiScalePixelAttention(4, 2).eval()
+    merged = mspam.from_up(x) + mspam.from_skip(skip)
+    inner = torch.cat((merged, *(conv(merged) for conv in mspam.dilated)), 1).clamp_min(0)
+    torch.testing.assert_close(mspam(x, skip), 1 / (1 + (-mspam.to_map(inner)).exp()))
+    block = ResidualBlock(4, 4, shortcut=False).eval()
+    torch.testing.assert_close(block(x), (block.conv2(block.conv1(x).clamp_min(0)) + x).clamp_min(0))
+
+
+@pytest.mark.parametrize("skips", ["gate", "mspam"])
+def test_gates_are_shown_what_comes_up_and_then_the_skip(skips: str) -> None:
+    scale = UpSkip(4, 2, skips=skips).eval()
+    x, skip = torch.rand(1, 8, 3, 4), torch.rand(1, 4, 6, 8)
+    seen: list[Tensor] = []
+    for module in (scale.up.conv, scale.gate):
+        module.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    scale(x, skip)
+    torch.testing.assert_close(seen[0], x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    torch.testing.assert_close(seen[1], scale.up(x))
+    assert seen[2] is skip
 
 
 def test_mspam_reaches_seven_pixels_further_than_a_convolution() -> None:
