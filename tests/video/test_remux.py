@@ -16,6 +16,7 @@ from av.stream import Disposition
 
 from streamderain.errors import InputError, OutputError
 from streamderain.video import open_sink, open_source
+from streamderain.video.remux import kept
 from streamderain.video.timecode import advanced
 
 from .clips import COUNT, from_planes, scene, times, write_clip
@@ -87,6 +88,17 @@ def test_subtitles_chapters_and_metadata_survive(tmp_path: Path) -> None:
         assert [c["start"] * c["time_base"] for c in out.chapters()] == [
             c["start"] * c["time_base"] for c in given.chapters()
         ]
+
+
+def test_what_describes_the_old_file_is_not_said_of_the_new() -> None:
+    old = {
+        "ENCODER": "Lavf",
+        "_STATISTICS_TAGS": "BPS",
+        "_statistics_writing_app": "mkvmerge",
+        "BPS": "9",
+        "DURATION": "1",
+    }
+    assert kept({"title": "Rain", **old, "comment": "BPS"}) == {"title": "Rain", "comment": "BPS"}
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "webm"])
