@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter
+from streamderain.cli.run_options import RunOptions
 from streamderain.cli.watching import describe, tell_output, with_hud
 from streamderain.errors import DeviceError, OutputError
 from streamderain.redaction import redact_target
@@ -16,11 +17,10 @@ from streamderain.redaction import redact_target
 if TYPE_CHECKING:
     import torch
 
-    from streamderain.cli.run import RunOptions
     from streamderain.frame import VideoInfo
     from streamderain.observe import Observer
     from streamderain.pipeline import View
-    from streamderain.session import Build, Derainer, DerainerLike
+    from streamderain.session import DerainerLike
     from streamderain.video import VideoSink
     from streamderain.video.remux import SideStreams
 
@@ -33,28 +33,6 @@ class _Noting(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]: ...
-
-
-def make_derainer(
-    of: Literal["file", "live", "pictures"], *, backend: str, build: Build | None, **model: Any
-) -> Derainer:
-    """The derainer that ``run`` makes for one kind of input, and ``probe`` tells of.
-
-    A live input never waits for a compiler unless it is told to, and pictures, each of a size of its own, are not worth
-    one.
-
-    Args:
-        model: of `Derainer`.
-
-    Raises: as `Derainer`.
-    """
-    from streamderain.session import Derainer
-
-    return Derainer(
-        backend="eager" if backend == "auto" and of == "pictures" else backend,
-        build=build or ("ready" if of == "live" else "auto"),
-        **model,
-    )
 
 
 def gpu_of(options: RunOptions) -> torch.device | None:

@@ -24,11 +24,11 @@ from streamderain.cli.chain import (
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import flag_of, usage_errors, was_given
 from streamderain.cli.report import Reporter, counted, pace
+from streamderain.cli.run_options import RunOptions
 from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.redaction import redact_target
 
 if TYPE_CHECKING:
-    from streamderain.cli.run import RunOptions
     from streamderain.live import LiveStats
     from streamderain.observe import Observer
     from streamderain.session import DerainerLike

@@ -102,7 +102,7 @@ def _facts(info: VideoInfo) -> dict[str, Any]:
 
 
 def _plan(model: dict[str, Any], found: dict[str, Any]) -> str:
-    from streamderain.cli.chain import make_derainer
+    from streamderain.cli.run_options import make_derainer
 
     try:
         with usage_errors():

@@ -20,6 +20,7 @@ from streamderain.cli.chain import (
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
 from streamderain.cli.report import Reporter, counted, pace
+from streamderain.cli.run_options import RunOptions
 from streamderain.cli.watching import observed
 from streamderain.errors import DeviceError
 from streamderain.redaction import redact_target
@@ -27,7 +28,6 @@ from streamderain.redaction import redact_target
 if TYPE_CHECKING:
     import torch
 
-    from streamderain.cli.run import RunOptions
     from streamderain.observe import Observer
     from streamderain.pipeline import RunStats
     from streamderain.video import VideoSource

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,17 +17,15 @@ from streamderain.cli.options import (
     live_options,
     model_options,
     talk_options,
-    usage_errors,
     was_given,
 )
 from streamderain.cli.report import Reporter
+from streamderain.cli.run_options import RunOptions
 from streamderain.cli.watching import watch_options, watched
-from streamderain.errors import DeviceError, EngineError
 from streamderain.redaction import redact
 
 if TYPE_CHECKING:
     from streamderain.observe import Observer
-    from streamderain.session import DerainerLike
 
 _VIDEO_ONLY = (
     *("codec", "crf", "preset", "encoder_options", "pix_fmt", "audio", "subs", "start", "duration", "frames"),
@@ -70,84 +64,6 @@ Exit codes:
   2  wrong usage                       6  the stream was lost
   3  done, but with frames concealed, sound left out or some inputs failed
   129, 130, 143  interrupted; the file is finished and plays (a second Ctrl-C stops at once)"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """The options of ``run``, one field each."""
-
-    model: str
-    device: str
-    precision: str
-    backend: str
-    build: Literal["auto", "ready", "never"] | None
-    allow_fallback: bool
-    codec: str | None
-    crf: int | None
-    preset: str | None
-    encoder_options: tuple[tuple[str, str], ...]
-    pix_fmt: str | None
-    audio: Literal["copy", "none"]
-    subs: Literal["copy", "none"]
-    start: float | None
-    duration: float | None
-    frames: int | None
-    compare: Literal["off", "side", "wipe"]
-    container: str | None
-    frame_rate: Fraction | None
-    overwrite: bool
-    on_error: Literal["fail", "conceal"]
-    decoder: Literal["auto", "cpu", "nvdec"]
-    live: bool | None
-    latency: Literal["auto", "all", "realtime"]
-    max_age: float | None
-    adaptive: bool
-    on_loss: Literal["hold", "slate", "pause", "stop"]
-    reconnect: bool
-    reconnect_limit: float | None
-    read_timeout: float
-    wait: float
-    transport: Literal["auto", "tcp", "udp"]
-    hud: bool
-    preview: tuple[str, int] | None
-    metrics: tuple[str, int] | None
-    healthy_within: float
-    no_progress: bool
-    log_format: Literal["text", "json"]
-    verbose: bool
-    debug: bool
-    batch_deadline: float | None
-
-    def derainer(self, of: Literal["file", "live", "pictures"] = "file") -> DerainerLike:
-        """A derainer for one kind of input; see `make_derainer`.
-
-        Raises:
-            ModelError, DeviceError, EngineError: what was asked for cannot be had.
-            click.UsageError: for words that mean nothing.
-        """
-        from streamderain.cli.chain import make_derainer
-
-        with usage_errors(), self._fallback_hinted():
-            return make_derainer(
-                of,
-                model=self.model,
-                device=self.device,
-                precision=self.precision,
-                backend=self.backend,
-                build=self.build,
-                allow_fallback=self.allow_fallback,
-            )
-
-    @contextmanager
-    def _fallback_hinted(self) -> Iterator[None]:
-        """Names the other way out beside the first, which only this command has."""
-        try:
-            yield
-        except (DeviceError, EngineError) as error:
-            if error.hint is None or self.allow_fallback:
-                raise
-            what = str(error).removesuffix(f": {error.hint}")
-            raise type(error)(what, hint=f"{error.hint} or --allow-fallback") from error
 
 
 @click.command("run", cls=Sectioned, sections=_SECTIONS, epilog=_EXAMPLES, context_settings={"max_content_width": 100})

@@ -13,10 +13,10 @@ import click
 
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.report import Reporter
+from streamderain.cli.run_options import RunOptions
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError, StreamderainError
 
 if TYPE_CHECKING:
-    from streamderain.cli.run import RunOptions
     from streamderain.frame import Frame
     from streamderain.pipeline import View
     from streamderain.session import DerainerLike, SessionLike

@@ -8,8 +8,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,16 @@ import click
 
 from streamderain.cli.chain import DEGRADED
 from streamderain.cli.interrupt import Signals, leave
-from streamderain.cli.options import usage_errors, was_given
+from streamderain.cli.options import was_given
 from streamderain.cli.report import Reporter, pace
+from streamderain.cli.run_options import Kind, RunOptions, load_derainer
 from streamderain.cli.watching import watched
 from streamderain.errors import StreamderainError
 from streamderain.redaction import redact
 
 if TYPE_CHECKING:
-    from streamderain.cli.run import RunOptions
     from streamderain.observe import Observer
-    from streamderain.session import Derainer, DerainerLike
+    from streamderain.session import DerainerLike
 
 _LOOK_EVERY = 0.2  # seconds between two looks at who is still running
 _OPENING = 2.0  # seconds that a stream which has not begun may take to see that it is over
@@ -35,21 +34,21 @@ _FOR_ALL = {"batch_deadline", "preview", "metrics", "healthy_within", "no_progre
 _STREAM_ONLY = {"input", "output"}
 
 #: What runs one stream: its context, input, output, options, reporter, signals and observer; returns the exit code.
-Runner = Callable[[click.Context, str, str, "RunOptions", Reporter, Signals, "Observer"], int]
+Runner = Callable[[click.Context, str, str, RunOptions, Reporter, Signals, "Observer"], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One table of the configuration: a name, where from, where to, and the options of ``run`` by their names."""
+    """One table of the configuration: a name, where from, where to, and the options of ``run``."""
 
     name: str
     source: str
     target: str
     context: click.Context
-    values: Mapping[str, Any]
+    options: RunOptions
 
 
-def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[Stream]]:
+def read_config(path: Path, ctx: click.Context) -> tuple[RunOptions, list[Stream]]:
     """The options for all, and the streams. What was given on the command line goes before what the file says.
 
     Raises:
@@ -83,7 +82,8 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
                 source = click.core.ParameterSource
                 must = key in own or key in given
                 context.set_parameter_source(key, source.COMMANDLINE if must else source.DEFAULT_MAP)
-        one = Stream(name, table["input"], table["output"], context, {**common, **own, **given})
+        options = _run_options({**common, **own, **given})
+        one = Stream(name, table["input"], table["output"], context, options)
         for other in streams:
             if one.target != "null:" and _place(one.target) == _place(other.target):
                 raise click.UsageError(
@@ -94,7 +94,11 @@ def read_config(path: Path, ctx: click.Context) -> tuple[dict[str, Any], list[St
                     f"{where} has the input of streams.{other.name}; standard input is for one", ctx=ctx
                 )
         streams.append(one)
-    return common, streams
+    return _run_options(common), streams
+
+
+def _run_options(params: Mapping[str, Any]) -> RunOptions:
+    return RunOptions(**{key: value for key, value in params.items() if key in RunOptions.__slots__})
 
 
 def _place(target: str) -> str:
@@ -153,11 +157,9 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
         click.UsageError: of the configuration.
         StreamderainError: a model cannot be had, or a port is taken.
     """
-    from streamderain.cli.run import RunOptions
     from streamderain.observe import Observer
 
-    values, streams = read_config(path, ctx)
-    common = RunOptions(**{key: value for key, value in values.items() if key in RunOptions.__slots__})
+    common, streams = read_config(path, ctx)
     reporter = Reporter(
         style=common.log_format,
         progress=False,
@@ -169,7 +171,7 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
     observers = [Observer(stream.name, about={"input": redact(stream.source)}) for stream in streams]
     with reporter, watched(observers, common, reporter):
         running = [
-            _Running(stream, models.sharing(RunOptions, stream.values), run_one, reporter, signals, observer)
+            _Running(stream, replace(stream.options, load=models.load), run_one, reporter, signals, observer)
             for stream, observer in zip(streams, observers, strict=True)
         ]
         with signals.orderly("finishing the outputs; interrupt again to stop at once"):
@@ -230,33 +232,23 @@ class _Models:
         self._loaded: dict[tuple[object, ...], DerainerLike] = {}
         self._guard = threading.Lock()
 
-    def sharing(self, kind: type[RunOptions], values: Mapping[str, Any]) -> RunOptions:
-        """The options of a stream, whose `derainer` is a shared one."""
-        models = self
-
-        class Sharing(kind):  # type: ignore[valid-type, misc]
-            __slots__ = ()
-
-            def derainer(self, *asked: Any) -> DerainerLike:
-                return models.derainer(partial(super().derainer, *asked), self, *asked)
-
-        made: RunOptions = Sharing(**{key: value for key, value in values.items() if key in kind.__slots__})
-        return made
-
-    def derainer(self, load: Callable[[], Derainer], options: RunOptions, *asked: object) -> DerainerLike:
+    def load(self, options: RunOptions, of: Kind) -> DerainerLike:
+        """As `load_derainer`, but shared."""
         from streamderain.turns import SharedDerainer
 
         names = ("device", "precision", "backend", "build", "allow_fallback")
         wanted = [getattr(options, name) for name in names]
-        key = (options.model, *wanted, *asked)
+        key = (options.model, *wanted, of)
         # Streams that may ask for it: the adaptive ones come down to cheaper models than their own.
-        alike = [stream.values for stream in self._streams if [stream.values[name] for name in names] == wanted]
-        count = sum(values["model"] == options.model or values["adaptive"] for values in alike)
-        if "pictures" in asked:
+        others = [stream.options for stream in self._streams]
+        alike = [other for other in others if [getattr(other, name) for name in names] == wanted]
+        count = sum(other.model == options.model or other.adaptive for other in alike)
+        if of == "pictures":
             count = 1  # each is of a size of its own
-        with self._guard, usage_errors():
+        with self._guard:
             if key not in self._loaded:
-                self._loaded[key] = SharedDerainer(load(), self._turns, streams=count, deadline=self._deadline)
+                derainer = load_derainer(options, of)
+                self._loaded[key] = SharedDerainer(derainer, self._turns, streams=count, deadline=self._deadline)
             return self._loaded[key]
 
 

@@ -145,10 +145,10 @@ def test_the_configuration_among_the_examples_is_understood() -> None:
     context = click.Context(run_command, obj=Signals())
     run_command.parse_args(context, ["--config", str(EXAMPLE), "--hud"])
     common, streams = read_config(EXAMPLE, context)
-    assert (common["preview"], common["metrics"]) == (("0.0.0.0", 8080), ("127.0.0.1", 9464))
-    assert [(stream.name, stream.values["hud"]) for stream in streams] == [("front", True), ("rear", True)]
-    assert streams[0].values["wait"] == 3600
-    assert [stream.values["build"] for stream in streams] == ["auto", "auto"], "else nothing ever compiles at boot"
+    assert (common.preview, common.metrics) == (("0.0.0.0", 8080), ("127.0.0.1", 9464))
+    assert [(stream.name, stream.options.hud) for stream in streams] == [("front", True), ("rear", True)]
+    assert streams[0].options.wait == 3600
+    assert [stream.options.build for stream in streams] == ["auto", "auto"], "else nothing ever compiles at boot"
 
 
 @pytest.mark.parametrize(
