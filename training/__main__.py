@@ -101,8 +101,7 @@ def _train(args: argparse.Namespace) -> None:
             print(f"{args.run} has its {run.steps} steps already; raise them in the recipe to go on", file=sys.stderr)
         if recipe.optimiser.warm_up >= run.steps and workers.rank == 0:
             print(
-                f"warm_up = {recipe.optimiser.warm_up} lasts longer than the {run.steps} steps:"
-                f" the learning rate does not come up to {recipe.optimiser.learning_rate}",
+                f"warm_up = {recipe.optimiser.warm_up} takes all {run.steps} steps: the learning rate only rises",
                 file=sys.stderr,
             )
         stopped = run.train(checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard)

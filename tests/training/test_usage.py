@@ -202,7 +202,7 @@ def test_a_run_that_only_warms_up_says_so(
     (here / "r.toml").write_text(_RECIPE.replace("warm_up = 0", "warm_up = 2"))
     monkeypatch.setattr(sys, "argv", ["training", *_TRAIN.split()])
     command.main()
-    assert "warm_up = 2 lasts longer than the 2 steps" in capsys.readouterr().err
+    assert "warm_up = 2 takes all 2 steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
