@@ -132,7 +132,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     clips = evaluation_clips(recipe.data, files, stills=args.clips, frames=args.frames, seed=args.seed, size=args.size)
     result = {
         **_what(recipe.name, args.weights, args.part),
-        **evaluate(clips, Derainer(args.weights, device=args.device, backend="eager")),
+        **evaluate(clips, Derainer(args.weights, device=args.device, backend="eager", precision="fp32")),
     }
     print(json.dumps(result, indent=2))
     if args.json:

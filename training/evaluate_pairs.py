@@ -59,9 +59,9 @@ def open_network(spec: NetworkSpec | None, weights: str, *, device: str = "auto"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.safetensors"
             _convert(spec, Path(weights), path)
-            yield Derainer(path, device=device, backend="eager")
+            yield Derainer(path, device=device, backend="eager", precision="fp32")
         return
-    derainer = Derainer(weights, device=device, backend="eager")  # the reference, whatever engines are installed
+    derainer = Derainer(weights, device=device, backend="eager", precision="fp32")  # the reference, on a GPU as well
     if spec is not None and _shapes(derainer.spec) != _shapes(spec):
         raise ModelError(f"{weights} is not of {spec.to_json()}: its header says {derainer.spec.to_json()}")
     yield derainer
