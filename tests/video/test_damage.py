@@ -8,6 +8,7 @@ import stat
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import av.logging
@@ -16,6 +17,7 @@ import pytest
 from streamderain.errors import InputError
 from streamderain.video import open_source
 from streamderain.video import source as source_module
+from streamderain.video.awaited import Awaited
 
 from .clips import COUNT, times, write_clip
 from .copying import copy, copy_open
@@ -97,6 +99,15 @@ def test_a_picture_missing_where_packets_have_no_times_of_their_own_is_missed(tm
     assert source.concealed > 0
     shown = times(tmp_path / "out.mkv")
     assert {b - a for a, b in pairwise(shown)} == {Fraction(1, 25)}
+
+
+def test_a_lost_picture_is_missed_once_many_have_overtaken_it_unless_the_first_one_had_not_come_yet() -> None:
+    awaited, missed = Awaited(SimpleNamespace(name="h264", has_b_frames=2)), {}
+    for number in range(1, 41):
+        awaited.read((0, number))
+        if number - 1 not in (0, 2, 3):  # each comes when the next packet has been read; the second and third never do
+            missed[number - 1] = awaited.came((0, number - 1))[1]
+    assert {number: lost for number, lost in missed.items() if lost} == {35: [(0, 34)]}
 
 
 def test_one_bit_in_h264_is_patched_up_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
