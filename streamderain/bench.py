@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import sys
 import time
@@ -26,6 +25,9 @@ from streamderain.session import Derainer
 from streamderain.video import open_sink, open_source
 from streamderain.video.sink import check_output
 from streamderain.yuv import YuvFrame
+
+if sys.platform != "win32":
+    import resource
 
 _RATE = Fraction(25)
 _HELD = 8  # different frames that the network is timed on
@@ -255,9 +257,11 @@ def ratio(first: Timing, other: Timing) -> float:
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """MiB that this process held at most: resident, and on ``device`` where that is a GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    peaks = {"resident": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    """MiB that this process held at most: resident (not on Windows), and on ``device`` where that is a GPU."""
+    peaks = {}
+    if sys.platform != "win32":
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+        peaks["resident"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
     if device.type == "cuda":
         peaks["cuda"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return peaks
@@ -270,7 +274,7 @@ def machine() -> dict[str, Any]:
         "cores": cores,
         "torch_threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "load": round(os.getloadavg()[0], 2),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 

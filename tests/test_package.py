@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
 
 import streamderain
 from streamderain import errors
@@ -24,6 +27,41 @@ def test_public_names_are_there_and_no_others() -> None:
 def test_import_does_not_pull_in_torch() -> None:
     code = "import streamderain, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=_ROOT, check=False).returncode == 0
+
+
+def test_the_command_starts_without_what_only_posix_has() -> None:
+    code = (
+        "import os, posix, signal, sys\n"
+        "def pipe():\n"
+        "    reader, writer = posix.pipe()\n"
+        "    posix.set_blocking(writer, False)  # Linux asks for that, Windows does not\n"
+        "    return reader, writer\n"
+        "os.pipe = pipe\n"
+        "for module in ('fcntl', 'grp', 'pwd', 'resource', 'termios'): sys.modules[module] = None\n"
+        "del os.set_blocking, os.getloadavg, os.sched_getaffinity, signal.SIGHUP, signal.SIGALRM, signal.setitimer\n"
+        "sys.argv = ['streamderain', '--version']\n"
+        "from streamderain.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"streamderain {streamderain.__version__}\n"), done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_words_that_stdout_has_no_letters_for_are_escaped(encoding: str) -> None:
+    code = (
+        "import click, sys\n"
+        "from streamderain.cli import app, main\n"
+        "app.cli.invoke = lambda ctx: click.echo('✓ a → b')\n"
+        "sys.argv = ['streamderain', 'models', 'list']\n"
+        "main()\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=_ROOT, check=False, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    # click writes UTF-8 where stdout says that it is ASCII: nobody means that.
+    assert done.stdout.decode() == ("✓ a → b\n" if encoding == "ascii" else "\\u2713 a \\u2192 b\n")
 
 
 def test_every_error_is_ours_has_an_exit_code_and_stands_in_the_tree() -> None:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 import threading
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 def main() -> None:
     """Entry point of the ``streamderain`` command."""
     _fill_closed_descriptors()
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: Latin-1 and Windows' pipes have no ✓ and no →
     _keep_freed_memory()
     from streamderain.cli.interrupt import Signals, leave
 

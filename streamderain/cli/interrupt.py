@@ -78,7 +78,8 @@ class Signals:
             if signal.getsignal(known) != signal.SIG_IGN:  # nohup and the like stay in force
                 self._before[known] = signal.signal(known, self._again)
         self._reader, writer = os.pipe()
-        os.set_blocking(writer, False)
+        if hasattr(os, "set_blocking"):  # Windows has it since Python 3.12, and does without
+            os.set_blocking(writer, False)
         self._wakeup = (signal.set_wakeup_fd(writer, warn_on_full_buffer=False), writer)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self

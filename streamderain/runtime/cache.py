@@ -286,7 +286,7 @@ class EngineCache:
             OSError: if it cannot be written and ``exclusive`` is on; a reader of a read-only shelf needs no lock.
         """
         try:
-            descriptor = os.open(path.with_name(path.name + _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path.with_name(path.name + _LOCK), os.O_RDWR | os.O_CREAT, 0o644)
         except OSError:
             if exclusive:
                 raise
