@@ -127,6 +127,13 @@ def test_numbers_of_packets_begin_again_after_the_last(tmp_path: Path) -> None:
     assert [unit.damaged for unit in _units("h264", packets)] == [False] * 12
 
 
+def test_another_sender_that_takes_over_between_two_pictures_damages_none(tmp_path: Path) -> None:
+    packets = rtp_clip(tmp_path / "a.ts", "h264")
+    begins = [number + 1 for number, packet in enumerate(packets) if packet[1] > 127][5]
+    taken = [packet[:2] + b"\0\1" + packet[4:8] + b"else" + packet[12:] for packet in packets[begins : begins + 1]]
+    assert [unit.damaged for unit in _units("h264", packets[:begins] + taken)] == [False] * 7
+
+
 def test_packets_of_another_payload_type_are_left_alone() -> None:
     def packet(kind: int) -> bytes:
         return struct.pack(">BBHII", 0x80, 0x80 | kind, 1, 0, 1) + b"\x65\x88"
