@@ -65,7 +65,7 @@ class _Cli(click.Group):
                 raise
             except Exception as error:  # noqa: BLE001 - the last line of defence: one line, not a traceback
                 if _ran_out(error):
-                    text = "out of memory: close other programs, or take smaller frames"
+                    text = "out of memory: close other programs, or use smaller frames"
                     return _fail(ctx, error, text, DeviceError.exit_code)
                 text = f"internal error: {type(error).__name__}: {error} (--debug shows where; please report it)"
                 return _fail(ctx, error, text, 1)

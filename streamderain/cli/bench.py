@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Size, flag_of, talk_options, usage_errors
+from streamderain.cli.options import Size, device_options, flag_of, talk_options, usage_errors
 from streamderain.cli.report import Reporter
 from streamderain.errors import InputError, OutputError
 
@@ -30,21 +30,29 @@ Examples:
 
 @click.command("bench", epilog=_EXAMPLES)
 @click.argument("model", default="fast")
-@click.option("--size", type=Size(), metavar="WxH", help="Of the clip that is made up.  [default: 1280x720]")
-@click.option("--frames", type=click.IntRange(min=1), help="In each round, at most.  [default: 100; all of --input]")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="The median one counts.")
-@click.option("--input", "clip", metavar="FILE", help="A video of yours in place of the clip that is made up.")
-@click.option("--output", "out", metavar="FILE", help="Where the result goes.  [default: null:]")
-@click.option("--overwrite", is_flag=True, help="Replace what --output names if it is there.")
-@click.option("--encode", is_flag=True, help="Encode to a file that is thrown away.")
-@click.option("--preset", metavar="NAME", help="Of the encoder, as with `run`.")
-@click.option("--network-only", is_flag=True, help="No decoder, no alignment, no encoder.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
-@click.option("--backend", default="auto", show_default=True, help="auto, or one that `doctor` lists.")
-@click.option("--vs", metavar="BACKEND[:PRECISION]", help="Time this one too, taking turns, and tell the ratio.")
-@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU, for the network.  [default: PyTorch's choice]")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--size", type=Size(), metavar="WxH", help="Size of the generated clip.  [default: 1280x720]")
+@click.option(
+    "--frames", type=click.IntRange(min=1), help="Frames in a round, at most.  [default: 100; all of --input]"
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; the median one counts."
+)
+@click.option("--input", "clip", metavar="FILE", help="Read this video instead of a generated clip.")
+@click.option("--output", "out", metavar="FILE", help="Write the result here.  [default: null:]")
+@click.option("--overwrite", is_flag=True, help="Replace --output if it exists.")
+@click.option("--encode", is_flag=True, help="Encode into a temporary file.")
+@click.option("--preset", metavar="NAME", help="Preset of the encoder, as with `run`.")
+@click.option("--network-only", is_flag=True, help="Time the network alone: no decoder, no alignment, no encoder.")
+@device_options
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="What runs the network: auto (the fastest), or a name from `streamderain doctor`.",
+)
+@click.option("--vs", metavar="BACKEND[:PRECISION]", help="Time this backend too, in turns, and print the ratio.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network.  [default: PyTorch's choice]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talk_options
 @click.pass_context
 def bench_command(
@@ -69,10 +77,12 @@ def bench_command(
     verbose: bool,
     debug: bool,
 ) -> None:
-    """Time MODEL, from a decoded file to a sink: a name of `models list` or a file of weights, fast if none is named.
+    """Measure how fast MODEL runs here, with decoder and output.
 
-    A frame's age is the time from its being decoded to its being handed to the sink. The stages overlap: what a stage
-    was at work is not what it kept others waiting.
+    MODEL is a name from `streamderain models list`, or a file of weights.  [default: fast]
+
+    A frame's age is the time from its decoding to its output. The stages work at the same time: their times do not add
+    up to the time of a frame.
     """
     _refuse(
         ctx, network_only=network_only, clip=clip, out=out, overwrite=overwrite, encode=encode, size=size, preset=preset
@@ -129,13 +139,13 @@ def _refuse(ctx: click.Context, *, network_only: bool, **given: object) -> None:
     if given["preset"] and not (given["out"] or given["encode"]):
         raise click.UsageError("--preset is for an encoder: pass --encode or --output too", ctx=ctx)
     if given["overwrite"] and not given["out"]:
-        raise click.UsageError("--overwrite is for what --output names", ctx=ctx)
+        raise click.UsageError("--overwrite is for --output: name one", ctx=ctx)
     if given["out"] and given["encode"]:
         raise click.UsageError("--output and --encode exclude each other", ctx=ctx)
     if given["out"] == "-":
         raise click.UsageError("--output - would mix the video with the figures: name a file, or null:", ctx=ctx)
     if given["clip"] and given["size"]:
-        raise click.UsageError("--size is of a clip that is made up, and --input is one", ctx=ctx)
+        raise click.UsageError("--size is for the generated clip, and --input replaces it", ctx=ctx)
 
 
 @contextmanager

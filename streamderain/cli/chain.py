@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from streamderain.video.remux import SideStreams
 
 DEGRADED = 3  # exit code: finished, but not every frame or every input was good
-NOTHING_WRITTEN = "interrupted before the first frame: nothing is written"
+NOTHING_WRITTEN = "interrupted before the first frame: nothing was written"
 
 
 class _Noting(Protocol):

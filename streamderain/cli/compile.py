@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Size, talk_options, usage_errors, was_given
+from streamderain.cli.options import Size, device_options, talk_options, usage_errors, was_given
 from streamderain.cli.report import Reporter, counted
 from streamderain.errors import EngineError
 
@@ -28,32 +28,36 @@ Examples:
 @click.command("compile", epilog=_EXAMPLES)
 @click.argument("what", metavar="[MODEL|RECIPE.toml]", default="balanced")
 @click.option(
-    "--size", type=Size(), multiple=True, metavar="WxH", help="Of the video; repeatable.  [default: 1280x720]"
+    "--size", type=Size(), multiple=True, metavar="WxH", help="Size of the frames; repeatable.  [default: 1280x720]"
 )
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Frames in a step, each of a stream of its own: as many as `run --config` has of one model and size.",
+    help="Frames in a batch: as many as `run --config` has streams with the same model and size.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
-@click.option("--backend", default="auto", show_default=True, help="auto, inductor, openvino, tensorrt, tensorrt-rtx.")
+@device_options
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="auto (the fastest), inductor, openvino, tensorrt or tensorrt-rtx.",
+)
 @click.option(
     "--compute-capability",
     multiple=True,
     metavar="N.N",
-    help="Build for a GPU elsewhere, such as 8.6, with tensorrt-rtx; repeatable.",
+    help="Build for GPUs of this compute capability, such as 8.6, with tensorrt-rtx; needs no GPU; repeatable.",
 )
-@click.option("--json", "as_json", is_flag=True, help="What was built, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was built, as JSON.")
 @talk_options
 @click.pass_context
 def compile_command(ctx: click.Context, /, what: str, as_json: bool, verbose: bool, debug: bool, **values: Any) -> None:
-    """Build the engines of a model, or of a recipe, into the cache.
+    """Build the engines of a model or a recipe, and keep them in the cache.
 
-    An engine is for one size; frames are padded up to a multiple of 8. What is there already is verified and kept.
-    What a recipe says, options on the command line overrule.
+    An engine is for one size of frames; they are padded to a multiple of 8. Engines that are in the cache already are
+    verified and kept. Options on the command line override the recipe.
     """
     reporter = Reporter(verbose=verbose, debug=debug)
     reporter.attach(ctx)

@@ -41,7 +41,7 @@ class Finding:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor_command(as_json: bool) -> None:
     """Show what is installed here and what is missing. Always exits with 0."""
     findings = [
@@ -167,7 +167,7 @@ def _gpu_codecs() -> list[Finding]:
     device = torch.device("cuda", 0)
     reason = nvdec.missing(device)
     if reason is None:
-        findings = [Finding("NVDEC", "ok", f"opens on {device}; --decoder auto takes it where the network runs there")]
+        findings = [Finding("NVDEC", "ok", f"opens on {device}; --decoder auto uses it if the network runs there")]
     else:
         findings = [Finding("NVDEC", "missing", f"{reason}; videos are decoded on the CPU")]
     reasons = {codec: nvenc.missing(codec, device) for codec in nvenc.ON_THE_CPU}
@@ -195,7 +195,7 @@ def _backends() -> list[Finding]:
         versions = ", ".join(f"{library} {version}" for library, version in backend.versions().items())
         detail = f"{', '.join(backend.precisions(device))} on {device}" + (f"; {versions}" if versions else "")
         if best is None and name in order:
-            best, detail = name, f"{detail}; what auto takes"
+            best, detail = name, f"{detail}; what auto uses"
         findings.append(Finding(f"backend {name}", "ok", detail))
     return findings
 

@@ -27,11 +27,11 @@ def engines_group() -> None:
 
 
 @engines_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talk_options
 @click.pass_context
 def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
-    """One line for each engine, the last used first; those "of another version" no run takes any more."""
+    """List the engines, last used first. No run uses those marked "of another version"."""
     cache = _cache(ctx, verbose=verbose, debug=debug)
     entries = cache.entries()
     if as_json:
@@ -48,11 +48,11 @@ def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) 
 
 @engines_group.command("show")
 @click.argument("digest")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talk_options
 @click.pass_context
 def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, debug: bool) -> None:
-    """Everything known of one engine; the first digits of its digest are enough."""
+    """Print everything known about an engine. The first digits of its digest are enough."""
     entry = _find(_cache(ctx, verbose=verbose, debug=debug), digest)
     from streamderain.runtime.manifest import in_line
 
@@ -75,11 +75,11 @@ def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, 
 
 
 @engines_group.command("verify")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talk_options
 @click.pass_context
 def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> int:
-    """Compare every engine's files with what was built. Exits with 1 if one is damaged; a run builds it again."""
+    """Compare the files of every engine with what was built. Exits with 1 if one is damaged; a run builds it again."""
     cache = _cache(ctx, verbose=verbose, debug=debug)
     findings: list[tuple[Entry, str | None]] = []
     for entry in cache.entries():
@@ -94,15 +94,15 @@ def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool
 
 
 @engines_group.command("prune")
-@click.option("--max-size", type=Bytes(), metavar="SIZE", help="What may stay, such as 500MB.  [default: 4GB]")
-@click.option("--all", "everything", is_flag=True, help="Nothing stays.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--max-size", type=Bytes(), metavar="SIZE", help="Keep this much, such as 500MB.  [default: 4GB]")
+@click.option("--all", "everything", is_flag=True, help="Remove all engines.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talk_options
 @click.pass_context
 def prune_command(
     ctx: click.Context, max_size: int | None, everything: bool, as_json: bool, verbose: bool, debug: bool
 ) -> None:
-    """Remove the engines that were not used for longest. What is being built or loaded now stays."""
+    """Remove the engines that were unused for longest. Those being built or loaded now stay."""
     from streamderain.runtime.cache import MAX_BYTES
 
     if everything and max_size is not None:

@@ -22,7 +22,7 @@ from streamderain.cli.chain import (
     say_start,
 )
 from streamderain.cli.interrupt import Signals
-from streamderain.cli.options import flag_of, usage_errors, was_given
+from streamderain.cli.options import flag_of, given_only_for, usage_errors
 from streamderain.cli.report import Reporter, counted, pace
 from streamderain.cli.run_options import RunOptions
 from streamderain.errors import InputError, OutputError, OutputExistsError
@@ -37,12 +37,10 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-_FILES_ONLY = ("start", "audio", "subs", "frame_rate", "on_error", "decoder")
 _DATED = re.compile("%[YmdHMS]")
 _JUDGED_AFTER = 10.0  # seconds until it is said that the machine is too slow
 _TOO_SLOW = 0.1  # of the camera's frames skipped
 _BY_COST = ("quality", "balanced", "fast")
-_LIVE_ONLY = ("max_age", "adaptive", "on_loss", "reconnect", "reconnect_limit", "read_timeout", "wait", "transport")
 
 
 def takes_live(ctx: click.Context, uri: str, options: RunOptions) -> bool:
@@ -55,14 +53,17 @@ def takes_live(ctx: click.Context, uri: str, options: RunOptions) -> bool:
     live = options.live if options.live is not None else is_live(uri, read_timeout=wanted.read_timeout)
     if not live and options.latency == "realtime":
         raise click.UsageError(
-            "--latency realtime would drop frames of an input that waits for us; add --live if it does not", ctx=ctx
+            "--latency realtime would skip frames of INPUT, which is a recording; add --live if it is not", ctx=ctx
         )
-    for name in _FILES_ONLY if live else _LIVE_ONLY:
+    for name in given_only_for(ctx, "recordings" if live else "live"):
         if name == "read_timeout" and is_url(uri):
             continue  # a server with a recording may fall silent as well
-        if was_given(ctx, name):
-            kind, other = ("recorded", "live: --no-live says otherwise") if live else ("live", "not: --live says so")
-            raise click.UsageError(f"{flag_of(ctx, name)} is for {kind} inputs, and INPUT is {other}", ctx=ctx)
+        wrong = (
+            "recorded inputs, but INPUT is live; add --no-live if it is not"
+            if live
+            else "live inputs, but INPUT is a recording; add --live if it is not"
+        )
+        raise click.UsageError(f"{flag_of(ctx, name)} is for {wrong}", ctx=ctx)
     return live
 
 
@@ -187,7 +188,7 @@ class _ToldLive(Told):
         super().__init__(reporter, observer, source, sink)
         self._live, self._judge = source, not options.adaptive  # which tells of its steps by itself
         cheapest = _BY_COST[-1]
-        self._cheapest = f", -m {cheapest} does from the beginning" if options.model in _BY_COST[:-1] else ""
+        self._cheapest = f" or -m {cheapest}" if options.model in _BY_COST[:-1] else ""
         self._began: tuple[float, int, int] | None = None  # when, and what had come and been skipped by then
 
     def frame(self, shown: object) -> None:
@@ -202,8 +203,8 @@ class _ToldLive(Told):
             if skipped > _TOO_SLOW * came:
                 seconds = now - began
                 self._reporter.note(
-                    f"{(came - skipped) / seconds:.1f} of the camera's {came / seconds:.1f} frames/s are processed, the"
-                    f" newest at each time; --adaptive takes what is cheaper{self._cheapest}"
+                    f"this machine processes {(came - skipped) / seconds:.1f} of the camera's {came / seconds:.1f}"
+                    f" frames/s and skips the others; try --adaptive{self._cheapest}"
                 )
 
 
@@ -218,7 +219,7 @@ def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int
         f" {counted(stats.skipped, 'frame')} skipped, {counted(stats.reconnects, 'reconnect')}"
     )
     if stats.age_median is not None and stats.age_worst is not None:
-        line += f", {1000 * stats.age_median:.0f} ms old ({1000 * stats.age_worst:.0f} ms at most in 99 of 100)"
+        line += f", frame age {1000 * stats.age_median:.0f} ms (99th percentile {1000 * stats.age_worst:.0f} ms)"
     if interrupted:
         line = f"interrupted: {line}" if stats.frames else NOTHING_WRITTEN
     reporter.say(
@@ -241,7 +242,7 @@ def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int
     )
     if stats.concealed:
         reporter.say(
-            "concealed", f"{counted(stats.concealed, 'picture')} came damaged, and the decoder's repair stands in"
+            "concealed", f"{counted(stats.concealed, 'frame')} arrived damaged and were repaired by the decoder"
         )
     if stats.lost is not None:
         reporter.error(str(stats.lost), code=code)

@@ -29,11 +29,11 @@ def models_group() -> None:
 
 
 @models_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talk_options
 @click.pass_context
 def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
-    """One line for each model."""
+    """Print one line for each model."""
     Reporter(verbose=verbose, debug=debug).attach(ctx)
     from streamderain.networks import list_models
 
@@ -50,14 +50,14 @@ def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) 
 
 @models_group.command("show")
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talk_options
 @click.pass_context
 def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, debug: bool) -> None:
-    """Everything known of one model: its size, its training, its scores, its licence.
+    """Print everything known about a model: size, training, scores, licence.
 
-    Weights that were trained in several runs know the last one: steps and seed are its. The card beside weights that
-    ship tells of all.
+    If the weights were trained in several runs, steps and seed are those of the last one. The card of an installed
+    model describes all.
     """
     Reporter(verbose=verbose, debug=debug).attach(ctx)
     from streamderain.networks import describe, model_names, model_path
@@ -80,9 +80,9 @@ def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, de
 @talk_options
 @click.pass_context
 def verify_command(ctx: click.Context, names: tuple[str, ...], verbose: bool, debug: bool) -> int:
-    """Load weights, see that every number in them is one, and derain a painted clip on the CPU.
+    """Check weights: load them, look for NaN and infinity, and derain a painted clip on the CPU.
 
-    Without a MODEL all that are installed are looked at. The exit code is 5 if one is of no use.
+    Without a MODEL, all installed models are checked. The exit code is 5 if one is unusable.
     """
     Reporter(verbose=verbose, debug=debug).attach(ctx)
     from streamderain.networks import model_names

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -43,7 +44,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # no generic before c
             self.fail(f"{value!r} is a clock with a unit; write one of them", param, ctx)
         # 90:00 may well mean an hour and a half; only what a unit above it counts must be less than one of that.
         if (minutes is not None and float(seconds) >= _MINUTE) or (hours is not None and int(minutes) >= _MINUTE):
-            self.fail(f"{value!r} is no clock: seconds and minutes are below 60 in one", param, ctx)
+            self.fail(f"{value!r} is no clock time: its minutes and seconds must be below 60", param, ctx)
         time = 3600.0 * int(hours or 0) + 60.0 * int(minutes or 0) + float(seconds)
         time = time / 1000 if unit == "ms" else time
         if self._above_zero and time == 0:
@@ -112,125 +113,114 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]  # no generic before 
         return key, text
 
 
-def model_options(command: Decorated) -> Decorated:
-    """-m, --device, --precision, --backend, --build, --allow-fallback."""
-    for option in reversed(
-        (
-            click.option(
-                "-m",
-                "--model",
-                default="balanced",
-                show_default=True,
-                help="A name of `models list`, or a file of weights.",
-            ),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-            click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8."),
-            click.option(
-                "--backend",
-                default="auto",
-                show_default=True,
-                help="What runs the network: auto (the fastest), eager, inductor, openvino, tensorrt or tensorrt-rtx.",
-            ),
-            click.option(
-                "--build",
-                type=click.Choice(["auto", "ready", "never"]),
-                help="An engine that is not in the cache yet: build it, run on the fastest that is there, or fail."
-                "  [default: auto; ready for live inputs]",
-            ),
-            click.option("--allow-fallback", is_flag=True, help="Run on what there is where the above cannot be had."),
-        )
-    ):
-        command = option(command)
-    return command
+class Option(click.Option):
+    """An option that knows where it stands in the help, and what it is for.
+
+    Args:
+        section: its heading in the help of a `Sectioned` command.
+        only_for: the inputs that it is for: "recordings", "live", or "videos", which are both. None: pictures as well.
+        for_all: several streams cannot have different values of it.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        section: str,
+        only_for: Literal["recordings", "live", "videos"] | None = None,
+        for_all: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.section, self.only_for, self.for_all = section, only_for, for_all
 
 
-def live_options(command: Decorated) -> Decorated:
-    """What only cameras and other live inputs take: --live, --latency, --max-age, and what to do about losses."""
-    for option in reversed(
-        (
-            click.option(
-                "--live/--no-live",
-                default=None,
-                help="Whether INPUT goes on by the clock.  [default: cameras and streams do, files and recordings not]",
-            ),
-            click.option(
-                "--latency",
-                type=click.Choice(["auto", "all", "realtime"]),
-                default="auto",
-                show_default=True,
-                help="Process all frames, or in real time the newest.  [auto: realtime when live]",
-            ),
-            click.option("--max-age", type=Seconds(), help="Skip frames older than this, such as 200ms."),
-            click.option("--adaptive", is_flag=True, help="Take a cheaper model or a smaller picture when too slow."),
-            click.option(
-                "--on-loss",
-                type=click.Choice(["hold", "slate", "pause", "stop"]),
-                default="hold",
-                show_default=True,
-                help="While no picture comes: show the last one, a dark one, nothing, or end.",
-            ),
-            click.option("--reconnect/--no-reconnect", default=True, show_default=True, help="Come back after a loss."),
-            click.option("--reconnect-limit", type=Seconds(), help="How long a loss may last.  [default: for ever]"),
-            click.option(
-                "--read-timeout",
-                type=Seconds(),
-                default=5.0,
-                show_default=True,
-                help="Silence of a camera or server that is a loss.",
-            ),
-            click.option(
-                "--wait",
-                type=Seconds(),
-                default=0.0,
-                help="How long to wait for both ends at the start.  [default: 0; for a publisher (?listen=1), ever]",
-            ),
-            click.option(
-                "--transport",
-                type=click.Choice(["auto", "tcp", "udp"]),
-                default="auto",
-                show_default=True,
-                help="Of RTSP: auto takes UDP where TCP cannot be had.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+def option(*flags: str, **settings: Any) -> Callable[..., Any]:
+    """As `click.option`, for a `section`."""
+    return partial(click.option, *flags, cls=Option, **settings)
 
 
-def talk_options(command: Decorated) -> Decorated:
-    """-v and --debug."""
-    for option in reversed(
-        (
-            click.option("-v", "--verbose", is_flag=True, help="Tell more."),
-            click.option("--debug", is_flag=True, help="Tell everything, with tracebacks."),
-        )
-    ):
-        command = option(command)
-    return command
+def section(heading: str, *options: Callable[..., Any], **settings: Any) -> Callable[[Decorated], Decorated]:
+    """The decorator that gives a command ``options``, which stand under ``heading`` and share ``settings``."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for made in reversed(options):
+            command = made(section=heading, **settings)(command)
+        return command
+
+    return decorate
+
+
+_DEVICE = option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the network runs: auto (on a GPU if there is one), cpu, cuda or cuda:N.",
+)
+_PRECISION = option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    help="Number format of the network: auto (the fastest), fp32, fp16 or int8.",
+)
+#: --device and --precision.
+device_options = section("Processing", _DEVICE, _PRECISION)
+#: -m, --device, --precision, --backend, --build, --allow-fallback.
+model_options = section(
+    "Processing",
+    option(
+        "-m",
+        "--model",
+        default="balanced",
+        show_default=True,
+        help="Model to use: a name from `streamderain models list`, or a file of weights.",
+    ),
+    _DEVICE,
+    _PRECISION,
+    option(
+        "--backend",
+        default="auto",
+        show_default=True,
+        help="What runs the network: auto (the fastest), eager, inductor, openvino, tensorrt or tensorrt-rtx.",
+    ),
+    option(
+        "--build",
+        type=click.Choice(["auto", "ready", "never"]),
+        help="If the cache has no engine for this model and size: auto builds one, ready uses the fastest backend that"
+        " needs no build, never stops with an error.  [default: auto; ready for live inputs]",
+    ),
+    option(
+        "--allow-fallback",
+        is_flag=True,
+        help="If the chosen device, backend, precision or GPU codec is unavailable, use another and say so.",
+    ),
+)
+#: -v and --debug.
+talk_options = section(
+    "Watching",
+    option("-v", "--verbose", is_flag=True, help="Print more."),
+    option("--debug", is_flag=True, help="Print everything, with tracebacks."),
+    for_all=True,
+)
 
 
 class Sectioned(click.Command):
-    """A command whose help shows its options under headings.
-
-    Args:
-        sections: a heading for the options that are called so; the others come first.
-    """
-
-    def __init__(self, *args: Any, sections: Mapping[str, Collection[str]], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._sections = sections
+    """A command whose help shows each `Option` under its heading, and the others first."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Options", *self._sections)}
+        rows: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and isinstance(param, click.Option):
-                found = (heading for heading, names in self._sections.items() if param.name in names)
-                rows[next(found, "Options")].append(record)
+                rows.setdefault(param.section if isinstance(param, Option) else "Options", []).append(record)
         for heading, records in rows.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def given_only_for(ctx: click.Context, *inputs: str) -> list[str]:
+    """Names of the options on the command line that are only for ``inputs``; see `Option`."""
+    options = [param for param in ctx.command.params if isinstance(param, Option) and param.only_for in inputs]
+    return [str(param.name) for param in options if was_given(ctx, str(param.name))]
 
 
 def was_given(ctx: click.Context, name: str) -> bool:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 @click.command("probe")
 @click.argument("source", metavar="INPUT")
 @model_options
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--read-timeout",
     type=Seconds(),
-    default=5.0,
+    default="5s",
     show_default=True,
-    help="Give up a camera or server that says nothing for so long.",
+    help="Stop if a camera or server sends nothing for this long.",
 )
 @talk_options
 @click.pass_context
@@ -45,7 +45,7 @@ def probe_command(
 ) -> None:
     """Show what INPUT is and what `run` would do with it.
 
-    INPUT is whatever `run` takes: a video, a camera or stream, an image sequence, pictures.
+    INPUT is anything that `run` takes: a video, a camera or stream, an image sequence, pictures.
     """
     reporter = Reporter(verbose=verbose, debug=debug)
     reporter.attach(ctx)

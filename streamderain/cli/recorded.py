@@ -147,7 +147,7 @@ def _say_end(
         reporter.say(
             "concealed",
             f"{counted(concealed, 'frame')} could not be decoded whole;"
-            " the decoder's repair or the last good one stands in",
+            " the decoder repaired them, or the last good frame was repeated",
         )
     if left_out:
         reporter.say("sound_left_out", f"{counted(left_out, 'damaged packet')} of sound left out")
@@ -165,6 +165,6 @@ def _older(target: str) -> tuple[str, str]:
 
     path = local_path(target)
     if is_pattern(path):
-        return target, " (what follows is of the older sequence)"
+        return target, " (later frames of the older sequence are still there)"
     part = os.path.realpath(path) if os.path.islink(path) else path
-    return f"{part}.part", f" ({target} is the older file, untouched)"
+    return f"{part}.part", f" ({target} is still the older file)"

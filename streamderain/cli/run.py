@@ -14,8 +14,10 @@ from streamderain.cli.options import (
     Seconds,
     Sectioned,
     flag_of,
-    live_options,
+    given_only_for,
     model_options,
+    option,
+    section,
     talk_options,
     was_given,
 )
@@ -27,19 +29,6 @@ from streamderain.redaction import redact
 if TYPE_CHECKING:
     from streamderain.observe import Observer
 
-_VIDEO_ONLY = (
-    *("codec", "crf", "preset", "encoder_options", "pix_fmt", "audio", "subs", "start", "duration", "frames"),
-    *("container", "frame_rate", "on_error", "decoder", "hud", "preview", "metrics", "healthy_within"),
-)
-_SECTIONS = {
-    "What is done": ("model", "device", "precision", "backend", "build", "allow_fallback", "compare", "hud"),
-    "Input": ("start", "duration", "frames", "frame_rate", "on_error", "decoder"),
-    "Output": ("codec", "crf", "preset", "encoder_options", "pix_fmt", "audio", "subs", "container", "overwrite"),
-    "Cameras and streams": ("live", "latency", "max_age", "adaptive", "on_loss", "reconnect", "reconnect_limit",
-                            "read_timeout", "wait", "transport"),
-    "Several streams": ("config", "batch_deadline"),
-    "Watching": ("preview", "metrics", "healthy_within", "no_progress", "log_format", "verbose", "debug"),
-}  # fmt: skip
 _EXAMPLES = """\b
 Examples:
   streamderain run rainy.mp4 clear.mp4
@@ -50,7 +39,7 @@ Examples:
   streamderain run frames/f%05d.png clear.mp4 --frame-rate 30000/1001
   ffmpeg -i rainy.mov -f nut -c:v rawvideo - | streamderain run - clear.mp4
   streamderain run rainy.mp4 - --format nut | ffplay -
-  streamderain run rainy.mp4 null:            (writes nothing: how fast is it here?)
+  streamderain run rainy.mp4 null:            (writes nothing: a test of speed)
   streamderain run rtsp://user:password@camera/stream clear.mp4
   streamderain run rtsp://camera/stream rtsp://server/clear --hud --preview 8080 --metrics 9464
   streamderain run --config cameras.toml
@@ -60,115 +49,244 @@ Examples:
 \b
 Exit codes:
   0  every frame done                  4  the input cannot be read, or has no video
-  1  failed                            5  the device, engine or model is not to be had
+  1  failed                            5  the device, engine or model is unavailable
   2  wrong usage                       6  the stream was lost
-  3  done, but with frames concealed, sound left out or some inputs failed
+  3  done, but frames were concealed, sound was left out, or some inputs failed
   129, 130, 143  interrupted; the file is finished and plays (a second Ctrl-C stops at once)"""
 
 
-@click.command("run", cls=Sectioned, sections=_SECTIONS, epilog=_EXAMPLES, context_settings={"max_content_width": 100})
+@click.command("run", cls=Sectioned, epilog=_EXAMPLES, context_settings={"max_content_width": 100})
 @click.argument("source", metavar="INPUT", required=False)
 @click.argument("target", metavar="OUTPUT", required=False)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Several streams at once, from a TOML file with a table [streams.NAME] for each.",
-)
 @model_options
-@click.option(
-    "--codec",
-    help="FFmpeg's name of the video encoder.  [default: libx264, or what OUTPUT's kind of file holds]",
+@section(
+    "Processing",
+    option(
+        "--compare",
+        type=click.Choice(["off", "side", "wipe"]),
+        default="off",
+        show_default=True,
+        help="Show before and after: side by side, or as the left and the right half of one picture (wipe).",
+    ),
+    option(
+        "--hud",
+        is_flag=True,
+        only_for="videos",
+        help="Write model, frame rate, frame age and losses into the picture.",
+    ),
 )
-@click.option("--crf", type=int, help="Quality, lower is better.  [default: 18 for libx264, alike for others]")
-@click.option("--preset", help="The encoder's own: ultrafast … veryslow.")
-@click.option(
-    "-e",
-    "encoder_options",
-    type=KeyValue(),
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Any other option of the encoder.",
+@section(
+    "Input",
+    option("--start", type=Seconds(), only_for="recordings", help="Start at this time of INPUT, such as 90 or 1:30."),
+    option("--duration", type=Seconds(above_zero=True), only_for="videos", help="Stop after this long."),
+    option("--frames", type=click.IntRange(min=1), only_for="videos", help="Stop after this many frames."),
+    option(
+        "--frame-rate",
+        type=Rate(),
+        only_for="recordings",
+        help="Frames per second of an image sequence, such as 25 or 30000/1001.  [default: 25]",
+    ),
+    option(
+        "--on-error",
+        type=click.Choice(["fail", "conceal"]),
+        default="fail",
+        show_default=True,
+        only_for="recordings",
+        help="If a frame or sound is damaged: fail stops; conceal repeats the last good frame or leaves the sound"
+        " out, and exits with 3.",
+    ),
+    option(
+        "--decoder",
+        type=click.Choice(["auto", "cpu", "nvdec"]),
+        default="auto",
+        show_default=True,
+        only_for="recordings",
+        help="What decodes INPUT: the CPU, or the decoder of an NVIDIA GPU (nvdec). auto uses nvdec if the network runs"
+        " on that GPU and it can decode INPUT.",
+    ),
 )
-@click.option("--pix-fmt", help="FFmpeg's name of the pixel format, such as yuv420p.  [default: as INPUT has it]")
-@click.option(
-    "--audio",
-    type=click.Choice(["copy", "none"]),
-    default="copy",
-    show_default=True,
-    help="Sound, of files into files.",
+@section(
+    "Output",
+    option(
+        "--codec",
+        only_for="videos",
+        help="Video encoder, by its FFmpeg name.  [default: libx264, or one that OUTPUT's format can hold]",
+    ),
+    option(
+        "--crf",
+        type=int,
+        only_for="videos",
+        help="Quality; lower is better.  [default: 18 for libx264, a similar quality for others]",
+    ),
+    option(
+        "--preset",
+        only_for="videos",
+        help="Preset of the encoder; for libx264 ultrafast … veryslow.",
+    ),
+    option(
+        "-e",
+        "encoder_options",
+        type=KeyValue(),
+        multiple=True,
+        metavar="KEY=VALUE",
+        only_for="videos",
+        help="Set another option of the encoder, such as tune=grain; repeatable.",
+    ),
+    option(
+        "--pix-fmt",
+        only_for="videos",
+        help="Pixel format, by its FFmpeg name, such as yuv420p.  [default: that of INPUT]",
+    ),
+    option(
+        "--audio",
+        type=click.Choice(["copy", "none"]),
+        default="copy",
+        show_default=True,
+        only_for="recordings",
+        help="Copy the sound from file to file, or leave it out.",
+    ),
+    option(
+        "--subs",
+        type=click.Choice(["copy", "none"]),
+        default="copy",
+        show_default=True,
+        only_for="recordings",
+        help="Copy the subtitles from file to file, or leave them out.",
+    ),
+    option(
+        "--format",
+        "container",
+        only_for="videos",
+        help="Container format if OUTPUT is '-': nut, mpegts, y4m or matroska.  [default: nut]",
+    ),
+    option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists."),
 )
-@click.option(
-    "--subs", type=click.Choice(["copy", "none"]), default="copy", show_default=True, help="Subtitles, likewise."
+@section(
+    "Cameras and streams",
+    option(
+        "--live/--no-live",
+        default=None,
+        help="Treat INPUT as live: its frames come in real time.  [default: yes for cameras and streams, no for files"
+        " and recordings]",
+    ),
+    option(
+        "--latency",
+        type=click.Choice(["auto", "all", "realtime"]),
+        default="auto",
+        show_default=True,
+        help="Process all frames, or only the newest (realtime). auto is realtime for live inputs, all for recordings.",
+    ),
+    option(
+        "--max-age",
+        type=Seconds(),
+        only_for="live",
+        help="Skip frames that are older than this, such as 200ms.  [default: no limit]",
+    ),
+    option(
+        "--adaptive",
+        is_flag=True,
+        only_for="live",
+        help="Use a cheaper model or smaller pictures while the machine is too slow.",
+    ),
+    option(
+        "--on-loss",
+        type=click.Choice(["hold", "slate", "pause", "stop"]),
+        default="hold",
+        show_default=True,
+        only_for="live",
+        help="While no frame comes: repeat the last one (hold), show a dark one (slate), write nothing (pause), or end"
+        " the run (stop).",
+    ),
+    option(
+        "--reconnect/--no-reconnect",
+        default=True,
+        show_default=True,
+        only_for="live",
+        help="Reconnect when INPUT is lost, or stop.",
+    ),
+    option(
+        "--reconnect-limit",
+        type=Seconds(),
+        only_for="live",
+        help="Stop when INPUT is lost for longer than this.  [default: no limit]",
+    ),
+    option(
+        "--read-timeout",
+        type=Seconds(),
+        default="5s",
+        show_default=True,
+        only_for="live",
+        help="Reconnect (or stop) after this long without data.",
+    ),
+    option(
+        "--wait",
+        type=Seconds(),
+        default=0.0,
+        only_for="live",
+        help="How long to retry INPUT and OUTPUT at the start.  [default: no retry; with ?listen=1, no limit]",
+    ),
+    option(
+        "--transport",
+        type=click.Choice(["auto", "tcp", "udp"]),
+        default="auto",
+        show_default=True,
+        only_for="live",
+        help="Transport of RTSP; auto uses UDP if TCP is unavailable.",
+    ),
 )
-@click.option("--start", type=Seconds(), help="Begin here: seconds, or 1:30.")
-@click.option("--duration", type=Seconds(above_zero=True), help="Stop after this long.")
-@click.option("--frames", type=click.IntRange(min=1), help="Stop after this many frames.")
-@click.option(
-    "--compare",
-    type=click.Choice(["off", "side", "wipe"]),
-    default="off",
-    show_default=True,
-    help="Show before and after: side by side, or left and right of a line.",
-)
-@click.option("--format", "container", help="Container of OUTPUT '-': nut, mpegts, y4m or matroska.  [default: nut]")
-@click.option("--frame-rate", type=Rate(), help="Of an image sequence such as f%05d.png.  [default: 25]")
-@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
-@click.option(
-    "--on-error",
-    type=click.Choice(["fail", "conceal"]),
-    default="fail",
-    show_default=True,
-    help="At a frame that cannot be decoded: stop, or repeat the last good one (exit code 3). Damaged sound likewise:"
-    " stop, or leave it out.",
-)
-@click.option(
-    "--decoder",
-    type=click.Choice(["auto", "cpu", "nvdec"]),
-    default="auto",
-    show_default=True,
-    help="Of recorded videos: auto takes an NVIDIA GPU's own where the network runs there and it does the video.",
-)
-@live_options
-@click.option(
-    "--batch-deadline",
-    type=Seconds(),
-    metavar="TIME",
-    help="How long a frame waits for those of other streams with the same model and size, to go through the network"
-    " with them; 0: one after the other.  [default: 5ms on CUDA; 0 on the CPU, where it gains nothing]",
+@section(
+    "Several streams",
+    option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Run several streams: a TOML file with a table [streams.NAME] for each.",
+    ),
+    option(
+        "--batch-deadline",
+        type=Seconds(),
+        metavar="TIME",
+        for_all=True,
+        help="How long a frame waits for frames of other streams with the same model and size, to go through the"
+        " network in one batch; 0 for no batches.  [default: 5ms on CUDA; 0 on the CPU, where batches gain nothing]",
+    ),
 )
 @watch_options
-@click.option("--no-progress", is_flag=True, help="No progress bar and no lines of progress.")
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Of the lines on stderr.",
+@section(
+    "Watching",
+    option("--no-progress", is_flag=True, help="Print no progress."),
+    option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="Format of the lines on stderr.",
+    ),
+    for_all=True,
 )
 @talk_options
 @click.pass_context
 def run_command(
     ctx: click.Context, /, source: str | None, target: str | None, config: Path | None, **values: Any
 ) -> int:
-    """Derain INPUT into OUTPUT.
+    """Remove the rain from INPUT and write the result to OUTPUT.
 
     INPUT is a video file, a camera or stream (rtsp://, /dev/video0 and others), an image sequence (f%05d.png), - for
-    stdin, or pictures: a folder, a glob or a single one, each derained by itself. OUTPUT is a file, an HLS playlist
-    (out.m3u8), an image sequence, a folder for pictures, a stream to send (rtsp://, rtmp://, udp://, tcp://), a
-    window (display:), - for stdout, or null:. With --config, both stand in the file.
+    stdin, or pictures: a folder, a glob or a single one. Each picture is derained by itself. OUTPUT is a file, an HLS
+    playlist (out.m3u8), an image sequence, a folder for pictures, a stream to send (rtsp://, rtmp://, udp://, tcp://),
+    a window (display:), - for stdout, or null: for nothing. With --config, the file names both.
 
-    Frame times, colours, sound, subtitles, chapters and rotation are kept; of cameras and streams, and where a stream
-    is sent, the picture only. A file is written as OUT.part and gets its name when it is whole: at the end, or of a
-    camera at Ctrl-C. Of cameras and streams, the moment of the start stands in OUTPUT for %Y %m %d %H %M %S:
-    cam-%Y%m%d-%H%M%S.mkv, or cam-…-1.mkv where that is there already.
+    From file to file, frame times, colours, sound, subtitles, chapters and rotation are kept. Live inputs and streams
+    that are sent have no sound. A file is called OUTPUT.part until it is complete: at the end of INPUT or at Ctrl-C.
+    For live inputs, %Y %m %d %H %M %S in OUTPUT become the time of the start: cam-%Y%m%d-%H%M%S.mkv, or cam-…-1.mkv if
+    that file exists.
     """
     signals = ctx.obj if isinstance(ctx.obj, Signals) else Signals()
     if config is None and was_given(ctx, "batch_deadline"):
-        raise click.UsageError("--batch-deadline is for several streams, of --config", ctx=ctx)
+        raise click.UsageError("--batch-deadline is for several streams: use --config", ctx=ctx)
     if config is not None:
         if source is not None:
-            raise click.UsageError("with --config, INPUT and OUTPUT stand in the file", ctx=ctx)
+            raise click.UsageError("with --config, the file names INPUT and OUTPUT", ctx=ctx)
         from streamderain.cli.streams import run_streams
 
         return run_streams(ctx, config, _run_one, signals)
@@ -222,6 +340,5 @@ def _run_one(
 
 
 def _refuse_video_options(ctx: click.Context) -> None:
-    for name in _VIDEO_ONLY:
-        if was_given(ctx, name):
-            raise click.UsageError(f"{flag_of(ctx, name)} is for videos, and INPUT is pictures", ctx=ctx)
+    for name in given_only_for(ctx, "videos", "recordings"):
+        raise click.UsageError(f"{flag_of(ctx, name)} is for videos, but INPUT is pictures", ctx=ctx)

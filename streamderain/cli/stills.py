@@ -48,8 +48,8 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
     count = len(pairs)
     if steps.derainer.remembers and (pattern := _video_in(stills)) is not None:
         reporter.note(
-            f"each picture is derained by itself; if they are a video's, run {shlex.quote(pattern)} OUTPUT instead:"
-            f" {steps.derainer.model} then looks at the ones before"
+            f"each picture is derained by itself; if these are a video's frames, run {shlex.quote(pattern)} OUTPUT"
+            f" instead: {steps.derainer.model} then uses the frames before, too"
         )
     reporter.say(
         "start",

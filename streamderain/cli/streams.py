@@ -16,7 +16,7 @@ import click
 
 from streamderain.cli.chain import DEGRADED
 from streamderain.cli.interrupt import Signals, leave
-from streamderain.cli.options import was_given
+from streamderain.cli.options import Option, was_given
 from streamderain.cli.report import Reporter, pace
 from streamderain.cli.run_options import Kind, RunOptions, load_derainer
 from streamderain.cli.watching import watched
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _LOOK_EVERY = 0.2  # seconds between two looks at who is still running
 _OPENING = 2.0  # seconds that a stream which has not begun may take to see that it is over
 _TELL_EVERY = {"text": 30.0, "json": 5.0}  # seconds between two lines of progress
-_FOR_ALL = {"batch_deadline", "preview", "metrics", "healthy_within", "no_progress", "log_format", "verbose", "debug"}
 _STREAM_ONLY = {"input", "output"}
 
 #: What runs one stream: its context, input, output, options, reporter, signals and observer; returns the exit code.
@@ -60,24 +59,26 @@ def read_config(path: Path, ctx: click.Context) -> tuple[RunOptions, list[Stream
         raise click.UsageError(f"{path} cannot be read: {error.strerror}", ctx=ctx) from error
     except (ValueError, RecursionError) as error:  # numbers of a thousand digits, tables in a thousand tables
         raise click.UsageError(f"{path} is not TOML: {error}", ctx=ctx) from error
+    if not was_given(ctx, "log_format") and "json" in (told.get("log-format"), told.get("log_format")):
+        ctx.params["log_format"] = "json"  # errors of usage are told in it from here on
     tables = told.pop("streams", None)
     if not isinstance(tables, dict) or not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise click.UsageError(f"{path} names no streams; write a table [streams.NAME] for each", ctx=ctx)
     given = {name: value for name, value in ctx.params.items() if was_given(ctx, name)}
     for_all = _options(told, ctx, where=str(path))
+    same_for_all = {param.name for param in ctx.command.params if isinstance(param, Option) and param.for_all}
     common = {**ctx.params, **for_all, **given}
-    ctx.params["log_format"] = common["log_format"]  # errors of usage are told in it from here on
     streams: list[Stream] = []
     for name, table in tables.items():
         where = f"{path}: streams.{name}"
         if missing := [key for key in ("input", "output") if not isinstance(table.get(key), str)]:
             raise click.UsageError(f"{where} has no {' and no '.join(missing)}", ctx=ctx)
         own = _options({key: value for key, value in table.items() if key not in _STREAM_ONLY}, ctx, where=where)
-        if shared := sorted(_FOR_ALL & own.keys()):
+        if shared := sorted(same_for_all & own.keys()):
             raise click.UsageError(f"{where}: {shared[0]} is for all streams; write it above the tables", ctx=ctx)
         context = click.Context(ctx.command, info_name=name)
         for key in {**for_all, **own, **given}:
-            if key not in _FOR_ALL:
+            if key not in same_for_all:
                 # Of what is for all, streams take what suits them; their own and the command line must suit.
                 source = click.core.ParameterSource
                 must = key in own or key in given
@@ -87,11 +88,11 @@ def read_config(path: Path, ctx: click.Context) -> tuple[RunOptions, list[Stream
         for other in streams:
             if one.target != "null:" and _place(one.target) == _place(other.target):
                 raise click.UsageError(
-                    f"{where} has the output of streams.{other.name}; each needs one of its own", ctx=ctx
+                    f"{where} has the output of streams.{other.name}; each stream needs its own", ctx=ctx
                 )
             if one.source == other.source == "-":
                 raise click.UsageError(
-                    f"{where} has the input of streams.{other.name}; standard input is for one", ctx=ctx
+                    f"{where} has the input of streams.{other.name}; only one stream can read stdin", ctx=ctx
                 )
         streams.append(one)
     return _run_options(common), streams

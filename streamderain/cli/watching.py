@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from streamderain.cli.options import Seconds
+from streamderain.cli.options import Seconds, option, section
 from streamderain.cli.report import Reporter
 
 if TYPE_CHECKING:
     from streamderain.observe import Observer
     from streamderain.pipeline import View
     from streamderain.session import DerainerLike
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class WatchOptions(Protocol):
@@ -49,34 +47,31 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # no generic before c
             self.fail(str(error), param, ctx)
 
 
-def watch_options(command: Decorated) -> Decorated:
-    """--hud, --preview, --metrics, --healthy-within."""
-    for option in reversed(
-        (
-            click.option("--hud", is_flag=True, help="Write model, rate, frame age and losses into the picture."),
-            click.option(
-                "--preview",
-                type=Address(),
-                metavar="[HOST:]PORT",
-                help="Show before and after in a browser; only on this machine, unless HOST says otherwise.",
-            ),
-            click.option(
-                "--metrics",
-                type=Address(),
-                metavar="[HOST:]PORT",
-                help="Serve /metrics for Prometheus, and /healthz; only on this machine, unless HOST says otherwise.",
-            ),
-            click.option(
-                "--healthy-within",
-                type=Seconds(above_zero=True),
-                default=10.0,
-                show_default=True,
-                help="/healthz answers 503 when no frame was done for as long.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+#: --preview, --metrics, --healthy-within.
+watch_options = section(
+    "Watching",
+    option(
+        "--preview",
+        type=Address(),
+        metavar="[HOST:]PORT",
+        help="Show before and after in a browser; without HOST, on this machine only.",
+    ),
+    option(
+        "--metrics",
+        type=Address(),
+        metavar="[HOST:]PORT",
+        help="Serve /metrics for Prometheus, and /healthz; without HOST, on this machine only.",
+    ),
+    option(
+        "--healthy-within",
+        type=Seconds(above_zero=True),
+        default="10s",
+        show_default=True,
+        help="/healthz answers 503 after this long without a finished frame.",
+    ),
+    only_for="videos",
+    for_all=True,
+)
 
 
 @contextmanager
@@ -116,7 +111,7 @@ def _from_elsewhere(host: str, port: int, path: str = "") -> str:
         except OSError:
             return ""  # no network but this machine's own
         address = one.getsockname()[0]
-    return f", from elsewhere at http://{address}:{port}/{path}"
+    return f", from other machines at http://{address}:{port}/{path}"
 
 
 def describe(observer: Observer, derainer: DerainerLike) -> None:

@@ -201,7 +201,7 @@ def test_the_help_of_run_has_every_option_once_under_its_heading() -> None:
         if isinstance(param, click.Option):
             assert len(re.findall(rf"^  (?:-\w, )?{param.opts[-1]}\b(?!-)", shown, re.MULTILINE)) == 1, param.name
     headings = re.findall(r"^(\S.*):$", shown, re.MULTILINE)
-    assert headings[:5] == ["Options", "What is done", "Input", "Output", "Cameras and streams"]
+    assert headings[:5] == ["Options", "Processing", "Input", "Output", "Cameras and streams"]
 
 
 def test_no_arguments_at_all_show_the_help() -> None:

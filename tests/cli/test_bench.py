@@ -200,10 +200,10 @@ def test_the_size_of_a_clip_that_is_made_up_is_told(start: Start) -> None:
     ("words", "message"),
     [
         (("--network-only", "--encode"), "--encode and --network-only exclude"),
-        (("--input", "a.mp4", "--size", "64x48"), "--size is of a clip that is made up"),
+        (("--input", "a.mp4", "--size", "64x48"), "--size is for the generated clip"),
         (("--output", "a.mp4", "--encode"), "--output and --encode exclude"),
         (("--preset", "ultrafast"), "--preset is for an encoder"),
-        (("--encode", "--overwrite"), "--overwrite is for what --output names"),
+        (("--encode", "--overwrite"), "--overwrite is for --output"),
         (("--output", "-"), "mix the video with the figures"),
     ],
 )

@@ -260,5 +260,5 @@ def test_doctor_tells_what_auto_takes_and_what_the_cache_holds(cache: Path, star
     found = {finding["name"]: finding for finding in json.loads(out)["findings"]}
     assert "1 engine, " in found["cache folder"]["detail"]
     assert str(cache) in found["cache folder"]["detail"]
-    chosen = [name for name, finding in found.items() if "what auto takes" in finding["detail"]]
+    chosen = [name for name, finding in found.items() if "what auto uses" in finding["detail"]]
     assert chosen == ["backend openvino"] or "cuda" in found[chosen[0]]["detail"]

@@ -133,12 +133,20 @@ def test_a_mark_of_byte_order_is_no_mistake(config: Path) -> None:
     assert result.exit_code == 4, result.stderr
 
 
-def test_errors_of_usage_are_told_as_the_file_says(config: Path) -> None:
-    result = run(config, 'log-format = "json"\n[streams.a]\ninput = "x"')
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ('[streams.a]\ninput = "x"', "streams.a has no output"),
+        ("speed = 3\n[streams.a]", "no option 'speed'"),
+        ("", "no streams"),
+    ],
+)
+def test_errors_of_usage_are_told_as_the_file_says(config: Path, mistake: str, words: str) -> None:
+    result = run(config, f'log-format = "json"\n{mistake}')
     assert result.exit_code == 2
     told = json.loads(result.stderr)
     assert (told["event"], told["exit_code"]) == ("error", 2)
-    assert "streams.a has no output" in told["message"]
+    assert words in told["message"]
 
 
 def test_the_configuration_among_the_examples_is_understood() -> None:
@@ -200,7 +208,7 @@ def test_config_stands_alone_and_must_be_there(config: Path, tmp_path: Path) -> 
     lonely = CliRunner().invoke(cli, ["run", "a.mp4", "b.mp4", "--batch-deadline", "5ms"])
     assert [result.exit_code for result in (both, missing, neither, lonely)] == [2, 2, 2, 2]
     assert "several streams" in lonely.stderr
-    assert "stand in the file" in both.stderr
+    assert "the file names INPUT" in both.stderr
     assert "No such file" in missing.stderr
     assert "INPUT" in neither.stderr
 

@@ -58,7 +58,7 @@ def test_a_phone_is_told_where_to_look_when_it_may(clip: Clip) -> None:
     web = free_port()
     line = run(clip(), "null:", "--preview", f"0.0.0.0:{web}").stderr.splitlines()[0]
     assert line.startswith(f"streamderain: preview at http://127.0.0.1:{web}/")
-    elsewhere = line.partition(", from elsewhere at http://")[2]  # nothing on a machine without a network
+    elsewhere = line.partition(", from other machines at http://")[2]  # nothing on a machine without a network
     assert elsewhere == "" or (elsewhere.endswith(f":{web}/") and not elsewhere.startswith(("0.", "127.")))
 
 
