@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -68,6 +69,12 @@ def test_jpeg_is_what_opencv_reads_as_the_same_picture() -> None:
         back = decode(encoder.encode(Frame(torch.from_numpy(scene), 0, TICK)))
     assert back.shape == scene.shape
     assert np.abs(back - scene).mean() < 1.5
+
+
+def test_coarser_jpegs_are_smaller() -> None:
+    noise = torch.randint(0, 256, (96, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sizes = [len(JpegEncoder(quantiser=q).encode(Frame(noise, 0, TICK))) for q in (2, 4, 16, 31)]
+    assert all(finer > 1.2 * coarser for finer, coarser in pairwise(sizes))
 
 
 def test_deep_wide_and_changing_pictures() -> None:

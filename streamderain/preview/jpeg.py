@@ -17,7 +17,6 @@ from streamderain.video.outlet import eight_bits
 Kind = Literal["pair", "rainy", "clean"]
 
 KINDS: tuple[Kind, ...] = ("pair", "rainy", "clean")
-_LAMBDA = 118  # FF_QP2LAMBDA: a quantiser of 1 in the unit of global_quality
 
 
 class JpegEncoder:
@@ -70,8 +69,7 @@ class JpegEncoder:
         context.time_base = Fraction(1, 1000)
         context.color_range = int(ColorRange.JPEG)
         context.thread_count = 1  # threads of frames would hold each picture back
-        context.qscale = True
-        context.global_quality = self._quantiser * _LAMBDA
+        context.qmin = context.qmax = self._quantiser
         return context
 
 

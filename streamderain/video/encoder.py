@@ -345,6 +345,8 @@ def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
     if plan.quantiser is not None:
         context.qscale = True
         context.global_quality = plan.quantiser
+        # FFmpeg's own encoders take it from each frame, where PyAV puts none, and within these.
+        context.qmin = context.qmax = plan.quantiser // _LAMBDA
 
 
 def open_codec(context: Any, plan: EncoderPlan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -116,10 +117,14 @@ def playlist_options(playlist: Path, *, live: bool, first: int) -> dict[str, str
 
     Args:
         first: the first segment's number; above 0 players have come from an older playlist, whose times were others.
+
+    Raises:
+        OutputOptionError: FFmpeg would read the name as a pattern.
     """
-    stem = playlist.stem.replace("%", "%%")
     # A colon in a relative name would be taken for a protocol; "file:" it could not delete.
-    folder = os.path.join(os.curdir, playlist.parent).replace("%", "%%")
+    names = f"{os.path.join(os.curdir, playlist.parent)}/{playlist.stem}"
+    if found := re.search(r"%\d*d", names):  # FFmpeg would put each segment's number there too, and knows no escape
+        raise OutputOptionError(f"{playlist} is an HLS playlist, whose name and folders cannot hold {found[0]}")
     # Two that are no longer listed stay: after an error FFmpeg counts one segment more, and another when it is closed.
     last = {"hls_list_size": "6", "hls_delete_threshold": "2"}
     kept = last if live else {"hls_list_size": "0", "hls_playlist_type": "event"}
@@ -127,7 +132,7 @@ def playlist_options(playlist: Path, *, live: bool, first: int) -> dict[str, str
         "hls_time": str(SEGMENT),
         "hls_segment_type": "fmp4",
         "hls_fmp4_init_filename": f"{playlist.stem}_init.mp4",
-        "hls_segment_filename": f"{folder}/{stem}_%05d.m4s",
+        "hls_segment_filename": f"{names}_%05d.m4s",
         "hls_flags": "independent_segments+temp_file" + "+delete_segments" * live + "+discont_start" * (first > 0),
         "start_number": str(first),
         **kept,

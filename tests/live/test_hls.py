@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from streamderain.errors import OutputError, OutputExistsError
+from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
 from streamderain.video import open_sink
 from streamderain.video.segments import SegmentFiles
 
@@ -18,7 +18,8 @@ from .test_publish import INFO, grey
 
 
 def test_a_file_becomes_a_playlist_that_plays_whole(tmp_path: Path) -> None:
-    playlist = tmp_path / "100% rain.m3u8"
+    playlist = tmp_path / "50% %Y" / "100% rain.m3u8"
+    playlist.parent.mkdir()
     with open_sink(str(playlist), INFO) as sink:
         for index in range(120):
             sink.write(grey(index % 50, at=index))
@@ -169,6 +170,14 @@ def test_a_colon_in_a_folder_is_no_protocol(tmp_path: Path, monkeypatch: pytest.
         sink.write(grey(3))
     with av.open("file:at 10:00/out.m3u8") as back:
         assert sum(1 for _ in back.decode(video=0)) == 1
+
+
+@pytest.mark.parametrize("name", ["%d/out.m3u8", "out%03d.m3u8"])
+def test_names_that_ffmpeg_would_number_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    with pytest.raises(OutputOptionError, match="is an HLS playlist, whose name and folders cannot hold %"):
+        open_sink(str(tmp_path / name), INFO)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_two_runs_cannot_write_one_playlist(tmp_path: Path) -> None:

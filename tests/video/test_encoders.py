@@ -16,6 +16,19 @@ from .clips import COUNT, first_frame, times, write_clip
 from .copying import copy, copy_open
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("mpeg4", "mp4"), ("mpeg2video", "mkv"), ("mjpeg", "mkv"), ("libx264", "mp4"), ("libvpx", "webm")],
+)
+def test_a_higher_crf_makes_a_smaller_file(tmp_path: Path, codec: str, suffix: str) -> None:
+    write_clip(tmp_path / "in.mp4", count=4)
+    sizes = []
+    for crf in (18, 30, 48):
+        copy(tmp_path / "in.mp4", tmp_path / f"{crf}.{suffix}", codec=codec, crf=crf, audio="none")
+        sizes.append((tmp_path / f"{crf}.{suffix}").stat().st_size)
+    assert sizes == sorted(set(sizes), reverse=True)
+
+
 @pytest.mark.parametrize(("called", "encoder"), [("h264", "libx264"), ("hevc", "libx265")])
 def test_a_codecs_common_name_means_all_that_its_encoders_name_means(
     tmp_path: Path, called: str, encoder: str, capfd: pytest.CaptureFixture[str]
