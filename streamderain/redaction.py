@@ -1,4 +1,6 @@
-"""Words for people, without the secrets of the addresses in them. Only the standard library: every line goes this way.
+"""Words for people, without secrets of addresses and without what terminals obey.
+
+Only the standard library: every line goes this way.
 
 Whoever asks for help pastes what was printed. Cameras take user and password before the ``@``, many take them in the
 query or even in the path (``/user=admin&password=…``), and who sends by RTMP has a stream key as the path's last part,
@@ -47,3 +49,9 @@ def redact_said(text: str, uri: str) -> str:
     found = _SENT_TO.fullmatch(uri)
     text = text.replace(uri, redact_target(uri))
     return redact(text if found is None else re.sub(rf"(?<!\w){re.escape(found[2])}(?!\w)", "***", text))
+
+
+def in_line(text: str, *, most: int = 200) -> str:
+    """What a file says, fit to be shown: one line of at most so many characters, and nothing that a terminal obeys."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+    return shown if len(text) <= most else f"{shown}…"

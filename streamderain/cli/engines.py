@@ -13,6 +13,7 @@ import click
 from streamderain.cli.options import Bytes, talk_options
 from streamderain.cli.report import Reporter, counted, size_in_words
 from streamderain.errors import EngineError
+from streamderain.redaction import in_line
 
 if TYPE_CHECKING:
     from streamderain.runtime.cache import EngineCache, Entry
@@ -54,8 +55,6 @@ def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) 
 def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, debug: bool) -> None:
     """Print everything known about an engine. The first digits of its digest are enough."""
     entry = _find(_cache(ctx, verbose=verbose, debug=debug), digest)
-    from streamderain.runtime.manifest import in_line
-
     if as_json:
         click.echo(json.dumps(_as_json(entry), indent=2))
         return
@@ -150,8 +149,6 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 def _summary(entry: Entry) -> str:
     if entry.manifest is None:
         return f"damaged: it {entry.damage}"
-    from streamderain.runtime.manifest import in_line
-
     key = entry.manifest.key
     target = key.get("option compute capability")
     where = key.get("device", "?") if target is None else f"compute capability {target}"

@@ -23,7 +23,7 @@ from streamderain.cli.chain import (
 )
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import flag_of, given_only_for, usage_errors
-from streamderain.cli.report import Reporter, counted, pace
+from streamderain.cli.report import Reporter, counted, rate
 from streamderain.cli.run_options import RunOptions
 from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.redaction import redact_target
@@ -215,7 +215,7 @@ def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int
     if stats.lost is not None:
         code = stats.lost.exit_code
     line = (
-        f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {target};"
+        f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {rate(stats.fps)} → {target};"
         f" {counted(stats.skipped, 'frame')} skipped, {counted(stats.reconnects, 'reconnect')}"
     )
     if stats.age_median is not None and stats.age_worst is not None:

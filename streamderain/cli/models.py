@@ -13,6 +13,7 @@ import click
 from streamderain.cli.options import talk_options
 from streamderain.cli.report import Reporter
 from streamderain.errors import ModelError
+from streamderain.redaction import in_line
 
 if TYPE_CHECKING:
     from streamderain.networks import ModelCard
@@ -61,7 +62,6 @@ def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, de
     """
     Reporter(verbose=verbose, debug=debug).attach(ctx)
     from streamderain.networks import describe, model_names, model_path
-    from streamderain.runtime.manifest import in_line
 
     card = describe(name)
     if as_json:

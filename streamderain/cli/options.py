@@ -114,7 +114,7 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]  # no generic before 
 
 
 class Option(click.Option):
-    """An option that knows where it stands in the help, and what it is for.
+    """An option that shows its default, and knows where it stands in the help and what it is for.
 
     Args:
         section: its heading in the help of a `Sectioned` command.
@@ -130,37 +130,31 @@ class Option(click.Option):
         for_all: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"show_default": True, **kwargs})
         self.section, self.only_for, self.for_all = section, only_for, for_all
 
 
-def option(*flags: str, **settings: Any) -> Callable[..., Any]:
+def option(*flags: str, **settings: Any) -> partial[Any]:
     """As `click.option`, for a `section`."""
     return partial(click.option, *flags, cls=Option, **settings)
 
 
-def section(heading: str, *options: Callable[..., Any], **settings: Any) -> Callable[[Decorated], Decorated]:
-    """The decorator that gives a command ``options``, which stand under ``heading`` and share ``settings``."""
+def section(heading: str, *options: partial[Any], **settings: Any) -> Callable[[Decorated], Decorated]:
+    """The decorator that gives a command ``options`` under ``heading``, with ``settings`` that are not their own."""
 
     def decorate(command: Decorated) -> Decorated:
         for made in reversed(options):
-            command = made(section=heading, **settings)(command)
+            command = made(section=heading, **{**settings, **made.keywords})(command)
         return command
 
     return decorate
 
 
 _DEVICE = option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the network runs: auto (on a GPU if there is one), cpu, cuda or cuda:N.",
+    "--device", default="auto", help="Where the network runs: auto (on a GPU if there is one), cpu, cuda or cuda:N."
 )
 _PRECISION = option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    help="Number format of the network: auto (the fastest), fp32, fp16 or int8.",
+    "--precision", default="auto", help="Number format of the network: auto (the fastest), fp32, fp16 or int8."
 )
 #: --device and --precision.
 device_options = section("Processing", _DEVICE, _PRECISION)
@@ -171,7 +165,6 @@ model_options = section(
         "-m",
         "--model",
         default="balanced",
-        show_default=True,
         help="Model to use: a name from `streamderain models list`, or a file of weights.",
     ),
     _DEVICE,
@@ -179,7 +172,6 @@ model_options = section(
     option(
         "--backend",
         default="auto",
-        show_default=True,
         help="What runs the network: auto (the fastest), eager, inductor, openvino, tensorrt or tensorrt-rtx.",
     ),
     option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamderain.cli.options import Seconds, model_options, talk_options, usage_errors
-from streamderain.cli.report import Reporter
+from streamderain.cli.report import Reporter, counted
 from streamderain.errors import StreamderainError
 from streamderain.redaction import redact
 
@@ -115,7 +115,7 @@ def _plan(model: dict[str, Any], found: dict[str, Any]) -> str:
     if pictures:
         return f"{description}, each picture by itself"
     copied = len(found["streams"])
-    along = f", {copied} stream{'s' if copied > 1 else ''} copied along" if copied else ""
+    along = f", {counted(copied, 'stream')} copied along" if copied else ""
     return f"{description}, at {found['width']}x{found['height']}{along}"
 
 

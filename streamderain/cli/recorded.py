@@ -19,7 +19,7 @@ from streamderain.cli.chain import (
 )
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
-from streamderain.cli.report import Reporter, counted, pace
+from streamderain.cli.report import Reporter, counted, rate
 from streamderain.cli.run_options import RunOptions
 from streamderain.cli.watching import observed
 from streamderain.errors import DeviceError
@@ -125,7 +125,7 @@ def _say_end(
     interrupted = stats.interrupted and signal_code != 0
     code = signal_code if interrupted else DEGRADED if concealed or left_out else 0
     output, older = _older(target) if interrupted and kept else (target, "")
-    line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {pace(stats.fps)} → {output}{older}"
+    line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {rate(stats.fps)} → {output}{older}"
     if interrupted:
         line = f"interrupted: {line}" if stats.frames else NOTHING_WRITTEN
     reporter.say(

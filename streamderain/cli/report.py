@@ -199,7 +199,7 @@ class _Forward(logging.Handler):
 def _detail(frames: int, total: int | None, fps: float, eta: float | None) -> str:
     count = counted(frames, "frame") if total is None else f"{frames}/{counted(total, 'frame')}"
     left = "" if eta is None else f", {_clock(eta)} left"
-    return f"{count}, {pace(fps)}{left}"
+    return f"{count}, {rate(fps)}{left}"
 
 
 def counted(count: int, thing: str) -> str:
@@ -207,7 +207,7 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def pace(fps: float) -> str:
+def rate(fps: float) -> str:
     """As "23.4 frames/s", with a digit more for those who wait longest."""
     return f"{fps:.1f} frames/s" if fps >= 1 else f"{fps:.2f} frames/s"
 

@@ -65,33 +65,26 @@ Exit codes:
         "--compare",
         type=click.Choice(["off", "side", "wipe"]),
         default="off",
-        show_default=True,
         help="Show before and after: side by side, or as the left and the right half of one picture (wipe).",
     ),
     option(
-        "--hud",
-        is_flag=True,
-        only_for="videos",
-        help="Write model, frame rate, frame age and losses into the picture.",
+        "--hud", is_flag=True, only_for="videos", help="Write model, frame rate, frame age and losses into the picture."
     ),
 )
 @section(
     "Input",
-    option("--start", type=Seconds(), only_for="recordings", help="Start at this time of INPUT, such as 90 or 1:30."),
+    option("--start", type=Seconds(), help="Start at this time of INPUT, such as 90 or 1:30."),
     option("--duration", type=Seconds(above_zero=True), only_for="videos", help="Stop after this long."),
     option("--frames", type=click.IntRange(min=1), only_for="videos", help="Stop after this many frames."),
     option(
         "--frame-rate",
         type=Rate(),
-        only_for="recordings",
         help="Frames per second of an image sequence, such as 25 or 30000/1001.  [default: 25]",
     ),
     option(
         "--on-error",
         type=click.Choice(["fail", "conceal"]),
         default="fail",
-        show_default=True,
-        only_for="recordings",
         help="If a frame or sound is damaged: fail stops; conceal repeats the last good frame or leaves the sound"
         " out, and exits with 3.",
     ),
@@ -99,49 +92,33 @@ Exit codes:
         "--decoder",
         type=click.Choice(["auto", "cpu", "nvdec"]),
         default="auto",
-        show_default=True,
-        only_for="recordings",
         help="What decodes INPUT: the CPU, or the decoder of an NVIDIA GPU (nvdec). auto uses nvdec if the network runs"
         " on that GPU and it can decode INPUT.",
     ),
+    only_for="recordings",
 )
 @section(
     "Output",
     option(
-        "--codec",
-        only_for="videos",
-        help="Video encoder, by its FFmpeg name.  [default: libx264, or one that OUTPUT's format can hold]",
+        "--codec", help="Video encoder, by its FFmpeg name.  [default: libx264, or one that OUTPUT's format can hold]"
     ),
     option(
-        "--crf",
-        type=int,
-        only_for="videos",
-        help="Quality; lower is better.  [default: 18 for libx264, a similar quality for others]",
+        "--crf", type=int, help="Quality; lower is better.  [default: 18 for libx264, a similar quality for others]"
     ),
-    option(
-        "--preset",
-        only_for="videos",
-        help="Preset of the encoder; for libx264 ultrafast … veryslow.",
-    ),
+    option("--preset", help="Preset of the encoder; for libx264 ultrafast … veryslow."),
     option(
         "-e",
         "encoder_options",
         type=KeyValue(),
         multiple=True,
         metavar="KEY=VALUE",
-        only_for="videos",
         help="Set another option of the encoder, such as tune=grain; repeatable.",
     ),
-    option(
-        "--pix-fmt",
-        only_for="videos",
-        help="Pixel format, by its FFmpeg name, such as yuv420p.  [default: that of INPUT]",
-    ),
+    option("--pix-fmt", help="Pixel format, by its FFmpeg name, such as yuv420p.  [default: that of INPUT]"),
     option(
         "--audio",
         type=click.Choice(["copy", "none"]),
         default="copy",
-        show_default=True,
         only_for="recordings",
         help="Copy the sound from file to file, or leave it out.",
     ),
@@ -149,90 +126,61 @@ Exit codes:
         "--subs",
         type=click.Choice(["copy", "none"]),
         default="copy",
-        show_default=True,
         only_for="recordings",
         help="Copy the subtitles from file to file, or leave them out.",
     ),
     option(
-        "--format",
-        "container",
-        only_for="videos",
-        help="Container format if OUTPUT is '-': nut, mpegts, y4m or matroska.  [default: nut]",
+        "--format", "container", help="Container format if OUTPUT is '-': nut, mpegts, y4m or matroska.  [default: nut]"
     ),
-    option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists."),
+    option("--overwrite", only_for=None, is_flag=True, help="Replace OUTPUT if it exists."),
+    only_for="videos",
 )
 @section(
     "Cameras and streams",
     option(
         "--live/--no-live",
+        only_for=None,
         default=None,
         help="Treat INPUT as live: its frames come in real time.  [default: yes for cameras and streams, no for files"
         " and recordings]",
     ),
     option(
         "--latency",
+        only_for=None,
         type=click.Choice(["auto", "all", "realtime"]),
         default="auto",
-        show_default=True,
         help="Process all frames, or only the newest (realtime). auto is realtime for live inputs, all for recordings.",
     ),
     option(
-        "--max-age",
-        type=Seconds(),
-        only_for="live",
-        help="Skip frames that are older than this, such as 200ms.  [default: no limit]",
+        "--max-age", type=Seconds(), help="Skip frames that are older than this, such as 200ms.  [default: no limit]"
     ),
-    option(
-        "--adaptive",
-        is_flag=True,
-        only_for="live",
-        help="Use a cheaper model or smaller pictures while the machine is too slow.",
-    ),
+    option("--adaptive", is_flag=True, help="Use a cheaper model or smaller pictures while the machine is too slow."),
     option(
         "--on-loss",
         type=click.Choice(["hold", "slate", "pause", "stop"]),
         default="hold",
-        show_default=True,
-        only_for="live",
         help="While no frame comes: repeat the last one (hold), show a dark one (slate), write nothing (pause), or end"
         " the run (stop).",
     ),
+    option("--reconnect/--no-reconnect", default=True, help="Reconnect when INPUT is lost, or stop."),
     option(
-        "--reconnect/--no-reconnect",
-        default=True,
-        show_default=True,
-        only_for="live",
-        help="Reconnect when INPUT is lost, or stop.",
+        "--reconnect-limit", type=Seconds(), help="Stop when INPUT is lost for longer than this.  [default: no limit]"
     ),
-    option(
-        "--reconnect-limit",
-        type=Seconds(),
-        only_for="live",
-        help="Stop when INPUT is lost for longer than this.  [default: no limit]",
-    ),
-    option(
-        "--read-timeout",
-        type=Seconds(),
-        default="5s",
-        show_default=True,
-        only_for="live",
-        help="Reconnect (or stop) after this long without data.",
-    ),
+    option("--read-timeout", type=Seconds(), default="5s", help="Reconnect (or stop) after this long without data."),
     option(
         "--wait",
         type=Seconds(),
         default=0.0,
-        only_for="live",
+        show_default=False,
         help="How long to retry INPUT and OUTPUT at the start.  [default: no retry; with ?listen=1, no limit]",
     ),
     option(
         "--transport",
         type=click.Choice(["auto", "tcp", "udp"]),
         default="auto",
-        show_default=True,
-        only_for="live",
         help="Transport of RTSP; auto uses UDP if TCP is unavailable.",
     ),
+    only_for="live",
 )
 @section(
     "Several streams",
@@ -255,13 +203,7 @@ Exit codes:
 @section(
     "Watching",
     option("--no-progress", is_flag=True, help="Print no progress."),
-    option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="Format of the lines on stderr.",
-    ),
+    option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of the lines on stderr."),
     for_all=True,
 )
 @talk_options

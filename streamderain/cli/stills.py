@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamderain.cli.chain import DEGRADED
 from streamderain.cli.interrupt import Signals
-from streamderain.cli.report import Reporter
+from streamderain.cli.report import Reporter, counted
 from streamderain.cli.run_options import RunOptions
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError, StreamderainError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from streamderain.pipeline import View
     from streamderain.session import DerainerLike, SessionLike
 
-_DEGRADED = 3
 _NULL = "null:"
 _A_VIDEO = 5  # pictures, at least
 _VIDEOS = {".3gp", ".avi", ".flv", ".gif", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg"}
@@ -53,7 +53,7 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
         )
     reporter.say(
         "start",
-        f"{steps.derainer.description} → {count} picture{'s' if count > 1 else ''} → {target}",
+        f"{steps.derainer.description} → {counted(count, 'picture')} → {target}",
         output=target,
         pictures=count,
     )
@@ -97,7 +97,7 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
 def _code(done: int, failed: list[StreamderainError]) -> int:
     if not failed:
         return 0
-    return _DEGRADED if done else failed[0].exit_code
+    return DEGRADED if done else failed[0].exit_code
 
 
 def _video_in(stills: list[Path]) -> str | None:

@@ -17,7 +17,7 @@ import click
 from streamderain.cli.chain import DEGRADED
 from streamderain.cli.interrupt import Signals, leave
 from streamderain.cli.options import Option, was_given
-from streamderain.cli.report import Reporter, pace
+from streamderain.cli.report import Reporter, rate
 from streamderain.cli.run_options import Kind, RunOptions, load_derainer
 from streamderain.cli.watching import watched
 from streamderain.errors import StreamderainError
@@ -202,7 +202,7 @@ def _code_of(codes: Set[int]) -> int:
 
 def _tell(reporter: Reporter, observers: list[Observer]) -> None:
     snapshots = [observer.snapshot() for observer in observers]
-    words = ", ".join(f"{one.name} {one.state} {pace(one.process_fps)}" for one in snapshots)
+    words = ", ".join(f"{one.name} {one.state} {rate(one.process_fps)}" for one in snapshots)
     reporter.say(
         "progress",
         words,

@@ -66,7 +66,6 @@ watch_options = section(
         "--healthy-within",
         type=Seconds(above_zero=True),
         default="10s",
-        show_default=True,
         help="/healthz answers 503 after this long without a finished frame.",
     ),
     only_for="videos",

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from streamderain.redaction import in_line
 from streamderain.runtime.backend import Backend, Job
 
 NAME = "manifest.json"
@@ -210,12 +211,6 @@ def _sha256(value: Any) -> str:
     if _SHA256.fullmatch(value) is None:
         raise ValueError(f"no sha256: {value!r}")
     return str(value)
-
-
-def in_line(text: str, *, most: int = 200) -> str:
-    """What a file says, fit to be shown: one line of at most so many characters, and nothing that a terminal obeys."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
-    return shown if len(text) <= most else f"{shown}…"
 
 
 def check_key(manifest: Manifest, key: Mapping[str, str]) -> None:
