@@ -96,17 +96,3 @@ class CaptureClock:
             self._least = offset
         self._least = min(offset, self._least + _DRIFT * max(0.0, at - then))
         return theirs + self._least
-
-
-class Pace:
-    """When each picture of a file that stands in for a camera is due; the first is due at once."""
-
-    def __init__(self) -> None:
-        self._began: tuple[float, float] | None = None
-
-    def wait(self, pts: int, base: Fraction) -> float:
-        """Seconds until the picture with ``pts``, in units of ``base`` seconds, is due; 0 if it is late."""
-        now, theirs = time.monotonic(), float(pts * base)
-        if self._began is None:
-            self._began = (now, theirs)
-        return max(0.0, self._began[0] + theirs - self._began[1] - now)

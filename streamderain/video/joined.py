@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 from streamderain.frame import Frame, VideoInfo
 from streamderain.observe import Observer
 from streamderain.video import colour, ffmpeg, probe
-from streamderain.video.clock import TICK, CaptureClock, OutputClock, Pace
+from streamderain.video.clock import TICK, CaptureClock, OutputClock
 from streamderain.video.connection import Connection
 from streamderain.video.letterbox import Letterbox
+from streamderain.video.pace import Pace
 
 _FASTEST = 240  # frames/s; what says more counts ticks, not pictures
 _SMOOTH = 0.1  # weight of the newest interval in the running mean
@@ -75,7 +77,7 @@ class Joined:
             LostError: the connection is lost.
             UnsupportedInputError: HDR, or a colour matrix that cannot be converted.
         """
-        capture, pace = CaptureClock(), Pace() if self._paced else None
+        capture, pace = CaptureClock(), Pace(self._closing, late=math.inf) if self._paced else None
         base = connection.time_base
         reader: colour.RgbReader | None = None
         like: object = None
@@ -83,7 +85,7 @@ class Joined:
         for arrival in connection.pictures():
             picture = arrival.picture
             if pace is not None and arrival.pts is not None:
-                self._closing.wait(pace.wait(arrival.pts, base))
+                pace.await_moment(float(arrival.pts * base))
                 arrival = arrival._replace(at=time.monotonic())
             kind = (picture.width, picture.height, picture.format.name, picture.colorspace, picture.color_range)
             if reader is None or kind != like:

@@ -6,7 +6,6 @@ import io
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +18,7 @@ from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.redaction import redact_target
 from streamderain.video import encoder, ffmpeg, nvenc
+from streamderain.video.clock import APART, TICK
 from streamderain.video.colour import YuvWriter
 from streamderain.video.link import Link
 from streamderain.video.outlet import Finishing, check_size, eight_bits
@@ -29,7 +29,6 @@ _OPEN_TIMEOUT = 10.0  # seconds that a target may take to answer
 _WRITE_TIMEOUT = 10.0  # seconds that it may take nothing
 _KEY_EVERY = 2  # seconds between key frames: as long as somebody who tunes in waits at most
 _CRF = 23  # a network has less room than a disk
-_TICK = Fraction(1, 90000)
 _PACED = {"rtsp", "flv", "mpegts"}  # muxers of targets that take a stream as it happens
 
 
@@ -74,18 +73,18 @@ class PublishSink(Finishing):
         """
         self._check_open()
         check_size(frame, self._info)
-        ticks = round(frame.pts * frame.time_base / _TICK)
+        ticks = round(frame.pts * frame.time_base / TICK)
         if self._latest is not None and ticks <= self._latest:
-            ticks = self._latest + 1  # a time that does not grow closes streams
+            ticks = self._latest + APART  # a time that does not grow closes streams
         self._latest = ticks
         if self._pace is not None:
-            self._pace.await_moment(float(ticks * _TICK))
+            self._pace.await_moment(float(ticks * TICK))
         self.frames_written += 1
         if self._info.live and not self._link.connected:
             self._link.dropped += 1
             return  # encoding for nobody would only keep the machine from the next frame
         try:
-            picture = self._writer.picture(Frame(eight_bits(frame), ticks, _TICK))
+            picture = self._writer.picture(Frame(eight_bits(frame), ticks, TICK))
             picture.pict_type = 1 if self._link.needs_key else 0
             self._send(self._context.encode(picture))
         except ffmpeg.WRITE_ERRORS as error:
@@ -154,7 +153,7 @@ def open_publisher(
         DeviceError: the encoder is one of GPUs, and there is none.
     """
     name = redact_target(url)
-    info = replace(info, rotation=0, time_base=_TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
+    info = replace(info, rotation=0, time_base=TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
     chosen, crf = _defaults(info, codec, crf, preset, options)
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen, pix_fmt=pix_fmt)
     nvenc.require(plan.codec, None)
@@ -174,7 +173,7 @@ def open_publisher(
         "url": _with_packet_size(url),
         "muxer": muxer,
         "options": {"rtsp_transport": "tcp"} if muxer == "rtsp" else {"flush_packets": "1"},
-        "time_base": [_TICK.numerator, _TICK.denominator],
+        "time_base": [TICK.numerator, TICK.denominator],
         "open_timeout": 0.0 if listening else _OPEN_TIMEOUT,
         "write_timeout": _WRITE_TIMEOUT,
     }
@@ -223,7 +222,7 @@ def _clip(plan: encoder.EncoderPlan, info: VideoInfo) -> bytes:
         stream: Any = container.add_stream(plan.codec)
         _configure(stream.codec_context, plan, info)
         black = torch.zeros((info.height, info.width, 3), dtype=torch.uint8)
-        picture = YuvWriter(info, pix_fmt=plan.pix_fmt, left=plan.chroma_left).picture(Frame(black, 0, _TICK))
+        picture = YuvWriter(info, pix_fmt=plan.pix_fmt, left=plan.chroma_left).picture(Frame(black, 0, TICK))
         container.mux([*stream.encode(picture), *stream.encode(None)])
     return memory.getvalue()
 
