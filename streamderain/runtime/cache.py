@@ -65,8 +65,9 @@ class EngineCache:
     """Engines in ``<folder>/<digest>/``. Safe for any number of processes.
 
     A file lock beside each engine (``<digest>.lock``) is held by who builds it, and shared by who loads it. An engine
-    is built in a folder beside its own and renamed when it is whole, so that a crash leaves nothing that looks whole.
-    On a file system without locks two may build the same, of which the last stays, and what a crash leaves is left.
+    is built in a folder beside its own and renamed when it is whole, so that a crash leaves nothing that looks whole;
+    what it leaves goes with the next `prune`, as after each build. On a file system without locks two may build the
+    same, of which the last stays, and what a crash leaves is left.
     """
 
     def __init__(self, folder: Path | None = None, *, max_bytes: int = MAX_BYTES) -> None:
@@ -133,11 +134,9 @@ class EngineCache:
         """
         path = self.path(key)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked(path, exclusive=True, waiting=waiting) as alone:
-            if self.identity(key) != instead_of and self._whole(path, key):
+        with self._locked(path, exclusive=True, waiting=waiting):
+            if self.identity(key) != instead_of and _damage(path) is None:
                 return False
-            if alone:
-                self._sweep(path.name)
             place = Path(tempfile.mkdtemp(prefix=f"{path.name}{_BEING_MADE}", dir=self.folder))
             try:
                 place.chmod(0o755)  # mkdtemp's folders are for one user, and a shelf may be for several
@@ -181,42 +180,31 @@ class EngineCache:
         Raises:
             OSError: if there was something to remove, and nothing could be.
         """
+        self._sweep()
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
         removed: list[Entry] = []
         refused: list[OSError] = []
-        for name in self._left_over():
-            with suppress(OSError), self._locked(self.folder / name, exclusive=True, wait=False) as alone:
-                if alone:
-                    self._sweep(name)
         for entry in reversed(entries):
             if total <= max_bytes:
                 break
             if entry.folder == keep:
                 continue
             try:
-                gone = self._unless_in_use(entry.folder, partial(self._put_away, entry.folder))
+                with self._locked(entry.folder, exclusive=True, wait=False):
+                    self._put_away(entry.folder)
+            except BlockingIOError:  # in use
+                continue
             except OSError as error:  # the others can go all the same
                 refused.append(error)
                 continue
-            if gone:
-                total -= entry.bytes
-                removed.append(entry)
+            total -= entry.bytes
+            removed.append(entry)
         if refused and not removed:
             raise refused[0]
         return removed
 
     # ---- how
-
-    @staticmethod
-    def _whole(path: Path, key: Mapping[str, str]) -> bool:
-        try:
-            manifest = read_manifest(path)
-            check_key(manifest, key)
-            check_files(path, manifest)
-        except DamagedEngineError:
-            return False
-        return True
 
     def _paths(self) -> list[Path]:
         """Of everything that has an engine's name: hexadecimal digits and nothing else."""
@@ -246,22 +234,6 @@ class EngineCache:
         except FileNotFoundError:
             return None
 
-    def _left_over(self) -> set[str]:
-        """Of the engines that somebody began to build or to delete, and may not have lived to end it."""
-        if not self.folder.is_dir():
-            return set()
-        marks = (path.name for mark in (_BEING_MADE, _GOING) for path in self.folder.glob(f"*{mark}*"))
-        return {name.partition(".")[0] for name in marks}
-
-    def _unless_in_use(self, path: Path, action: Callable[[], object]) -> bool:
-        """Whether it was done. Not waited for: what is in use is in use."""
-        try:
-            with self._locked(path, exclusive=True, wait=False):
-                action()
-        except BlockingIOError:
-            return False
-        return True
-
     def _put_away(self, path: Path) -> None:
         """Whatever stands at ``path`` goes: renamed at once, deleted after."""
         if os.path.lexists(path):
@@ -269,11 +241,14 @@ class EngineCache:
             os.replace(path, going / "old")
             shutil.rmtree(going, ignore_errors=True)
 
-    def _sweep(self, name: str) -> None:
-        """Remove what killed processes left of the engine ``name``, whose lock is held."""
-        for mark in (_BEING_MADE, _GOING):
-            for left in self.folder.glob(f"{name}{mark}*"):
-                shutil.rmtree(left, ignore_errors=True)
+    def _sweep(self) -> None:
+        """Remove what killed processes left of engines that they were building or deleting."""
+        left_over = [path for mark in (_BEING_MADE, _GOING) for path in self.folder.glob(f"*{mark}*")]
+        for path in left_over:
+            engine = self.folder / path.name.partition(".")[0]
+            with suppress(OSError), self._locked(engine, exclusive=True, wait=False) as alone:
+                if alone:
+                    shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def _locked(
