@@ -96,7 +96,7 @@ def is_live(uri: str, *, read_timeout: float = 5.0) -> bool:
             raise InputError(
                 f"{redact(uri)} cannot be opened: no answer within {read_timeout:g} s", hint=unanswered(uri)
             ) from ffmpeg.redacted(error)
-        except (av.error.FFmpegError, OSError, ValueError):
+        except ffmpeg.ERRORS:
             return False
     return scheme in _LIVE or is_device(uri)
 

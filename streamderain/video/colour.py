@@ -14,6 +14,7 @@ import av
 import numpy as np
 import torch
 from av.filter import Graph
+from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
@@ -129,7 +130,7 @@ def finish(picture: av.VideoFrame, frame: Frame | YuvFrame, *, colour: Colour | 
     picture.pts = frame.pts
     picture.time_base = frame.time_base
     picture.duration = frame.duration or 0
-    picture.pict_type = 0  # or the encoder would repeat the source's I-frames: +16 % bytes
+    picture.pict_type = PictureType.NONE  # or the encoder would repeat the source's I-frames: +16 % bytes
     return picture
 
 

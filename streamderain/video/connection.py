@@ -17,8 +17,6 @@ from streamderain.video import ffmpeg
 from streamderain.video.address import ESCAPES, splits_password, unanswered, where
 from streamderain.video.probe import Orientation
 
-#: What PyAV's calls raise.
-FAILURES = (av.error.FFmpegError, OSError, ValueError)
 #: What to do where a server answers with one of these.
 STATUS_HINTS = {
     401: "put the right user and password before the host: USER:PASSWORD@HOST",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from av.container import OutputContainer
+from av.video.frame import PictureType
 
 from streamderain.errors import InputError, OutputError
 from streamderain.frame import Frame, VideoInfo
@@ -22,7 +23,6 @@ from streamderain.video.segments import SegmentFiles
 from streamderain.video.target import Target
 from streamderain.yuv import Delivery, YuvFrame
 
-_KEY = 1  # FFmpeg's number of an I-frame
 _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
 
 
@@ -89,7 +89,7 @@ class ContainerSink(Finishing):
             writer: Any = self._planes if isinstance(frame, YuvFrame) else self._writer
             picture = writer.picture(frame)
             if self._segments is not None and self._segments.begins(frame.pts * frame.time_base):
-                picture.pict_type = _KEY
+                picture.pict_type = PictureType.I
             self._mux(self._stream.encode(picture))
             self.frames_written += 1
             self._remuxer.pump()

@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 import av
-import av.error
 from av.container import InputContainer
 
 from streamderain.errors import InputError
@@ -112,7 +111,7 @@ class Decoder:
             except StopIteration:
                 self._put(self._joins.waiting(end=True))
                 return
-            except (av.error.FFmpegError, OSError) as error:
+            except ffmpeg.ERRORS as error:
                 if not self._conceal:
                     raise self._failure("cannot be read on", error) from error
                 self.notes.append(f"reading ended early: {ffmpeg.explain(error)}")
@@ -139,7 +138,7 @@ class Decoder:
     def _decode(self, packet: Any) -> Iterator[av.VideoFrame]:
         try:
             frames = self._video.codec_context.decode(packet if packet.size else None)
-        except (av.error.FFmpegError, OSError) as error:
+        except ffmpeg.ERRORS as error:
             if not self._conceal:
                 raise self._failure("cannot be decoded", error) from error
             self._damage = ffmpeg.explain(error)
@@ -170,7 +169,7 @@ class Decoder:
         """What comes out of the deinterlacer."""
         try:
             yield from pictures
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except ffmpeg.ERRORS as error:
             after = ffmpeg.frames(self.decoded)
             raise InputError(f"{self._name} cannot be deinterlaced (after {after}): {ffmpeg.explain(error)}") from error
 

@@ -18,7 +18,6 @@ from streamderain.frame import VideoInfo
 from streamderain.video import ffmpeg, probe
 from streamderain.video.address import TIMED_OUT, Address
 from streamderain.video.connection import (
-    FAILURES,
     SOUND_LEFT_OUT,
     Arrival,
     LostError,
@@ -60,7 +59,7 @@ class Demuxed:
                 timeout=(address.open_timeout, read_timeout),
                 metadata_errors="replace",
             )
-        except FAILURES as error:
+        except ffmpeg.ERRORS as error:
             # Cut off by the time limit, some protocols say that what they got so far makes no sense.
             late = time.monotonic() - began > address.open_timeout * _NEARLY
             raise self._cannot(error, late=late) from ffmpeg.redacted(error)
@@ -120,7 +119,7 @@ class Demuxed:
             packet = next(packets, None)
         except TIMED_OUT as error:
             raise silent(self._read_timeout) from ffmpeg.redacted(error)
-        except FAILURES as error:
+        except ffmpeg.ERRORS as error:
             raise LostError(ffmpeg.explain(error)) from ffmpeg.redacted(error)
         finally:
             self._busy(False)
@@ -130,14 +129,14 @@ class Demuxed:
         """Its pictures; of None, those that the decoder still held."""
         try:
             pictures: list[av.VideoFrame] = self._video.codec_context.decode(packet)
-        except FAILURES:
+        except ffmpeg.ERRORS:
             self.damaged += 1
             return []
         self.damaged += sum(picture.is_corrupt for picture in pictures)
         return pictures
 
     def close(self) -> None:
-        with contextlib.suppress(*FAILURES):
+        with contextlib.suppress(*ffmpeg.ERRORS):
             self._container.close()
 
     def _cannot(self, error: BaseException, *, late: bool) -> LostError:

@@ -12,7 +12,6 @@ from typing import Any
 
 import av
 import av.codec.codec
-import av.error
 from av.codec.hwaccel import HWAccel
 from av.container import OutputContainer
 
@@ -320,7 +319,7 @@ def fits(plan: EncoderPlan, info: VideoInfo, *, muxer: str) -> bool:
     """Whether the container can be begun with the video alone: then it is the other streams that it cannot hold."""
     begun = False
     with (
-        contextlib.suppress(OutputOptionError, av.error.FFmpegError, OSError, ValueError),
+        contextlib.suppress(OutputOptionError, *ffmpeg.ERRORS),
         av.open(io.BytesIO(), "w", format=muxer) as container,
     ):
         add_stream(container, plan, info, name=muxer)

@@ -20,7 +20,8 @@ from streamderain.redaction import redact
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
 ASSUMED_RATE = Fraction(25)  # frames/s of a video that does not tell its own
-WRITE_ERRORS = (av.error.FFmpegError, OSError, ValueError, RuntimeError)  # of an output that fails
+ERRORS = (av.error.FFmpegError, OSError, ValueError)  # what PyAV's calls raise
+WRITE_ERRORS = (*ERRORS, RuntimeError)  # and those that write
 
 _QUIET = -8  # FFmpeg's AV_LOG_QUIET
 _ERRNO = re.compile(r"^\[Errno -?\d+\]\s*")
@@ -72,7 +73,7 @@ def speaks(scheme: str) -> bool:
             return True
     except av.error.ProtocolNotFoundError:
         return False
-    except (av.error.FFmpegError, OSError, ValueError):
+    except ERRORS:
         return True
 
 

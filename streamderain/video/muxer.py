@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.error
 
 from streamderain.errors import OutputOptionError
 from streamderain.video import ffmpeg, stills
@@ -79,7 +78,7 @@ def _guess(uri: str | None, format: str | None) -> str | None:
     try:
         with av.open(uri or "-", "w", format=format) as guess:
             return str(guess.format.name)
-    except (ValueError, av.error.FFmpegError):
+    except ffmpeg.ERRORS:
         return None
 
 

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, cast
 import av
 from av.container import InputContainer
 from av.sidedata.sidedata import Type
+from av.stream import Disposition
 
 from streamderain.errors import InputError
 from streamderain.frame import VideoInfo
 from streamderain.video import colour, exif, tiff
-
-_ATTACHED_PICTURE = 1 << 10
 
 # PyAV 18.1 frees the metadata of side data a second time, which ends the process; these decoders attach such to a
 # picture with a colour profile.
@@ -37,7 +36,7 @@ def video_stream(container: InputContainer, name: str) -> Any:
     Raises:
         InputError: there is none, or no decoder for it.
     """
-    videos = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     best = container.streams.best("video")
     chosen = best if best in videos else next(iter(videos), None)
     if chosen is None:

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import av
-import av.error
 import torch
 from av.codec.context import Flags
+from av.video.frame import PictureType
 
 from streamderain.errors import OutputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
@@ -85,7 +85,7 @@ class PublishSink(Finishing):
             return  # encoding for nobody would only keep the machine from the next frame
         try:
             picture = self._writer.picture(Frame(eight_bits(frame), ticks, TICK))
-            picture.pict_type = 1 if self._link.needs_key else 0
+            picture.pict_type = PictureType.I if self._link.needs_key else PictureType.NONE
             self._send(self._context.encode(picture))
         except ffmpeg.WRITE_ERRORS as error:
             raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from ffmpeg.redacted(error)

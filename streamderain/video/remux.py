@@ -13,12 +13,12 @@ import av
 import av.error
 from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer, OutputContainer
+from av.stream import Disposition
 
 from streamderain.errors import InputError, OutputError
 from streamderain.redaction import redact
 from streamderain.video import ffmpeg, timecode
 
-_ATTACHED_PICTURE = 1 << 10
 _HOLDS_COVERS = {"mp4", "mov", "ipod", "matroska"}
 _MP4_ONLY = {"mov_text"}
 _ADTS = {"mpegts", "adts", "rtsp"}
@@ -257,7 +257,7 @@ def side_streams(
         if stream is video or stream.index == video.index:
             continue
         if kind == "video":
-            if not int(stream.disposition) & _ATTACHED_PICTURE:
+            if not stream.disposition & Disposition.attached_pic:
                 skipped.append(f"#{stream.index} (a second video)")
                 continue
             kind = "cover"
@@ -401,7 +401,7 @@ class Remuxer:
             out = self._container.add_stream_from_template(stream.template)
             if muxer in _WANTS_LAYOUT and stream.codec.startswith("pcm"):
                 _name_channels(out.codec_context)
-        except (ValueError, av.error.FFmpegError) as error:
+        except ffmpeg.ERRORS as error:
             raise OutputError(
                 f"{name}: {muxer} cannot hold {stream}",
                 hint=f"use {option}, or write to {elsewhere}",

@@ -172,7 +172,7 @@ def _open_container(
                 url, "r", format=container_format, container_options=options | limits, timeout=timeout,
                 metadata_errors="replace", hwaccel=None if gpu is None else cuda.acceleration(gpu, kept=True),
             )  # fmt: skip
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except ffmpeg.ERRORS as error:
             reason, hint = ffmpeg.explain(error, lines), None
             if ffmpeg.is_url(uri):
                 # Cut off by the time limit, RTSP says that what it got so far makes no sense.
@@ -293,7 +293,7 @@ def _seek(
         side.clear()
         try:
             container.seek(goal, stream=video, backward=True)
-        except (av.error.FFmpegError, OSError):
+        except ffmpeg.ERRORS:
             goal = origin  # a pipe: what comes first is all there is
         decoder = make()
         pictures = decoder.pictures()

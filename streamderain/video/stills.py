@@ -116,7 +116,7 @@ def _decoded(path: Path | str) -> tuple[av.VideoFrame, probe.Orientation]:
                 # By content: a PNG called .jpg is no rarity.
                 with av.open(io.BytesIO(data), "r") as container:
                     return _first(container, name), turned
-        except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
+        except (*ffmpeg.ERRORS, IndexError) as error:
             reason = ffmpeg.explain(error, lines)
             raise InputError(f"{name} cannot be read as a picture: {reason}", hint="is the file whole?") from error
 
@@ -172,7 +172,7 @@ def write_still(
                 target.write_bytes(data)
             else:
                 write_whole(Path(os.path.realpath(target)) if target.is_symlink() else target, data)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
+        except ffmpeg.ERRORS as error:
             raise OutputError(f"{target} cannot be written: {ffmpeg.explain(error, lines)}") from error
 
 

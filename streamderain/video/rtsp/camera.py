@@ -14,7 +14,6 @@ from streamderain.frame import VideoInfo
 from streamderain.video import ffmpeg, probe
 from streamderain.video.address import Address
 from streamderain.video.connection import (
-    FAILURES,
     SOUND_LEFT_OUT,
     STATUS_HINTS,
     Arrival,
@@ -146,7 +145,7 @@ class Camera:
         packet.pts, packet.time_base = ticks, self._time_base
         try:
             pictures: list[av.VideoFrame] = self._decoder.decode(packet)
-        except FAILURES:
+        except ffmpeg.ERRORS:
             self.damaged += self._seen
             return []
         self._seen |= bool(pictures)
