@@ -20,8 +20,8 @@ from streamderain.overlap import WriteBehind
 from streamderain.pipeline import View, check_derainer, check_sink
 from streamderain.session import DerainerLike, SessionLike
 from streamderain.video.clock import APART
-from streamderain.video.joined import Captured
 from streamderain.video.live import LiveSource
+from streamderain.video.live_frames import Captured
 
 OnLoss = Literal["hold", "slate", "pause", "stop"]
 ON_LOSS: tuple[OnLoss, ...] = ("hold", "slate", "pause", "stop")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from streamderain import locks
-from streamderain.video.lock import Lock
+from streamderain.video.writer_lock import WriterLock
 
 _HOLD = """
 import fcntl, sys
@@ -60,4 +60,4 @@ def test_without_locks_everybody_goes_on(
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     assert not locks.take(descriptor)
-    Lock(tmp_path / "out.part", name="out").remove()
+    WriterLock(tmp_path / "out.part", name="out").remove()

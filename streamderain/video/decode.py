@@ -13,8 +13,8 @@ from av.container import InputContainer
 from streamderain.errors import InputError
 from streamderain.video import ffmpeg, nvdec
 from streamderain.video.awaited import At, Awaited
+from streamderain.video.concatenation import Concatenation, is_back
 from streamderain.video.deinterlace import Deinterlacer
-from streamderain.video.joins import Joins, is_back
 from streamderain.video.remux import SideStreams
 
 # Codecs in which every packet is one picture, so that a picture that never came out can be told.
@@ -63,7 +63,7 @@ class Decoder:
         self._origin: int = video.start_time or 0
         self._step = max(1, round(1 / (rate * self._tick))) if rate else 1
         self._awaited = Awaited(video.codec_context)
-        self._joins = Joins(self._tick, self._step)
+        self._concatenation = Concatenation(self._tick, self._step)
         self._shown = 0  # number of the recording that pictures come from
         self._last_shown: int | None = None
         self._latest: Picture | None = None
@@ -81,8 +81,8 @@ class Decoder:
             if not packet.is_discard and packet.size:
                 if self._container.format.name == "asf":
                     packet.pts = self._of_asf(packet)
-                self._awaited.read((self._joins.video(packet), packet.pts) if packet.pts is not None else None)
-                self._put(self._joins.waiting())
+                self._awaited.read((self._concatenation.video(packet), packet.pts) if packet.pts is not None else None)
+                self._put(self._concatenation.waiting())
             for frame in self._decode(packet):
                 yield from self._place(frame)
         if self._deinterlacer is not None:
@@ -96,8 +96,8 @@ class Decoder:
             return
         for packet in self._packets:
             if packet.pts is not None and packet.size:
-                moved = self._joins.moved[self._joins.video(packet)]
-                self._put(self._joins.waiting())
+                moved = self._concatenation.moved[self._concatenation.video(packet)]
+                self._put(self._concatenation.waiting())
                 if (packet.dts if packet.dts is not None else packet.pts) + moved > (end + _INTERLEAVED) / self._tick:
                     return
 
@@ -109,7 +109,7 @@ class Decoder:
             try:
                 packet = next(demuxed)
             except StopIteration:
-                self._put(self._joins.waiting(end=True))
+                self._put(self._concatenation.waiting(end=True))
                 return
             except ffmpeg.ERRORS as error:
                 if not self._conceal:
@@ -122,7 +122,7 @@ class Decoder:
             if packet.stream.index == self._video.index:
                 yield packet
             else:
-                self._put(self._joins.side(packet))
+                self._put(self._concatenation.side(packet))
 
     def _put(self, packets: list[tuple[Any, Fraction]]) -> None:
         for packet, moved in packets:
@@ -190,7 +190,7 @@ class Decoder:
             (recording, raw), lost = self._awaited.came(at)
             yield from self._fill(lost)
             before = self._latest
-            pts = raw + self._joins.moved[recording]
+            pts = raw + self._concatenation.moved[recording]
         duration = round(frame.duration * base / self._tick) if frame.duration else None
         if before is not None and (new or pts <= before.pts):
             if surplus and not new:
@@ -203,7 +203,7 @@ class Decoder:
         """Whether the picture is the first of a new recording, which is `_shown` then."""
         last, before = self._last_shown, self._shown
         if last is None or raw < last:
-            while self._shown < self._joins.recording and (self._shown, raw) not in self._awaited:
+            while self._shown < self._concatenation.recording and (self._shown, raw) not in self._awaited:
                 self._shown += 1
         return self._shown > before
 
@@ -212,7 +212,7 @@ class Decoder:
         if not new and not is_back(before.pts * self._tick, pts * self._tick):
             return before.pts + 1
         if pts <= before.pts:
-            pts += self._joins.push(self._shown, before.pts + (before.duration or self._step) - pts)
+            pts += self._concatenation.push(self._shown, before.pts + (before.duration or self._step) - pts)
         self.notes.append(f"time jumps back at {self.clock(before.pts)}: what follows was moved after it")
         return pts
 
@@ -225,10 +225,10 @@ class Decoder:
             return
         if not self._conceal:
             recording, at = lost[0]
-            since = self.clock(at + self._joins.moved[recording])
+            since = self.clock(at + self._concatenation.moved[recording])
             raise self._failure(f"cannot be decoded: {ffmpeg.frames(len(lost))} missing from {since} on")
         for recording, at in lost:
-            pts = at + self._joins.moved[recording]
+            pts = at + self._concatenation.moved[recording]
             if pts > self._latest.pts:
                 self.concealed += 1
                 self._latest = Picture(self._latest.frame, pts, None)

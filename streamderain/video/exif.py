@@ -9,7 +9,7 @@ from fractions import Fraction
 import av
 import av.error
 
-from streamderain.video import parts, tiff
+from streamderain.video import image_parts, tiff
 
 _IN_JPEG = b"Exif\0\0"
 _INCH = 0.0254  # metres
@@ -24,7 +24,7 @@ def exif_in(data: bytes) -> bytes | None:
     with contextlib.suppress(struct.error, IndexError):
         if data[:4] in tiff.HEADERS:
             return data if any(tiff.value_of(tag, data) for tag in (tiff.MAKE, tiff.EXIF)) else None
-        for kind, body in parts.parts_of(data):
+        for kind, body in image_parts.parts_of(data):
             if kind in (b"eXIf", b"EXIF") or (kind == b"\xff\xe1" and body.startswith(_IN_JPEG)):
                 return body.removeprefix(_IN_JPEG)
     return None
@@ -36,7 +36,7 @@ def with_exif(data: bytes, exif: bytes) -> bytes:
     Raises:
         ValueError: why it cannot be.
     """
-    if not data.startswith((parts.PNG, parts.JPEG)):
+    if not data.startswith((image_parts.PNG, image_parts.JPEG)):
         raise ValueError("it is kept in png and jpg only")
     if tiff.value_of(tiff.BITS_PER_SAMPLE, exif) is not None:
         raise ValueError("it is not taken out of tiff")
@@ -44,13 +44,13 @@ def with_exif(data: bytes, exif: bytes) -> bytes:
         exif = tiff.upright(exif)
     except struct.error:
         raise ValueError("it is damaged") from None
-    if data.startswith(parts.PNG):
+    if data.startswith(image_parts.PNG):
         if not _borne_in_png(exif):
             raise ValueError("it is damaged")
-        return parts.with_part(data, b"eXIf", exif)
-    if len(_IN_JPEG) + len(exif) > parts.MOST_IN_JPEG:
+        return image_parts.with_part(data, b"eXIf", exif)
+    if len(_IN_JPEG) + len(exif) > image_parts.MOST_IN_JPEG:
         raise ValueError("it is too long for jpg")
-    return parts.with_part(data, b"\xff\xe1", _IN_JPEG + exif)
+    return image_parts.with_part(data, b"\xff\xe1", _IN_JPEG + exif)
 
 
 def _borne_in_png(exif: bytes) -> bool:
@@ -61,7 +61,7 @@ def _borne_in_png(exif: bytes) -> bool:
     encoder.pix_fmt, encoder.time_base = "gray", Fraction(1, 25)
     (packet,) = encoder.encode(av.VideoFrame(1, 1, "gray"))
     try:
-        av.CodecContext.create("png", "r").decode(av.Packet(parts.with_part(bytes(packet), b"eXIf", exif)))
+        av.CodecContext.create("png", "r").decode(av.Packet(image_parts.with_part(bytes(packet), b"eXIf", exif)))
     except av.error.FFmpegError:
         return False
     return True
@@ -70,7 +70,7 @@ def _borne_in_png(exif: bytes) -> bool:
 def density_in(data: bytes) -> tuple[float, float] | None:
     """Pixels a metre, across and down, of a whole png or jpg file; None where none are stated."""
     with contextlib.suppress(struct.error, IndexError):
-        for kind, body in parts.parts_of(data):
+        for kind, body in image_parts.parts_of(data):
             if kind == b"pHYs":
                 x, y, unit = struct.unpack(">IIB", body)
                 return (x, y) if unit == 1 and x and y else None
@@ -83,13 +83,13 @@ def density_in(data: bytes) -> tuple[float, float] | None:
 
 def with_density(data: bytes, density: tuple[float, float]) -> bytes:
     """``data`` as our encoders made it, with ``density`` pixels a metre if it is a png or jpg."""
-    if data.startswith(parts.JPEG):
+    if data.startswith(image_parts.JPEG):
         x, y = (min(round(each * _INCH), 65535) for each in density)
-        return parts.with_part(data, b"\xff\xe0", b"JFIF\0" + struct.pack(">HBHHH", 0x0101, 1, x, y, 0))
-    if data.startswith(parts.PNG):
-        body = next((body for kind, body in parts.parts_of(data) if kind == b"pHYs"), None)
+        return image_parts.with_part(data, b"\xff\xe0", b"JFIF\0" + struct.pack(">HBHHH", 0x0101, 1, x, y, 0))
+    if data.startswith(image_parts.PNG):
+        body = next((body for kind, body in image_parts.parts_of(data) if kind == b"pHYs"), None)
         if body is not None:  # FFmpeg's own, of the shape of a pixel
             at = data.index(b"pHYs" + body)
             data = data[: at - 4] + data[at + 4 + len(body) + 4 :]
-        return parts.with_part(data, b"pHYs", struct.pack(">IIB", round(density[0]), round(density[1]), 1))
+        return image_parts.with_part(data, b"pHYs", struct.pack(">IIB", round(density[0]), round(density[1]), 1))
     return data

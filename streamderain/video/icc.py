@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 import zlib
 
-from streamderain.video import parts, tiff
+from streamderain.video import image_parts, tiff
 
 _JPEG_NAME = b"ICC_PROFILE\0"
-_JPEG_MOST = parts.MOST_IN_JPEG - len(_JPEG_NAME) - 2  # bytes of profile in one APP2 segment
+_JPEG_MOST = image_parts.MOST_IN_JPEG - len(_JPEG_NAME) - 2  # bytes of profile in one APP2 segment
 _HOLDS = {"png", "mjpeg"}
 
 
@@ -21,7 +21,7 @@ def profile_in(data: bytes) -> bytes | None:
     try:
         if data[:4] in tiff.HEADERS:
             return tiff.value_of(tiff.COLOUR_PROFILE, data)
-        for kind, body in parts.parts_of(data):
+        for kind, body in image_parts.parts_of(data):
             if kind == b"iCCP":
                 return zlib.decompress(body[body.index(b"\0") + 2 :])
             if kind == b"ICCP":
@@ -48,10 +48,10 @@ def embedded(data: bytes, codec: str, profile: bytes) -> bytes:
         ValueError: if ``codec`` is neither "png" nor "mjpeg".
     """
     if codec == "png":
-        return parts.with_part(data, b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
+        return image_parts.with_part(data, b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
     if codec != "mjpeg":
         raise ValueError(f"codec must be 'png' or 'mjpeg', got {codec!r}")
     pieces = [profile[i : i + _JPEG_MOST] for i in range(0, len(profile), _JPEG_MOST)]
     for number, piece in reversed(list(enumerate(pieces, start=1))):
-        data = parts.with_part(data, b"\xff\xe2", _JPEG_NAME + bytes((number, len(pieces))) + piece)
+        data = image_parts.with_part(data, b"\xff\xe2", _JPEG_NAME + bytes((number, len(pieces))) + piece)
     return data

@@ -19,7 +19,7 @@ from streamderain.overlap import RunAhead
 from streamderain.video.address import Address, Transport, address, listening_for
 from streamderain.video.connect import connect
 from streamderain.video.connection import LostError
-from streamderain.video.joined import Captured, Joined
+from streamderain.video.live_frames import Captured, LiveFrames
 from streamderain.video.reconnect import Backoff
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class LiveSource:
         self._concealed = 0
         self._address, self._options, self._observer = where, options, observer
         self._closing = threading.Event()
-        self._joined = Joined(where.name, paced=where.paced, closing=self._closing, observer=observer)
+        self._frames = LiveFrames(where.name, paced=where.paced, closing=self._closing, observer=observer)
         self._connections = 0
         self._lost_at: float | None = None
         self._why: LostError | InputError | None = None
@@ -104,20 +104,20 @@ class LiveSource:
 
     @property
     def info(self) -> VideoInfo:
-        return self._joined.info
+        return self._frames.info
 
     @property
     def description(self) -> str:
-        return self._joined.description
+        return self._frames.description
 
     @property
     def camera_frames(self) -> int:
-        return self._joined.camera_frames
+        return self._frames.camera_frames
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Things to say aloud once; more may come while iterating."""
-        return tuple(self._joined.notes)
+        return tuple(self._frames.notes)
 
     @property
     def name(self) -> str:
@@ -137,7 +137,7 @@ class LiveSource:
     @property
     def interval(self) -> float:
         """Seconds between two frames of the camera, lately; by what it says of itself at the beginning."""
-        return self._joined.interval
+        return self._frames.interval
 
     def lost_for(self) -> float:
         """Seconds that the present outage has lasted; 0 while pictures come."""
@@ -146,7 +146,7 @@ class LiveSource:
 
     def elapsed(self) -> int:
         """Now, in ticks of ``info.time_base``: the pts that a picture taken now would have."""
-        return self._joined.elapsed()
+        return self._frames.elapsed()
 
     def take(self, within: float) -> Captured | None:
         """The next frame, or the newest; None if there is none within so many seconds.
@@ -169,7 +169,7 @@ class LiveSource:
         if not self._ahead.ready(within):
             self._watch()
             return False
-        if not self._joined.begun:
+        if not self._frames.begun:
             next(self._ahead, None)  # raises what went wrong
             raise InputError(f"{self.name} was closed before its first picture")
         return True
@@ -218,9 +218,9 @@ class LiveSource:
             return
         self._why = LostError(f"its reader has been stuck for {patience:g} s", hint="start it again, in a new process")
         self._lose()
-        if self._stuck >= _STUCK_AT_MOST or (self._joined.begun and limit is not None and self.lost_for() >= limit):
+        if self._stuck >= _STUCK_AT_MOST or (self._frames.begun and limit is not None and self.lost_for() >= limit):
             self._closing.set()
-            if not self._joined.begun:
+            if not self._frames.begun:
                 raise InputError(f"{self.name} cannot be opened: {self._why}", hint=self._why.hint)
             raise self._given_up(self._why)
         _log.warning(
@@ -265,11 +265,11 @@ class LiveSource:
             except (LostError, InputError) as error:
                 if self._left(reader):
                     return
-                if not self._joined.begun and isinstance(error, InputError):
+                if not self._frames.begun and isinstance(error, InputError):
                     raise
                 self._failed(error, began)
                 barred = _barred(error)
-                if self._joined.begun and time.monotonic() - told > _TELL_EVERY:
+                if self._frames.begun and time.monotonic() - told > _TELL_EVERY:
                     told = time.monotonic()
                     about = self._about("away", reason=str(error), seconds=round(self.lost_for(), 1))
                     _log.warning("%s cannot be reached: %s; trying on", self.name, error, extra=about)
@@ -278,7 +278,7 @@ class LiveSource:
             try:
                 if self._left(reader):
                     return
-                for captured in self._joined.frames(connection, self._is_up):
+                for captured in self._frames.frames(connection, self._is_up):
                     if self._left(reader):
                         return
                     if time.monotonic() - connected > _LASTED:
@@ -296,7 +296,7 @@ class LiveSource:
 
     def _asked(self, began: float) -> Address:
         """The address, with what is left of ``wait`` as the time limit where a publisher is waited for."""
-        if not self._address.listens or not self._options.wait or self._joined.begun:
+        if not self._address.listens or not self._options.wait or self._frames.begun:
             return self._address
         left = began + self._options.wait - time.monotonic()
         return listening_for(self._address, max(_LISTEN_AT_LEAST, left))
@@ -322,7 +322,7 @@ class LiveSource:
         return self._connections
 
     def _lose(self) -> None:
-        if self._joined.begun:
+        if self._frames.begun:
             self._lost_at = time.monotonic() if self._lost_at is None else self._lost_at
         self.state = "connecting"
         if self._observer is not None:
@@ -330,7 +330,7 @@ class LiveSource:
 
     def _failed(self, error: LostError | InputError, began: float) -> None:
         """Returns to try again; raises where that is not wanted any more."""
-        if not self._joined.begun and isinstance(error, LostError):
+        if not self._frames.begun and isinstance(error, LostError):
             for_ever = self._address.listens and not self._options.wait and not _barred(error)
             if not error.final and (for_ever or time.monotonic() - began < self._options.wait):
                 return

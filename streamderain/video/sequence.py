@@ -11,9 +11,9 @@ from pathlib import Path
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import ffmpeg, stills
-from streamderain.video.lock import Lock
 from streamderain.video.outlet import Finishing
 from streamderain.video.remux import SideStreams
+from streamderain.video.writer_lock import WriterLock
 
 _PATTERN = re.compile(r"%0?(\d*)d")
 
@@ -131,7 +131,7 @@ class SequenceSink(Finishing):
         self.description = f"{Path(pattern).suffix[1:].lower()} {info.width}x{info.height} → {pattern}"
         parent = folder_of(pattern)
         # %d and %03d mean the same pictures from 100 on.
-        self._lock = Lock(parent / f"{_PATTERN.sub('%d', Path(pattern).name)}.part", name=pattern)
+        self._lock = WriterLock(parent / f"{_PATTERN.sub('%d', Path(pattern).name)}.part", name=pattern)
         try:
             taken = existing(pattern, side, overwrite=overwrite)
         except BaseException:

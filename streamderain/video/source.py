@@ -25,8 +25,8 @@ from streamderain.video.address import TIMED_OUT, patience
 from streamderain.video.connection import refusal
 from streamderain.video.decode import Decoder, Picture
 from streamderain.video.nvdec import DECODINGS, Decoding, RefusedError
-from streamderain.video.recording import VideoSource
 from streamderain.video.remux import SideStreams, side_streams
+from streamderain.video.video_source import VideoSource
 
 _THREADS = 4
 

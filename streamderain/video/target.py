@@ -10,8 +10,8 @@ from pathlib import Path
 from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
 from streamderain.redaction import redact
 from streamderain.video import ffmpeg, sequence
-from streamderain.video.lock import Lock
 from streamderain.video.remux import SideStreams
+from streamderain.video.writer_lock import WriterLock
 
 _UNNAMED = ((stat.S_ISDIR, "folder"), (stat.S_ISBLK, "block device"), (stat.S_ISSOCK, "socket"))
 
@@ -45,7 +45,7 @@ class Target:
         self.notes: tuple[str, ...] = ()
         self._uri, self._side, self._overwrite = uri, side, overwrite
         self._beside: Path | None = None
-        self._lock: Lock | None = None
+        self._lock: WriterLock | None = None
         self._ours = True
         if uri == "-" or ffmpeg.is_url(uri):
             self.url = "pipe:1" if uri == "-" else uri
@@ -71,7 +71,7 @@ class Target:
         place = self.part or self._beside
         if place is None or self._lock is not None:
             return
-        self._lock = Lock(place, name=self.name)
+        self._lock = WriterLock(place, name=self.name)
         self._ours = self._lock.empty
         try:
             self._check(place, self.final or Path(self._uri))
@@ -92,7 +92,7 @@ class Target:
         aside = next(path for path in map(self.final.with_name, names) if not os.path.lexists(path))
         os.rename(self.part, aside)
         self._lock.release()
-        self._lock, self._ours = Lock(self.part, name=self.name), True
+        self._lock, self._ours = WriterLock(self.part, name=self.name), True
         self.notes = (f"{self.part}, left by a run that did not finish, is {aside.name} from now on",)
 
     def commit(self) -> None:

@@ -23,7 +23,7 @@ from streamderain.cli.live import _cheaper, _say_end, dated
 from streamderain.cli.report import Reporter
 from streamderain.errors import StreamLostError
 from streamderain.live import LiveStats
-from streamderain.video.lock import Lock
+from streamderain.video.writer_lock import WriterLock
 from tests.live.cameras import ROOT, FakeCamera
 from tests.video.clips import write_clip
 
@@ -192,7 +192,7 @@ def test_a_name_of_the_moment_that_is_taken_gets_a_number(tmp_path: Path) -> Non
         arguments = ["run", str(tmp_path / "in.mp4"), str(tmp_path / name), "-m", "identity", "--device", "cpu"]
         return CliRunner().invoke(cli, [*arguments, "--live", "--frames", "3", *more])
 
-    other = Lock(begun.with_name(begun.name + ".part"), name="what began in the same second")
+    other = WriterLock(begun.with_name(begun.name + ".part"), name="what began in the same second")
     result = record("cam-%Y.mkv")
     other.remove()
     assert result.exit_code == 0, result.output

@@ -18,8 +18,8 @@ from streamderain.live import run_live
 from streamderain.observe import Observer
 from streamderain.session import Session
 from streamderain.video import open_sink
-from streamderain.video.joined import Captured
 from streamderain.video.live import LiveOptions, open_live
+from streamderain.video.live_frames import Captured
 from tests.live.cameras import Collect, FakeCamera, Stub, is_slate
 from tests.live.conftest import Running
 from tests.live.fake_camera import now_ms, read_stamp

@@ -20,8 +20,8 @@ from streamderain.observe import Observer
 from streamderain.video import live
 from streamderain.video.address import Address
 from streamderain.video.connection import Arrival, Connection, LostError
-from streamderain.video.joined import Captured
 from streamderain.video.live import LiveOptions, LiveSource, open_live
+from streamderain.video.live_frames import Captured
 from tests.live.cameras import FakeCamera
 from tests.live.fake_camera import now_ms, read_stamp
 from tests.video.clips import write_clip

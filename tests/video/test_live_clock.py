@@ -20,9 +20,9 @@ from streamderain.observe import Observer
 from streamderain.video import pace
 from streamderain.video.address import address
 from streamderain.video.clock import CaptureClock, OutputClock
-from streamderain.video.joined import Joined
 from streamderain.video.letterbox import Letterbox
 from streamderain.video.live import LiveOptions
+from streamderain.video.live_frames import LiveFrames
 from streamderain.video.reconnect import Backoff
 
 BASE = Fraction(1, 90000)
@@ -145,13 +145,13 @@ def test_a_recording_that_falls_far_behind_goes_on_at_its_own_pace(monkeypatch: 
 
 def test_the_camera_s_interval_is_followed_and_one_hiccup_is_no_rate() -> None:
     seen = Observer()
-    joined = Joined("cam", paced=False, closing=threading.Event(), observer=seen)
+    frames = LiveFrames("cam", paced=False, closing=threading.Event(), observer=seen)
     for number in range(200):
-        joined._count(10 + number * 0.2)
-    assert joined.interval == pytest.approx(0.2, rel=0.01)
-    joined._count(10 + 199 * 0.2 + 30)
-    assert joined.interval < 0.25
-    assert joined.camera_frames == seen.snapshot().camera_frames == 201
+        frames._count(10 + number * 0.2)
+    assert frames.interval == pytest.approx(0.2, rel=0.01)
+    frames._count(10 + 199 * 0.2 + 30)
+    assert frames.interval < 0.25
+    assert frames.camera_frames == seen.snapshot().camera_frames == 201
 
 
 def test_waits_are_short_in_the_first_minute_then_grow_to_ten_seconds_and_begin_anew() -> None:

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.frame import Frame
 from streamderain.video import list_stills, open_sink, open_source, read_still, write_still
-from streamderain.video.parts import parts_of
+from streamderain.video.image_parts import parts_of
 
 from .clips import COUNT, Array, scene, times, write_clip
 from .copying import copy

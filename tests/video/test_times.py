@@ -17,7 +17,7 @@ import torch
 from streamderain.errors import InputError, OutputOptionError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import open_sink, open_source
-from streamderain.video.joins import Joins
+from streamderain.video.concatenation import Concatenation
 
 from .clips import COUNT, SIZE, durations, scene, times, write_clip
 from .copying import copy, copy_open
@@ -304,11 +304,11 @@ def test_short_recordings_on_end_are_told_from_lost_pictures(tmp_path: Path) -> 
 
 
 def test_a_recording_begins_after_the_picture_of_the_one_before_that_is_shown_last() -> None:
-    joins, numbers = Joins(Fraction(1, 25), 1), []
+    joined, numbers = Concatenation(Fraction(1, 25), 1), []
     for dts, pts in ((0, 0), (1, 3), (2, 1), (3, 2), (0, 0), (1, 1)):  # the last in the file is not the last shown
         packet = SimpleNamespace(dts=dts, pts=pts, duration=1, is_keyframe=dts == 0)
-        numbers.append(joins.video(packet))
-    assert (numbers, joins.moved) == ([0, 0, 0, 0, 1, 1], [0, 4])
+        numbers.append(joined.video(packet))
+    assert (numbers, joined.moved) == ([0, 0, 0, 0, 1, 1], [0, 4])
 
 
 def test_raw_dv_has_the_rate_of_its_pictures(tmp_path: Path) -> None:

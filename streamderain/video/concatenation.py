@@ -35,7 +35,7 @@ class _Side:
     held: list[tuple[Fraction, Any]] = field(default_factory=list)
 
 
-class Joins:
+class Concatenation:
     """Finds where each recording begins, which is elsewhere in each stream, and moves all its streams by the same time.
 
     Attributes:

@@ -9,7 +9,7 @@ from streamderain import locks
 from streamderain.errors import OutputError
 
 
-class Lock:
+class WriterLock:
     """``path``, made if it is not there, for this process alone until `release` or its end, however that comes.
 
     Attributes:

@@ -36,7 +36,7 @@ class Captured(NamedTuple):
     connection: int
 
 
-class Joined:
+class LiveFrames:
     """The first picture decides what all frames are like; see `LiveSource` for what the attributes mean.
 
     Written to by one thread at a time, the reader's; read by any.
