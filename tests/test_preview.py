@@ -29,6 +29,7 @@ from streamderain.observe import Observer
 from streamderain.preview import JpegEncoder, serve_preview
 from streamderain.preview.jpeg import Pictures
 from streamderain.web import WebServer
+from tests.waiting import wait_until
 
 TICK = Fraction(1, 25)
 RAINY, CLEAN = (200, 40, 40), (40, 40, 200)
@@ -410,10 +411,3 @@ def test_the_page_asks_once_a_second_of_a_stream_that_has_ended(
     observer.end()
     time.sleep(3)
     assert 1 <= len(asked) <= 4
-
-
-def wait_until(good: Any, *, within: float = 20) -> None:
-    until = time.monotonic() + within
-    while not good():
-        assert time.monotonic() < until
-        time.sleep(0.1)

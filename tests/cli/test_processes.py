@@ -19,6 +19,7 @@ import av
 import pytest
 
 from streamderain.cli.interrupt import Signals
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
@@ -31,13 +32,6 @@ IDENTITY = ("-m", "identity", "--device", "cpu")
 def frame_times(path: Any) -> list[float]:
     with av.open(path) as container:
         return [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -60,7 +54,7 @@ def endless(start: Start) -> Any:
         process = start("run", *IDENTITY, "-", target or out, *arguments, stdin=feeder.stdout)
         feeder.stdout.close()
         part = out.with_name(out.name + ".part")
-        until(lambda: process.poll() is not None or (part.exists() and part.stat().st_size > 4000))
+        wait_until(lambda: process.poll() is not None or (part.exists() and part.stat().st_size > 4000))
         assert process.poll() is None, process.communicate()
         return process
 
@@ -120,7 +114,7 @@ def test_interrupted_overwrite_keeps_the_older_file(endless: Any, tmp_path: Path
     assert len(frame_times(f"{out}.part")) == kept
     process = endless(out, "--overwrite", target=name.format(tmp_path))  # the same again keeps it as well
     part, aside = (out.with_name(other) for other in ("out.mp4.part", "out.unfinished-1.mp4"))
-    until(lambda: aside.exists() and part.exists() and part.stat().st_size > 4000)
+    wait_until(lambda: aside.exists() and part.exists() and part.stat().st_size > 4000)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert f"{part}, left by a run that did not finish, is {aside.name} from now on" in stderr.decode()
@@ -140,7 +134,7 @@ def test_first_signal_finishes_the_file_though_the_input_is_silent(
     os.close(reader)
     os.write(writer, HEADER + PICTURES)
     part = out.with_name(out.name + ".part")
-    until(lambda: part.exists() or process.poll() is not None)
+    wait_until(lambda: part.exists() or process.poll() is not None)
     time.sleep(0.5)
     begin = time.monotonic()
     process.send_signal(signum)
@@ -179,7 +173,7 @@ def test_signal_while_a_silent_input_is_opened_ends_at_once(
     process = start("run", *IDENTITY, "-", tmp_path / "out.mp4", "--log-format", log, stdin=reader)
     os.write(writer, HEADER[:9])
     # What was written has been read: the command is inside FFmpeg, waiting for more.
-    until(lambda: not select.select([reader], [], [], 0)[0])
+    wait_until(lambda: not select.select([reader], [], [], 0)[0])
     os.close(reader)
     time.sleep(0.2)
     process.send_signal(signum)
@@ -202,12 +196,12 @@ def test_a_hang_up_is_never_one_of_two_signals(monkeypatch: pytest.MonkeyPatch) 
         signals.running()
         for signum, code in ((signal.SIGHUP, 129), (signal.SIGHUP, 129), (signal.SIGTERM, 143), (signal.SIGHUP, 143)):
             os.kill(os.getpid(), signum)
-            until(lambda code=code: signals.exit_code == code)
+            wait_until(lambda code=code: signals.exit_code == code)
             time.sleep(0.2)
         assert signals.stop.is_set()
         assert ended == []
         os.kill(os.getpid(), signal.SIGTERM)
-        until(lambda: len(ended) == 2)  # by both ways
+        wait_until(lambda: len(ended) == 2)  # by both ways
     assert ended == [143, 143]
 
 

@@ -14,6 +14,7 @@ from streamderain.video.live import LiveOptions, open_live
 from tests.live.cameras import Collect, FakeCamera
 from tests.live.conftest import Running
 from tests.live.fake_camera import now_ms, read_stamp
+from tests.waiting import wait_until
 
 Make = Callable[..., FakeCamera]
 Start = Callable[..., Running]
@@ -23,13 +24,6 @@ DEADLINE = 0.2  # seconds: far more than a step takes
 
 def _age(frame: Frame) -> float:
     return (now_ms() - read_stamp(frame.pixels.numpy())) / 1000
-
-
-def _wait(condition: Callable[[], bool], within: float = 20.0) -> None:
-    until = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_a_camera_that_stalls_returns_and_ends_is_nothing_to_the_other(camera: Make, running: Start) -> None:
@@ -46,7 +40,7 @@ def test_a_camera_that_stalls_returns_and_ends_is_nothing_to_the_other(camera: M
     assert batcher.counts[2] > batcher.counts.get(1, 0)
 
     cameras[0].tell("stall")
-    _wait(lambda: runs[0].source.state == "connecting")
+    wait_until(lambda: runs[0].source.state == "connecting")
     sinks[1].wait_more(5)
     stalled = len(sinks[1].seen)
     time.sleep(1.5)  # the stalled one is not waited for any longer
@@ -56,7 +50,7 @@ def test_a_camera_that_stalls_returns_and_ends_is_nothing_to_the_other(camera: M
     assert settled - stalled > 10  # and the other went on all the while
 
     cameras[0].tell("go")
-    _wait(lambda: runs[0].source.reconnects > 0)
+    wait_until(lambda: runs[0].source.reconnects > 0)
     sinks[0].wait_more(5)
     stats = runs[0].finish()
     assert stats.resets == 1

@@ -24,6 +24,7 @@ from tests.live.cameras import Collect, FakeCamera, Stub, is_slate
 from tests.live.conftest import Running
 from tests.live.fake_camera import now_ms, read_stamp
 from tests.video.clips import times, write_clip
+from tests.waiting import wait_until
 
 Make = Callable[..., FakeCamera]
 Start = Callable[..., Running]
@@ -47,12 +48,12 @@ def test_every_restart_and_stall_is_recovered_from_within_two_seconds(camera: Ma
             made.start()
         elif kind == "stall":
             made.tell("stall")
-            _wait(lambda: run.source.state == "connecting")
+            wait_until(lambda: run.source.state == "connecting")
             made.tell("go")
         else:
             made.tell("drop")
         back, reconnects = time.monotonic(), round_
-        _wait(lambda: run.source.reconnects > reconnects)  # noqa: B023
+        wait_until(lambda: run.source.reconnects > reconnects)  # noqa: B023
         recoveries.append(time.monotonic() - back)
         sink.wait_more(3)
     stats = run.finish()
@@ -72,7 +73,7 @@ def test_reconnecting_leaves_no_threads_behind(camera: Make, running: Start) -> 
     count = threading.active_count()
     for number in range(4):
         made.tell("drop")
-        _wait(lambda: run.source.reconnects > number)  # noqa: B023
+        wait_until(lambda: run.source.reconnects > number)  # noqa: B023
     sink.wait_more(3)
     assert threading.active_count() == count, {thread.name for thread in threading.enumerate()} - before
     run.finish()
@@ -85,12 +86,12 @@ def test_what_is_written_while_the_camera_is_away(camera: Make, running: Start, 
     run = running(open_live(made.url(), QUICK), sink, on_loss=on_loss)
     sink.wait_more(5)
     made.kill()
-    _wait(lambda: run.source.state == "connecting")
+    wait_until(lambda: run.source.state == "connecting")
     seen = len(sink.pts)
     time.sleep(3.0)
     away = sink.seen[seen + 1 :]
     made.start()
-    _wait(lambda: run.source.reconnects == 1)
+    wait_until(lambda: run.source.reconnects == 1)
     sink.wait_more(5)
     stats = run.finish()
     assert sink.grows
@@ -151,7 +152,7 @@ def test_an_adaptive_run_takes_the_cheaper_network_and_skips_no_more(camera: Mak
     made, sink, seen = camera("--fps", 20), Collect(), Observer()
     cheap = Stub()
     run = running(open_live(made.url()), sink, Stub(0.1), cheaper=[cheap], observer=seen)
-    _wait(lambda: cheap.steps > 0)
+    wait_until(lambda: cheap.steps > 0)
     assert seen.snapshot().about["model"] == cheap.description
     before = run.source.skipped
     sink.wait_more(20)
@@ -330,10 +331,3 @@ def test_both_ends_are_finished_without_a_session_and_untouched_by_a_wrong_argum
         run_live(source, sink, Nothing(), on_loss="pause")
     assert sink.aborted
     assert not [one.name for one in threading.enumerate() if one.name.startswith("streamderain-")]
-
-
-def _wait(condition: Callable[[], bool], within: float = 20.0) -> None:
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -25,6 +25,7 @@ from streamderain.video.live_frames import Captured
 from tests.live.cameras import FakeCamera
 from tests.live.fake_camera import now_ms, read_stamp
 from tests.video.clips import write_clip
+from tests.waiting import wait_until
 
 Make = Callable[..., FakeCamera]
 QUICK = LiveOptions(read_timeout=0.5, open_timeout=2.0)
@@ -161,7 +162,7 @@ def test_a_killed_camera_comes_back_with_times_that_grow(camera: Make) -> None:
     with open_live(made.url(), QUICK, observer=seen) as source:
         before = _take(source, 5)
         made.kill()
-        _wait(lambda: source.state == "connecting")
+        wait_until(lambda: source.state == "connecting")
         assert seen.snapshot().state == "connecting"
         made.start()
         after = _take(source, 6)
@@ -180,7 +181,7 @@ def test_a_stalled_camera_is_lost_after_the_read_timeout_and_back_when_it_goes_o
         _take(source, 5)
         made.tell("stall")
         began = time.monotonic()
-        _wait(lambda: source.state == "connecting")
+        wait_until(lambda: source.state == "connecting")
         assert time.monotonic() - began < 2.5
         made.tell("go")
         _take_of(source, 2)
@@ -212,7 +213,7 @@ def test_a_change_of_size_is_fitted_into_the_first_size(camera: Make) -> None:
     with open_live(made.url(), QUICK) as source:
         _take(source, 5)
         made.tell("size 128x48")
-        _wait(lambda: any("fitted" in note for note in source.notes), source)
+        wait_until(lambda: any("fitted" in note for note in source.notes), meanwhile=lambda: source.take(0.05))
         captured = _take(source, 3)[-1]
         assert (captured.frame.width, captured.frame.height) == (64, 48)
         assert int(captured.frame.pixels[:10].max()) == 0  # black above a picture that is wider
@@ -377,7 +378,7 @@ def test_reconnecting_leaves_no_descriptors_behind(camera: Make) -> None:
         before = len(os.listdir("/proc/self/fd"))
         for number in range(5):
             made.tell("drop")
-            _wait(lambda: source.reconnects > number, source)  # noqa: B023
+            wait_until(lambda: source.reconnects > number, meanwhile=lambda: source.take(0.05))  # noqa: B023
         _take(source, 3)
         assert len(os.listdir("/proc/self/fd")) <= before
 
@@ -392,13 +393,3 @@ def test_a_slow_consumer_gets_the_newest_and_is_told_what_it_missed(camera: Make
         assert source.skipped >= 8 * 3
         assert source.camera_frames >= source.skipped + 8
     assert statistics.median(ages) < 0.25  # of a queue all would be old; one may be, where the machine is busy
-
-
-def _wait(condition: Callable[[], bool], source: LiveSource | None = None, within: float = 20.0) -> None:
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end
-        if source is None:
-            time.sleep(0.01)
-        else:
-            source.take(0.05)

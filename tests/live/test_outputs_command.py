@@ -25,6 +25,7 @@ from streamderain.cli.app import cli
 from tests.live.cameras import ROOT, FakeCamera
 from tests.live.test_publish import await_listener, free_port, seen, watch
 from tests.video.clips import write_clip
+from tests.waiting import wait_until
 
 __all__ = ["watch"]  # a fixture
 
@@ -65,13 +66,6 @@ def get(url: str) -> tuple[int, str]:
         return 0, ""
 
 
-def wait_until(good: Callable[[], Any], *, within: float = 100) -> None:
-    until = time.monotonic() + within
-    while not good():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.1)
-
-
 def test_a_camera_goes_out_clean_and_watched(camera: MakeCamera, watch: Any, start: Start) -> None:
     cam, port, web, numbers = camera(), free_port(), free_port(), free_port()
     url = f"rtsp://127.0.0.1:{port}/clear"
@@ -81,7 +75,7 @@ def test_a_camera_goes_out_clean_and_watched(camera: MakeCamera, watch: Any, sta
         *(f"rtsp://127.0.0.1:{cam.port}/cam", url, "--hud", "--preview", web, "--metrics", numbers),
         *("--healthy-within", 3, "--log-format", "json"),
     )
-    wait_until(lambda: get(f"http://127.0.0.1:{numbers}/healthz")[0] == 200)
+    wait_until(lambda: get(f"http://127.0.0.1:{numbers}/healthz")[0] == 200, within=100)
     wait_until(lambda: "camera_fps" in get(f"http://127.0.0.1:{numbers}/metrics")[1])
     wait_until(lambda: get(f"http://127.0.0.1:{web}/picture")[0] == 200)
     time.sleep(2)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
 
 from streamderain.errors import OutputError
 from streamderain.video import open_sink
+from tests.waiting import wait_until
 
 from .gstreamer import GStreamer
 from .test_publish import LIVE, grey
@@ -42,19 +42,12 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
     one.stop()
 
 
-def wait_for(good: Any, *, within: float = 20) -> None:
-    until = time.monotonic() + within
-    while not good():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
 def test_what_is_published_arrives(recorder: Recorder) -> None:
     with open_sink(recorder.url(), LIVE) as sink:
         for index in range(30):
             sink.write(grey(index))
             time.sleep(0.02)
-    wait_for(lambda: len(recorder.means()) >= 28)
+    wait_until(lambda: len(recorder.means()) >= 28)
     assert recorder.means()[:28] == pytest.approx([index * 5 for index in range(28)], abs=3)
 
 
