@@ -103,9 +103,7 @@ class Observer:
     def camera_frame(self) -> None:
         """A frame came from the source; the state is "up" from here on."""
         with self._changed:
-            self._camera += 1
-            self._camera_times.append(self._clock())
-            self._state = "up"
+            self._came()
 
     def skip(self, count: int = 1) -> None:
         """``count`` frames that came will not be processed."""
@@ -131,6 +129,12 @@ class Observer:
         with self._changed:
             self._about.update(about)
 
+    def passed(self) -> None:
+        """A frame came from the source and went through the network; nobody is to see it."""
+        with self._changed:
+            self._came()
+            self._done()
+
     def processed(self, rainy: Frame, clean: Frame, *, age: float | None = None) -> None:
         """A frame went through the network. Both are kept until the next pair, so nobody may write into them.
 
@@ -138,10 +142,7 @@ class Observer:
             age: seconds since it was captured, as well as that is known; None where it means nothing (a file).
         """
         with self._changed:
-            now = self._clock()
-            self._processed += 1
-            self._process_times.append(now)
-            self._last_frame = now
+            self._done()
             self._pair = Pair(self._processed, rainy, clean)
             self._count_age(age)
             self._changed.notify_all()
@@ -155,6 +156,17 @@ class Observer:
         """What a network output has dropped so far, and how often it came back."""
         with self._changed:
             self._output = dropped, reconnects
+
+    def _came(self) -> None:
+        self._camera += 1
+        self._camera_times.append(self._clock())
+        self._state = "up"
+
+    def _done(self) -> None:
+        now = self._clock()
+        self._processed += 1
+        self._process_times.append(now)
+        self._last_frame = now
 
     def _count_age(self, age: float | None) -> None:
         if age is not None:

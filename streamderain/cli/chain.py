@@ -123,10 +123,16 @@ def open_output(
 
 
 class Told:
-    """Tells of frames that are done, and once of each note that source and sink have by then."""
+    """Tells of frames that are done, and once of each note that source and sink have by then.
 
-    def __init__(self, reporter: Reporter, observer: Observer, source: _Noting, sink: VideoSink) -> None:
-        self._reporter, self._observer = reporter, observer
+    Args:
+        counts: the observer is told here of each frame, as by nobody else.
+    """
+
+    def __init__(
+        self, reporter: Reporter, observer: Observer, source: _Noting, sink: VideoSink, *, counts: bool = False
+    ) -> None:
+        self._reporter, self._observer, self._counts = reporter, observer, counts
         self._source, self._sink = source, sink
         self._done = 0
 
@@ -137,6 +143,8 @@ class Told:
     def frame(self, shown: object) -> None:
         """One more is done."""
         self._done += 1
+        if self._counts:
+            self._observer.passed()
         self.notes()
         tell_output(self._observer, self._sink)
         self._reporter.advance(self._done)

@@ -53,7 +53,8 @@ def run_recorded_video(
         until_run.enter_context(source)
         check_names(target, source.side, options, needed=needed)
         derainer, view, info = model_and_view(options, "file", source.info, observer)
-        if options.hud or options.preview or options.metrics:
+        pictures = options.hud or options.preview is not None
+        if pictures:
             view = observed(view, observer)
         # What is to be shown is wanted in R'G'B' on the CPU anyway.
         planes = view is None and gpu is not None and derainer.plan.device == gpu
@@ -66,7 +67,7 @@ def run_recorded_video(
             if sink is None:
                 return signals.exit_code
             say_start(reporter, uri, target, derainer, sink)
-            told = Told(reporter, observer, source, sink)
+            told = Told(reporter, observer, source, sink, counts=not pictures)
             told.notes()
             expected = [count for count in (options.frames, source.info.frame_count) if count is not None]
             reporter.start_progress(min(expected, default=None))

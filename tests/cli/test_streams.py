@@ -68,6 +68,24 @@ def test_every_stream_is_done_with_its_own_options(config: Path, clip: Clip, tmp
         assert f"streamderain: {name}: identity on cpu" in result.stderr
 
 
+def test_frames_of_files_are_counted_whether_anybody_looks_on_or_not(
+    config: Path, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observers: list[Observer] = []
+
+    class Kept(Observer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            observers.append(self)
+
+    monkeypatch.setattr("streamderain.observe.Observer", Kept)
+    plain, watched = clip("a.mp4", frames=6), clip("b.mp4", frames=7)
+    text = HEAD + table("a", plain, Path("null:")) + table("b", watched, Path("null:"), "hud = true")
+    assert run(config, text).exit_code == 0
+    counts = {one.name: (one.snapshot().state, one.snapshot().processed_frames) for one in observers}
+    assert counts == {"a": ("up", 6), "b": ("up", 7)}
+
+
 def test_a_model_is_loaded_once_for_all(
     config: Path, clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
