@@ -91,3 +91,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert "streamderain/networks/weights/fast.safetensors" in names
     assert "streamderain/networks/weights/fast.md" in names
     assert sum(i.file_size for i in zipfile.ZipFile(wheel).infolist() if i.filename.endswith(".safetensors")) < 10e6
+
+
+def test_the_package_runs_as_the_command_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "streamderain", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"streamderain {streamderain.__version__}\n", "")

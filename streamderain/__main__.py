@@ -1,0 +1,5 @@
+"""``python -m streamderain``: the ``streamderain`` command."""
+
+from streamderain.cli import main
+
+main()
