@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import signal
 import sys
@@ -15,6 +14,7 @@ import torch
 from streamderain.errors import StreamderainError
 from streamderain.networks import NetworkSpec, Provenance, load_checkpoint, read_provenance, save_checkpoint
 from streamderain.networks.checkpoint import model_path
+from streamderain.runtime.manifest import sha256_of
 from training.arguments import Parser, parse_count, parse_size, read_table
 from training.clips import ClipTask
 from training.data import Split, evaluation_clips, split
@@ -31,8 +31,6 @@ from training.task import Task
 
 _OF_CLIPS = ("part", "clips", "frames", "size", "seed")  # options of `evaluate`
 _OF_PAIRS = ("layout", "clean", "limit", "table", "beside", "sheet")
-
-
 _OF_NO_PROTOCOL = ("network", "weights", "sha256", "each")  # in what `evaluate` writes
 
 
@@ -114,7 +112,7 @@ def _train(args: argparse.Namespace) -> None:
 def _what(network: str, weights: str | Path, part: str) -> dict[str, str | None]:
     """What scores are of; ``sha256`` is None where there is nothing learned."""
     path = model_path(weights)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    sha256 = sha256_of(path) if path else None
     return {"network": network, "weights": Path(weights).name, "sha256": sha256, "part": part}
 
 

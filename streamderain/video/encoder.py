@@ -255,7 +255,7 @@ def _quality(
         extra = {"rc": "vbr", "b": "0"} if codec in ON_THE_CPU else extra
         return {name: str(value), **extra}, None, f"{name} {value}"
     quantiser = max(1, min(31, round((value - 12) / 3)))  # 18, as good as lossless to the eye, becomes 2
-    return {}, quantiser * _LAMBDA, f"quantiser {quantiser}"
+    return {}, quantiser, f"quantiser {quantiser}"
 
 
 def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str, list[str]]:
@@ -343,9 +343,9 @@ def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
     context.options = dict(plan.options)
     if plan.quantiser is not None:
         context.qscale = True
-        context.global_quality = plan.quantiser
+        context.global_quality = plan.quantiser * _LAMBDA
         # FFmpeg's own encoders take it from each frame, where PyAV puts none, and within these.
-        context.qmin = context.qmax = plan.quantiser // _LAMBDA
+        context.qmin = context.qmax = plan.quantiser
 
 
 def open_codec(context: Any, plan: EncoderPlan) -> None:
