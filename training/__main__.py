@@ -31,7 +31,7 @@ from training.task import Task
 
 _OF_CLIPS = ("part", "clips", "frames", "size", "seed")  # options of `evaluate`
 _OF_PAIRS = ("layout", "clean", "limit", "table", "beside", "sheet")
-_OF_NO_PROTOCOL = ("network", "weights", "sha256", "each")  # in what `evaluate` writes
+_OF_NO_PROTOCOL = ("network", "weights", "sha256", "data", "device", "each")  # in what `evaluate` writes
 
 
 def _refuse(args: argparse.Namespace, options: tuple[str, ...], why: str) -> None:

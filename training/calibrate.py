@@ -30,7 +30,7 @@ from streamderain.networks.quantise import (
 )
 from streamderain.networks.streaming import StreamingNet
 from streamderain.preprocess import Past
-from training.data import clean_clip, evaluation_clips, fit_stills, pasts_of, rain_clip, split
+from training.data import Split, clean_clip, evaluation_clips, fit_stills, pasts_of, rain_clip, split
 from training.metrics import psnr, to_8bit
 from training.recipe import ClipRecipe
 
@@ -71,9 +71,8 @@ class Judgement:
         )
 
 
-def calibration_clips(recipe: ClipRecipe, data: Path, *, clips: int, frames: int, seed: int = 0) -> Iterator[Tensor]:
-    """Rainy clips [T, 3, 256, 384] of the training part, 0..1 in 255 steps; one in four is dry."""
-    files = split(recipe.data, data)["train"]
+def calibration_clips(recipe: ClipRecipe, files: Split, *, clips: int, frames: int, seed: int = 0) -> Iterator[Tensor]:
+    """Rainy clips [T, 3, 256, 384] made of ``files``, 0..1 in 255 steps; one in four is dry."""
     fit_stills(files.stills, _SIZE)
     for index in range(clips):
         generator = torch.Generator().manual_seed(recipe.seed * 7907 + seed * 101 + index)
@@ -230,10 +229,9 @@ def run_clip(network: nn.Module, rainy: Tensor, pasts: list[Past]) -> Tensor:
 
 
 def _held_out(
-    network: nn.Module, recipe: ClipRecipe, data: Path, *, clips: int, frames: int, seed: int
+    network: nn.Module, recipe: ClipRecipe, files: Split, *, clips: int, frames: int, seed: int
 ) -> Iterator[tuple[str, Clip, Tensor, Tensor]]:
     """Kind, rainy clip, what ``network`` makes of it, and the truth: rain that training never saw, and no rain."""
-    files = split(recipe.data, data)["validation"]
     drawn = evaluation_clips(recipe.data, files, stills=clips, frames=frames, seed=seed, size=_SIZE)
     for index, (kind, rainy, target) in enumerate(drawn):
         truth = to_8bit(target)
@@ -277,8 +275,9 @@ def calibrate_weights(
     """
     network, _ = load_checkpoint(weights)
     text = f"{clips} clips of {frames} frames of {recipe.name}'s training part"
-    seen = list(calibration_clips(recipe, data, clips=clips, frames=frames))
-    held_out = list(_held_out(network, recipe, data, clips=12, frames=frames + 2, seed=seed))
+    parts = split(recipe.data, data)
+    seen = list(calibration_clips(recipe, parts["train"], clips=clips, frames=frames))
+    held_out = list(_held_out(network, recipe, parts["validation"], clips=12, frames=frames + 2, seed=seed))
     tried = []
     for evenness in _EVENNESS:
         calibration = calibrate(network, seen, evenness=evenness, measured_on=text)

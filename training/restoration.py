@@ -73,6 +73,8 @@ class PairTask:
         self._recipe, settings = recipe, recipe.data
         self._pictures = Pictures(pairs_of(settings, data))
         train, validation = self._pictures.split(held_out=settings.held_out, seed=settings.split_seed)
+        if not train:
+            raise UsageError(f"nothing is left to train on, {settings.held_out = }", hint="lower it in [data]")
         if settings.validation_pictures:  # spread over what is held out, which is in order of names
             share = max(1.0, len(validation) / settings.validation_pictures)
             validation = [validation[int(i * share)] for i in range(min(len(validation), settings.validation_pictures))]

@@ -275,6 +275,8 @@ def test_pictures_smaller_than_a_patch_are_counted(tmp_path: Path) -> None:
     assert len(task.patches) == 7
     with pytest.raises(ValueError, match=r"10 of 10 pictures .* patch = 24 px: lower patch"):
         PairTask(replace(recipe, optimiser=replace(recipe.optimiser, patch=24)), tmp_path)
+    with pytest.raises(ValueError, match=r"nothing is left to train on, settings\.held_out = 1\.0: lower it"):
+        PairTask(replace(recipe, data=replace(recipe.data, held_out=1.0)), tmp_path)
 
 
 def test_a_recipe_may_name_two_folders(tmp_path: Path) -> None:
