@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -91,6 +92,18 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert "streamderain/networks/weights/fast.safetensors" in names
     assert "streamderain/networks/weights/fast.md" in names
     assert sum(i.file_size for i in zipfile.ZipFile(wheel).infolist() if i.filename.endswith(".safetensors")) < 10e6
+
+
+def test_what_is_packed_as_source_is_the_whole_checkout(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(_ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    assert {p.name for p in (*_ROOT.glob("*.md"), *_ROOT.glob("*.toml"))} | {"LICENSE", "Makefile"} <= names
+    folders = ("streamderain", "training", "tests", "benchmarks", "examples")
+    assert {p.relative_to(_ROOT).as_posix() for d in folders for p in (_ROOT / d).rglob("*.py")} <= names
+    assert "streamderain/networks/weights/fast.safetensors" in names
 
 
 def test_the_package_runs_as_the_command_does() -> None:
