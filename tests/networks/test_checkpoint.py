@@ -49,6 +49,16 @@ def test_round_trip(tmp_path: Path) -> None:
             torch.testing.assert_close(tensor, module.state_dict()[key], atol=tolerance, rtol=tolerance)
 
 
+def test_steps_that_a_norm_has_counted_are_no_half_numbers(tmp_path: Path) -> None:
+    spec = NetworkSpec("detail-resnet", {"channels": 2, "blocks": 1})
+    module = spec.build()
+    (count,) = (t for name, t in module.named_buffers() if name.endswith("num_batches_tracked"))
+    count.fill_(100_001)  # more than float16 has
+    save_checkpoint(tmp_path / "a.safetensors", module, spec, Provenance(), half=True)
+    state = load_checkpoint(tmp_path / "a.safetensors")[0].state_dict()
+    assert [int(t) for name, t in state.items() if name.endswith("num_batches_tracked")] == [100_001]
+
+
 def test_card_is_counted_from_the_file(weights: Path) -> None:
     card = describe(weights)
     assert card.parameters == sum(t.numel() for t in load_file(weights).values())

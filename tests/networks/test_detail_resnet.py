@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from streamderain.networks import count_parameters
-from streamderain.networks.detail_resnet import DDN, DetailResNet, ImprovedBlock
+from streamderain.networks.detail_resnet import DDN, DetailResNet, ImprovedBlock, NormConv
 
 CPU = torch.device("cpu")
 
@@ -59,6 +59,26 @@ def test_ddn_skips_two_convolutions_at_a_time() -> None:
     _, detail = network.split(rainy)
     expected = rainy + network.tail(network.head(detail))
     torch.testing.assert_close(network.restore(rainy).stages[0], expected)
+
+
+def test_paper_a_is_a_head_with_relu_blocks_and_a_tail() -> None:
+    torch.manual_seed(0)
+    network, rainy = DetailResNet(channels=4, blocks=2).eval(), torch.rand(1, 3, 12, 16)
+    layers = nn.Sequential(network.head, nn.ReLU(), *network.trunk, network.tail)
+    torch.testing.assert_close(network.restore(rainy).stages[0], rainy + layers(network.split(rainy)[1]))
+
+
+def test_ddn_normalises_each_convolution_as_tensorflow_does_and_its_residual_has_both_signs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 9, 9)
+    for layer, last in ((NormConv(3, 3), False), (DDN(channels=3, blocks=1).tail, True)):
+        y = layer[0](x).detach()
+        mean, variance = y.mean((0, 2, 3)), y.transpose(0, 1).flatten(1).var(1)
+        spread = (y.transpose(0, 1).flatten(1).var(1, correction=0) + 1e-3).sqrt()
+        expected = (y - mean.view(1, 3, 1, 1)) / spread.view(1, 3, 1, 1)
+        torch.testing.assert_close(layer.train()(x), expected if last else expected.clamp_min(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(layer[1].running_mean, 0.01 * mean)  # a decay of 0.99, from 0 and 1
+        torch.testing.assert_close(layer[1].running_var, 0.99 + 0.01 * variance)
 
 
 def _seen(network: nn.Module, rainy: Tensor) -> Tensor:

@@ -6,10 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamderain.networks import count_parameters
-from streamderain.networks.attention import ChannelAttention, MultiScalePixelAttention, PixelGate
+from streamderain.networks.attention import (
+    ChannelAttention,
+    ChannelAttentionBlock,
+    MultiScalePixelAttention,
+    PixelGate,
+)
 from streamderain.networks.ecnet import ECNet, RainAutoencoder, ResidualBlock, UpSkip
 from streamderain.networks.single_image import ConvLSTM
 from streamderain.preprocess import rlcn
@@ -154,6 +160,33 @@ def test_parts_follow_their_equations() -> None:
     torch.testing.assert_close(mspam(x, skip), 1 / (1 + (-mspam.to_map(inner)).exp()))
     block = ResidualBlock(4, 4, shortcut=False).eval()
     torch.testing.assert_close(block(x), (block.conv2(block.conv1(x).clamp_min(0)) + x).clamp_min(0))
+    attended = ResidualBlock(4, 4, shortcut=False, attention=True).eval()
+    weighed = attended.attention(attended.conv2(attended.conv1(x).clamp_min(0)))
+    torch.testing.assert_close(attended(x), (weighed + x).clamp_min(0))
+    cab = ChannelAttentionBlock(4)
+    torch.testing.assert_close(cab(x), x + cab.attention(cab.conv2(cab.conv1(x).clamp_min(0))))
+
+
+@pytest.mark.parametrize("variant", ["paper-b", "ecnet-ll"])
+def test_the_encoder_is_a_normalised_stem_and_four_blocks_with_pools_between(variant: str) -> None:
+    encoder, found = _small(variant).encoder, []
+    x = torch.rand(2, encoder.stem[0].in_channels, 16, 24)
+    memory = None
+    for _ in range(2):
+        y, scales, memories = F.instance_norm(encoder.stem[0](x)).relu(), list[Tensor](), []
+        for scale, block in enumerate(encoder.blocks):
+            assert isinstance(block, ResidualBlock)
+            y = F.max_pool2d(y, 2) if scale else y
+            features = block.first(y)
+            if encoder.lstms is not None:
+                memories.append(encoder.lstms[scale](features, memory[scale] if memory else None))
+                features = memories[-1][0]  # what is hidden, not the cell
+            y = block.second(features, y)
+            y = encoder.attention(y) if y.shape[1] == 8 else y  # at half size
+            scales.append(y)
+        found = encoder(x, memory)
+        torch.testing.assert_close(found, (scales, tuple(memories)))
+        memory = found[1]
 
 
 @pytest.mark.parametrize("skips", ["gate", "mspam"])
@@ -194,6 +227,7 @@ def test_weights_start_as_ecnets() -> None:
     norms = torch.cat([m.weight for m in network.modules() if isinstance(m, nn.BatchNorm2d)])
     assert convolutions.std().item() == pytest.approx(0.02, rel=0.01)
     assert (norms.mean().item(), norms.std().item()) == pytest.approx((1.0, 0.02), abs=2e-3)
+    assert not any(parameter.any() for name, parameter in network.named_parameters() if name.endswith("bias"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -233,6 +267,17 @@ def test_the_autoencoder_embeds_rain_where_the_network_embeds_pictures() -> None
         rebuilt, embedding = teacher(rain)
         assert rebuilt.shape == rain.shape
         assert embedding.shape == ECNet(channels=4).eval().restore(rain).embeddings[0].shape
+
+
+def test_the_autoencoder_sees_rain_in_the_units_of_the_network() -> None:
+    teacher, seen = RainAutoencoder(channels=4).eval(), list[Tensor]()
+    teacher.encoder.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    teacher.tail.register_forward_hook(lambda _, __, rain: torch.full_like(rain, 0.5))
+    rain = 2 * torch.rand(1, 3, 16, 16) - 1
+    rebuilt, embedding = teacher(rain)
+    torch.testing.assert_close(seen[0], 2 * rain)  # pictures in -1..1 differ by so much
+    torch.testing.assert_close(rebuilt, torch.full_like(rain, 0.25))
+    torch.testing.assert_close(embedding, teacher.encoder(2 * rain)[0][-1])
 
 
 def test_the_autoencoder_learns_rain() -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamderain.networks import count_parameters
 from streamderain.networks.prenet import PReNet, published_name
@@ -79,6 +79,48 @@ def test_the_memory_carries_from_stage_to_stage() -> None:
     after = network.restore(rainy).stages
     torch.testing.assert_close(after[0], before[0])
     assert not torch.allclose(after[1], before[1])
+
+
+class _Theirs(nn.Module):
+    """Figure 4 of the paper with the names of the authors' code, in PyTorch's own layers."""
+
+    def __init__(self, channels: int, *, shared: bool) -> None:
+        super().__init__()
+
+        def conv(inputs: int, *after: nn.Module) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(inputs, channels, 3, padding=1), *after)
+
+        self.conv0 = conv(6, nn.ReLU())
+        for gate in "ifgo":
+            setattr(self, f"conv_{gate}", conv(2 * channels, nn.Tanh() if gate == "g" else nn.Sigmoid()))
+        for block in range(1 if shared else 5):
+            setattr(self, f"res_conv{block + 1}", conv(channels, nn.ReLU(), *conv(channels, nn.ReLU())))
+        self.conv = nn.Sequential(nn.Conv2d(channels, 3, 3, padding=1))
+        self.blocks = [f"res_conv{1 if shared else block + 1}" for block in range(5)]
+
+    def forward(self, rainy: Tensor, stages: int) -> list[Tensor]:
+        x, estimates = rainy, list[Tensor]()
+        hidden = cell = torch.zeros_like(self.conv0[0](torch.cat((rainy, rainy), 1)))
+        for _ in range(stages):
+            both = torch.cat((self.conv0(torch.cat((rainy, x), 1)), hidden), 1)
+            i, f, g, o = (getattr(self, f"conv_{gate}")(both) for gate in "ifgo")
+            cell = f * cell + i * g
+            hidden = o * cell.tanh()
+            x = hidden
+            for name in self.blocks:
+                x = (x + getattr(self, name)(x)).relu()
+            x = self.conv(x) + rainy
+            estimates.append(x)
+        return estimates
+
+
+@pytest.mark.parametrize("shared_block", [False, True])
+def test_every_stage_is_that_of_the_paper(shared_block: bool) -> None:
+    torch.manual_seed(0)
+    theirs, ours = _Theirs(32, shared=shared_block), PReNet(stages=3, shared=shared_block)
+    ours.load_state_dict({published_name(name): tensor for name, tensor in theirs.state_dict().items()}, strict=True)
+    rainy = torch.rand(1, 3, 8, 11)
+    torch.testing.assert_close(list(ours.restore(rainy).stages), theirs(rainy, 3), atol=1e-5, rtol=1e-4)
 
 
 def test_unknown_names_and_sizes_are_refused() -> None:

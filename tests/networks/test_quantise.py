@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,16 @@ def test_rounds_as_quantised_tensors_of_pytorch_do() -> None:
         given = QuantisedConv2d(plain, Rounding(low, high))(x)
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
     assert (given - plain(x)).abs().max() > 1e-3  # it does round
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": 2}, {"padding": (0, 2)}, {"dilation": 3, "padding": 3}, {"groups": 2}, {"bias": False}]
+)
+def test_it_convolves_as_the_convolution_that_it_stands_for(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    plain, x = nn.Conv2d(4, 6, 3, **options), torch.rand(1, 4, 12, 15)
+    with torch.no_grad():
+        torch.testing.assert_close(QuantisedConv2d(plain, Rounding(0.0, 1.0))(x), plain(x), atol=2e-2, rtol=0)
 
 
 def test_what_is_beyond_the_range_is_clipped_and_zero_stays_zero() -> None:
