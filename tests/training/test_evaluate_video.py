@@ -22,7 +22,7 @@ from training import __main__ as command
 from training.chart import chart
 from training.data import Split, split
 from training.errors import UsageError
-from training.evaluate_video import Ledger, Material, Protocol, gather, measure, open_model
+from training.evaluate_video import Ledger, Material, Protocol, _middle, _untouched, gather, measure, open_model
 from training.noreference import neighbours
 from training.recipe import ClipData, ClipRecipe, load_recipe
 
@@ -169,6 +169,33 @@ def test_real_clips_that_show_no_rain_between_frames_are_refused_before_anything
     pictures.write(tmp_path / "short" / "2.png", pictures.background(7, 100, 130))
     with pytest.raises(UsageError, match="short holds pictures of several sizes"):
         gather(recipe.data, files, _SMALL, real=[tmp_path / "short"])
+
+
+def test_real_rain_is_cut_about_its_middle(tmp_path: Path) -> None:
+    wide = pictures.background(7, 100, 130)
+    for index in range(4):
+        pictures.write(tmp_path / f"{index}.png", pictures.rain_over(wide, index))
+    clip, _ = _middle(tmp_path, replace(_SMALL, real=3))
+    assert clip.shape == (3, 3, 48, 64)
+    torch.testing.assert_close(clip[2], _tensor([pictures.rain_over(wide, 2)])[0, :, 26:74, 33:97])
+
+
+def test_another_seed_is_other_rain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures.write(tmp_path / "a.png", pictures.background(7, 100, 130))
+    data = load_recipe(_data(tmp_path / "recipe")).data
+    assert isinstance(data, ClipData)
+    monkeypatch.setattr("training.evaluate_video._dry", lambda *_: iter(()))
+    path = (tmp_path / "a.png",)
+    for files in (Split(path, ()), Split((), path)):
+        one, again, other = (gather(data, files, replace(_SMALL, seed=seed)).rainy[0][1] for seed in (1, 1, 2))
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+
+
+def test_a_dry_clip_is_judged_by_its_first_frame_the_mean_of_the_rest_and_the_worst_of_them() -> None:
+    clip = torch.full((4, 3, 8, 8), 0.5)
+    out = clip + torch.tensor([0.1, 0.001, 0.01, 0.01]).view(4, 1, 1, 1)
+    assert _untouched(out, clip) == pytest.approx({"first": 20, "rest": (60 + 40 + 40) / 3, "worst": 40}, abs=1e-2)
 
 
 def test_it_rains_otherwise_on_every_video(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 from streamderain.networks.streaming import StreamingNet
+from training.errors import UsageError
 from training.growth import begin_from, grow
 
 SMALL = {"channels": (4, 6, 8), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1)}
@@ -48,10 +49,15 @@ def test_every_part_of_a_grown_network_learns() -> None:
     assert not [k for k, p in large.named_parameters() if torch.equal(p, start[k])]
 
 
-def test_weights_of_the_same_network_are_loaded_and_others_refused(tmp_path: Path) -> None:
+def test_weights_of_the_same_or_a_smaller_network_are_taken_and_others_refused(tmp_path: Path) -> None:
     spec = NetworkSpec("streaming", SMALL)
     small = StreamingNet(**SMALL)
     save_checkpoint(tmp_path / "small.safetensors", small, spec, Provenance(), half=False)
+    larger = StreamingNet(**LARGE).eval()
+    begin_from(larger, tmp_path / "small.safetensors")
+    torch.testing.assert_close(two_frames(larger), two_frames(small.eval()), atol=1e-5, rtol=0)
+    with pytest.raises(UsageError, match=r"small\.safetensors do not go into this network: .* do not hold"):
+        begin_from(StreamingNet(**{**SMALL, "channels": (2, 6, 8)}), tmp_path / "small.safetensors")
     same = StreamingNet(**SMALL)
     begin_from(same, tmp_path / "small.safetensors")
     assert torch.equal(same.out.weight, small.out.weight)

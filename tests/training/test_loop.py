@@ -158,6 +158,26 @@ def test_clips_validate_on_shards_of_their_own(recipe: Path, shards: Path, tmp_p
     assert read_provenance(tmp_path / "run" / "tiny-best.safetensors").steps == run.best["step"]
 
 
+def test_figures_of_clips_are_those_of_the_held_out_shards_in_8_bits(
+    recipe: Path, shards: Path, tmp_path: Path
+) -> None:
+    held_out = torch.full((2, 3, 4, 3, 32, 32), 110, dtype=torch.uint8)
+    held_out[:, :, 3] = 100  # where the other shards have rain, these are brighter all over
+    (tmp_path / "held").mkdir()
+    save_file({"pictures": held_out, "motion": torch.zeros(2, 3, 2, 9, 9)}, tmp_path / "held" / "shard.safetensors")
+    settings = load_recipe(recipe)
+    assert isinstance(settings, ClipRecipe)
+    task = ClipTask(settings, shards, validation=tmp_path / "held")
+    network = task.objective.network.eval()
+    network.out.weight.data.zero_()  # type: ignore[union-attr,operator]
+    network.out.bias.data.fill_(1e-3)  # type: ignore[union-attr,operator]  # less than half a level
+    with torch.no_grad():
+        figures = task.validate(network)
+    assert figures["score"] == figures["psnr"] == pytest.approx(20 * math.log10(255 / 10), abs=1e-3)
+    a, b, c = 110 / 255, 100 / 255, 1e-4  # of flat pictures only the means count
+    assert figures["ssim"] == pytest.approx((2 * a * b + c) / (a * a + b * b + c), abs=5e-4)
+
+
 def test_resuming_gives_the_weights_of_an_unbroken_run(recipe: Path, shards: Path, tmp_path: Path) -> None:
     _run(recipe, tmp_path / "whole", shards).train()
     broken = _run(recipe, tmp_path / "broken", shards)

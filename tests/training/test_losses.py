@@ -49,6 +49,24 @@ def test_flicker_is_what_grows_wrong_from_frame_to_frame() -> None:
     assert flicker(slice(3, 4), 1) == pytest.approx(2 * 0.3 / 5, rel=1e-2)
 
 
+def test_a_clip_is_measured_in_the_log_domain_picture_by_picture_and_by_its_structure() -> None:
+    generator = torch.Generator().manual_seed(2)
+    target = torch.rand(2, 2, 3, 16, 20, generator=generator) * 0.5
+    strengths = torch.tensor([0.0, 0.02, 0.1, 0.4]).view(2, 2, 1, 1, 1)
+    out = target + strengths * torch.randn(target.shape, generator=generator)
+    none = torch.zeros(2, 2, dtype=torch.bool)
+    errors = (out - target).square().flatten(2).mean(2).double().numpy()
+    plain, whole = (
+        float(clip_loss(list(out), list(target), ClipLoss(floor=2e-4, structure=s, temporal=0.0), resets=none))
+        for s in (0.0, 0.25)
+    )
+    assert plain == pytest.approx(np.log(errors + 2e-4).mean(), rel=1e-5)
+    _, full = structural_similarity_index_measure(
+        out.flatten(0, 1), target.flatten(0, 1), data_range=1.0, reduction="none", return_full_image=True
+    )
+    assert whole - plain == pytest.approx(0.25 * (1 - float(full[..., 5:-5, 5:-5].mean())), abs=1e-4)
+
+
 def test_it_rains_where_any_channel_is_brighter_than_the_threshold() -> None:
     clean = torch.zeros(1, 3, 1, 4)
     rainy = clean.clone()

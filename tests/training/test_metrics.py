@@ -36,9 +36,10 @@ def test_ssim_is_torchmetrics_where_the_window_is_inside() -> None:
 
 
 def test_luma_is_rgb2ycbcr() -> None:
-    # MATLAB: rgb2ycbcr(uint8 white) = 235, black = 16, pure red = 81.
-    colours = torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 0, 0]])[..., None, None]
-    torch.testing.assert_close(luma(colours).flatten() * 255, torch.tensor([235.0, 16, 81.481]), atol=1e-3, rtol=0)
+    # MATLAB: rgb2ycbcr(uint8 white) = 235, black = 16, pure red = 81, green = 145, blue = 41.
+    colours = torch.cat((torch.tensor([[1.0, 1, 1], [0, 0, 0]]), torch.eye(3)))[..., None, None]
+    expected = torch.tensor([235.0, 16, 81.481, 144.553, 40.966])
+    torch.testing.assert_close(luma(colours).flatten() * 255, expected, atol=1e-3, rtol=0)
 
 
 def test_temporal_error_sees_flicker_only() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain import Derainer
+from streamderain.preprocess import MESH
 from training.camera import simulate_camera
 from training.evaluate import derain_clip
 from training.metrics import to_8bit
@@ -64,6 +65,44 @@ def test_upright_openings_are_those_of_cv2() -> None:
     for lean, kernel in ((0.0, np.ones((9, 1), np.uint8)), (np.pi / 2, np.ones((1, 9), np.uint8))):
         theirs = cv2.morphologyEx(image[0, 0].numpy(), cv2.MORPH_OPEN, kernel)
         np.testing.assert_allclose(_open(image, lean)[0, 0].numpy(), theirs)
+
+
+def _standing(frames: Tensor) -> Traces:
+    """Of three frames that lie on each other already."""
+    still = torch.zeros(1, 2, *MESH)
+    return traces(frames, (still, still, torch.tensor([True])))
+
+
+def test_flicker_and_detail_are_those_of_cv2_and_numpy() -> None:
+    clip = torch.rand(3, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    found = _standing(clip)
+    grey = [255 * cv2.cvtColor(frame.permute(1, 2, 0).numpy(), cv2.COLOR_RGB2GRAY) for frame in clip]
+    second = grey[1] - (grey[0] + grey[2]) / 2
+    local = cv2.blur(second, (15, 15), borderType=cv2.BORDER_REPLICATE)
+    assert found.flicker == pytest.approx(np.abs(second - local).mean(), rel=1e-3)
+    median = np.median(grey, axis=0)
+    steps = [np.abs(np.diff(median, axis=axis)).mean() for axis in (0, 1)]
+    assert found.detail == pytest.approx(sum(steps), rel=1e-3)
+
+
+@pytest.mark.parametrize(("lean", "seen"), [(0, True), (35, True), (-35, True), (65, False), (90, False)])
+def test_a_streak_is_a_line_near_vertical_that_no_neighbour_has(lean: float, seen: bool) -> None:
+    along = 16 * np.array((np.sin(np.radians(lean)), np.cos(np.radians(lean))))
+    ends = [tuple(int(v) for v in np.rint(24 + sign * along)) for sign in (-1, 1)]
+    line = torch.from_numpy(cv2.line(np.zeros((48, 48), np.float32), *ends, 1.0, 2))
+    black = torch.zeros_like(line)
+
+    def streaks(*frames: Tensor) -> float:
+        return _standing(torch.stack(frames)[:, None].expand(-1, 3, -1, -1)).streaks
+
+    assert (streaks(black, line, black) > 0.5 * 255 * float(line.mean())) == seen
+    assert streaks(black, line, line) == streaks(line, line, black) == 0
+
+
+def test_a_flash_is_no_streak() -> None:
+    frames = torch.zeros(3, 3, 48, 48)
+    frames[1, :, 12:36, 12:36] = 1.0
+    assert _standing(frames).streaks == 0
 
 
 def test_frames_beside_a_cut_have_no_say(clips: tuple[Tensor, Tensor]) -> None:

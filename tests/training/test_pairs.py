@@ -11,7 +11,7 @@ import torch
 
 from tests.training import pictures as made
 from training.errors import UsageError
-from training.pairs import Pictures, find_pairs, fingerprint, group_backgrounds
+from training.pairs import Pair, Pictures, find_pairs, fingerprint, group_backgrounds
 
 _NAMES = {  # rainy and clean paths of two backgrounds
     "rain100": [("rain-001.png", "norain-001.png"), ("rain-010.png", "norain-010.png")],
@@ -104,6 +104,26 @@ def test_left_half_is_clean_and_right_half_rainy(tmp_path: Path) -> None:
     np.testing.assert_array_equal(clean.permute(1, 2, 0).numpy(), both[:, :64])
     np.testing.assert_array_equal(rainy.permute(1, 2, 0).numpy(), both[:, 64:])
     assert int(rainy.sum()) > int(clean.sum())
+
+
+def test_pictures_of_16_bits_are_rounded_to_8(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (8, 16, 3)).astype(np.uint16)
+    assert cv2.imwrite(str(tmp_path / "0.png"), deep)
+    (pair,) = find_pairs(tmp_path, layout="side-by-side")
+    both = torch.cat(pair.read()[::-1], 2).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(both, np.rint(deep[..., ::-1] / 257))
+
+
+def test_pictures_are_kept_as_far_as_memory_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.write_side_by_side(tmp_path, 3)
+    monkeypatch.setattr("training.pairs._CACHE", 2 * 3 * 48 * 64)
+    read, names = Pair.read, list[str]()
+    monkeypatch.setattr(Pair, "read", lambda self: names.append(self.name) or read(self))
+    pictures = Pictures(find_pairs(tmp_path, layout="side-by-side"))
+    names.clear()
+    for index in (0, 1, 2, 1, 0):
+        assert torch.equal(pictures[index][1], read(pictures.pairs[index])[1])
+    assert names == ["0", "1", "1", "0"], "one pair fits"
 
 
 def test_what_is_not_a_pair_is_said(tmp_path: Path) -> None:

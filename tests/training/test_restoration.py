@@ -11,10 +11,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from streamderain.networks import read_provenance
 from streamderain.networks.ecnet import RainAutoencoder
@@ -118,6 +121,47 @@ def test_rainy_and_clean_patches_lie_on_each_other(tmp_path: Path, data: Path) -
     difference = rainy - clean
     assert difference.min() >= 0  # rain only brightens; a patch off by a pixel would darken somewhere
     assert 0 < difference.max() <= 50 / 255 + 1e-6
+
+
+def test_another_seed_begins_and_goes_on_otherwise(tmp_path: Path, data: Path) -> None:
+    recipe = _recipe(tmp_path, patches="grid")
+    tasks = [PairTask(replace(recipe, seed=seed), data) for seed in (0, 0, 1)]
+    batches = [task.batch(0, part=0, parts=1)[0] for task in tasks]
+    weights = [next(task.objective.parameters()) for task in tasks]
+    for same, again, other in (batches, weights):
+        assert torch.equal(same, again)
+        assert not torch.equal(same, other)
+
+
+def test_validation_is_in_the_middle_of_held_out_pictures_spread_over_all_as_files_will_have_them(
+    tmp_path: Path, data: Path
+) -> None:
+    recipe = _recipe(tmp_path)
+    settings = replace(recipe.data, held_out=0.6, validation_crop=32, validation_pictures=2)
+    task = PairTask(replace(recipe, data=settings), data)
+    network = task.objective.network.eval()
+    network.tail.weight.data.zero_()  # type: ignore[union-attr,operator]
+    network.tail.bias.data.fill_(1e-3)  # type: ignore[union-attr,operator]  # less than half a level of 255
+    trained_on = {picture for picture, _, _ in task.patches}
+    held = [i for i in range(10) if i not in trained_on]
+    assert len(held) == 6
+    figures = []
+    for i in (held[0], held[3]):
+        both = cv2.imread(str(data / "rain" / f"{i}.png"))[8:40]  # 48 rows, 64 columns each
+        clean, rainy = (np.ascontiguousarray(half[:, 16:48]) for half in (both[:, :64], both[:, 64:]))
+        tensors = [torch.from_numpy(t).permute(2, 0, 1)[None] / 255 for t in (rainy, clean)]
+        _, full = structural_similarity_index_measure(
+            *tensors, data_range=1.0, reduction="none", return_full_image=True
+        )
+        figures.append((cv2.PSNR(rainy, clean), float(full[..., 5:-5, 5:-5].mean())))
+    score, structure = np.mean(figures, axis=0)
+    with torch.no_grad():
+        found = task.validate(network)
+    assert found == {
+        "score": found["psnr"],
+        "psnr": pytest.approx(score, abs=1e-3),
+        "ssim": pytest.approx(structure, abs=1e-4),
+    }
 
 
 def test_processes_share_the_batch_of_a_step(tmp_path: Path, data: Path) -> None:
@@ -346,6 +390,19 @@ def test_a_terminal_gets_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "[======" in written[0]
     assert "2/8" in written[0]
     assert written[-1] == "\r\x1b[K"
+
+
+def test_the_time_that_is_left_goes_by_the_steps_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "write", written.append)
+    clock = iter((1000.0, 1020.0, 1020.0))
+    monkeypatch.setattr("training.journal.time.monotonic", lambda: next(clock, 1020.0))
+    with Journal(tmp_path, step=100, total=3900) as journal:
+        journal.tick(110)
+    assert "110/3900  2.000 s/step  2:06:20 left" in written[0]
 
 
 def test_tensorboard_gets_curves_if_it_is_asked_for(tmp_path: Path) -> None:
