@@ -74,6 +74,12 @@ def _hats(count: int, points: int, device: torch.device) -> Tensor:
     return (1 - (at[:, None] - torch.arange(points, device=device)).abs()).clamp_min(0)
 
 
+def _beside(count: int, device: torch.device) -> Tensor:
+    """How often each of ``count`` points in a row is beside each; at both ends one is beside itself: [count, count]."""
+    at = torch.arange(count, device=device)
+    return sum((((at + step).clamp(0, count - 1)[:, None] == at).float() for step in (-1, 1)), start=at.new_zeros(()))
+
+
 class Lattice:
     """Meshes of ``points`` (rows, columns) over frames of ``size`` (height, width), made once for many motions.
 
@@ -90,6 +96,9 @@ class Lattice:
         self._unit = torch.stack(tuple(units))
         self._from_middle = self._rest / self._unit  # px
         self._place = torch.cat((self._from_middle, torch.ones_like(self._rest[:1]))).flatten(1)
+        beside = tuple(_beside(count, device) for count in points)
+        eyes = tuple(torch.eye(count, device=device) for count in points)
+        self._around = torch.kron(beside[0], eyes[1]) + torch.kron(eyes[0], beside[1])  # [points, points]
 
     def affine(self, affine: Tensor) -> Tensor:
         """The mesh [B, 2, rows, columns] of an affine map [B, 2, 3] in px about the middle of the frame."""
@@ -97,11 +106,15 @@ class Lattice:
 
     def grid(self, motion: Tensor) -> Tensor:
         """Where each pixel comes from: [B, h, w, 2] (x, y), -1 to 1 from first pixel to last; ``motion`` in px."""
-        return (self.down @ (self._rest + motion.float() * self._unit) @ self.across).permute(0, 2, 3, 1)
+        return (self.down @ torch.addcmul(self._rest, motion.float(), self._unit) @ self.across).permute(0, 2, 3, 1)
 
     def windows(self, field: Tensor) -> Tensor:
         """[B, C, h, w] added up in the window of each point, where it has a say: [B, C, rows, columns]."""
         return self._up @ field @ self._back
+
+    def neighbours(self, motion: Tensor) -> Tensor:
+        """The sum of the four neighbours of each point of [B, 2, rows, columns]; at the border the point itself."""
+        return (motion.flatten(2) @ self._around).view_as(motion)
 
 
 lattice_of = per_size(Lattice)

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.preprocess.grey import centred, gradients, opened_grey, shrink
@@ -101,7 +100,7 @@ def _residual(moved: Tensor, reference: Tensor, motion: Tensor, lattice: Lattice
     """Of the warped reference to the moved frame, both [B, h, w]: difference, 1.0 where that is inside, else 0, both
     [B, h, w], and the mean size of the difference there [B]; ``motion`` [B, 2, *MESH] px."""
     grid = lattice.grid(motion)
-    inside = (torch.maximum(grid[..., 0].abs(), grid[..., 1].abs()) <= _EDGE).float()
+    inside = grid.abs().amax(-1).le_(_EDGE)
     difference = (fetch(reference[:, None], grid)[:, 0] - moved) * inside
     scale = difference.abs().sum((-2, -1)) / inside.sum((-2, -1)).clamp_min(1.0)
     return difference, inside, scale.clamp_min(2e-3)
@@ -112,29 +111,25 @@ def _times(grey: Tensor, count: int) -> Tensor:
     return grey.expand(count, *grey.shape).flatten(0, 1)
 
 
-def _best(moved: Tensor, reference: Tensor, motions: list[Tensor], lattice: Lattice) -> Tensor:
-    """Of several meshes [B, 2, *MESH] px the one with the least Geman-McClure residual, for each item of the batch.
+def _better(moved: Tensor, reference: Tensor, still: Tensor, other: Tensor, lattice: Lattice) -> Tensor:
+    """The mesh ``other`` where it leaves less of a Geman-McClure residual than ``still``, for each item of the batch.
 
-    A tie goes to the first, nearly a tie as well.
+    Meshes [B, 2, *MESH] px. A tie goes to the first, nearly a tie as well.
     """
-    count, batch = len(motions), moved.shape[0]
-    together = torch.cat(motions)
-    difference, inside, scale = _residual(_times(moved, count), _times(reference, count), together, lattice)
-    common = scale.view(count, batch).amin(0).repeat(count)[:, None, None]
-    squared = (difference / common).square()
+    batch = moved.shape[0]
+    difference, inside, scale = _residual(_times(moved, 2), _times(reference, 2), torch.cat((still, other)), lattice)
+    common = scale.view(2, batch).amin(0)[:, None, None]
+    squared = (difference.view(2, batch, *difference.shape[1:]) / common).square()
     share = inside.mean((-2, -1))
-    cost = (squared / (1 + squared)).mean((-2, -1)) / share.clamp_min(1e-3)
-    # What throws half of the frame away has not explained it.
-    sane = (share > 0.5) & cost.isfinite() & together.isfinite().flatten(1).all(1)
-    costs = torch.where(sane, cost, torch.full_like(cost, 9.0)).view(count, batch)
-    handicap = 1e-3 * (torch.arange(count, device=cost.device) < 1)[:, None]  # of the first
-    best = (costs - handicap).argmin(0)
-    return together.view(count, batch, *motions[0].shape[1:])[best, torch.arange(batch, device=moved.device)]
+    cost = (squared / (1 + squared)).mean((-2, -1)).flatten() / share.clamp_min(1e-3)
+    # What throws half of the frame away has not explained it. A mesh that is not finite throws all of it away.
+    better = (cost[batch:] < cost[:batch] - 1e-3) & (share[batch:] > 0.5)
+    return torch.where(better[:, None, None, None], other, still)
 
 
 def _slopes(grey: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients [B, 2, h, w] along x and y, per px, and their products [B, 3, h, w]: xx, xy, yy."""
-    slopes = torch.stack(gradients(grey), 1)
+    slopes = gradients(grey)
     return slopes, torch.cat((slopes[:, :1] * slopes, slopes[:, 1:].square()), 1)
 
 
@@ -147,21 +142,16 @@ def _sums(
     products: Tensor,
     *,
     tolerance: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """What the normal equations add up over the pixels, with Geman-McClure weights: products and slopes times error.
+) -> Tensor:
+    """What the normal equations add up over the pixels, with Geman-McClure weights: [B, 5, h, w], products and slopes
+    times error.
 
-    ``slopes`` and ``products`` are those of the moved frame, as `_slopes` gives them; so are the shapes of the results.
-    The weights' scale is ``tolerance`` times the mean residual.
+    ``slopes`` and ``products`` are those of the moved frame, as `_slopes` gives them. The weights' scale is
+    ``tolerance`` times the mean residual.
     """
     difference, inside, scale = _residual(moved, reference, motion, lattice)
     weight = (inside / (1 + (difference / (tolerance * scale)[:, None, None]).square()).square())[:, None]
-    return products * weight, slopes * (weight * difference[:, None])
-
-
-def _blocks(products: Tensor) -> Tensor:
-    """[B, 3, K, K] of xx, xy, yy as one symmetric matrix [B, 2K, 2K]."""
-    xx, xy, yy = products.unbind(1)
-    return torch.cat((torch.cat((xx, xy), 2), torch.cat((xy, yy), 2)), 1)
+    return torch.cat((products * weight, slopes * (weight * difference[:, None])), 1)
 
 
 class _Moments:
@@ -177,8 +167,17 @@ class _Moments:
         # Which moment, power of y times three plus power of x, is the product of which two of (x, y, 1): 1, 3 and 0,
         # added. Made on the device: a list would be copied from the host, which a CUDA graph cannot record.
         power = (2 * torch.arange(3, device=device) + 1) % 5
-        self.moment = power[:, None] + power
-        self.eye, self.six = torch.eye(2, 3, device=device), torch.eye(6, device=device)
+        moment = power[:, None] + power
+        pair = torch.arange(2, device=device)
+        # A row is one of the two slopes and one of (x, y, 1), a column as well: sums of xx, xy or yy, and a moment.
+        normal = 9 * (pair[:, None] + pair)[:, None, :, None] + moment[None, :, None, :]
+        right = 9 * (3 + pair)[:, None] + moment[2]
+        taken = torch.cat((normal.reshape(6, 6), right.reshape(6, 1)), 1).flatten()
+        taken = (torch.arange(45, device=device)[:, None] == taken).float()
+        diagonal = torch.eye(6, 7, device=device).flatten()
+        # A thousandth of their mean is added to the diagonal's.
+        self.equations, self.least = taken + torch.outer(taken @ diagonal, diagonal) * (1e-3 / 6), diagonal * 1e-9
+        self.eye = torch.eye(2, 3, device=device)
 
 
 _moments = per_size(_Moments)
@@ -190,12 +189,10 @@ def _fit_affine(moved: Tensor, reference: Tensor, start: Tensor, lattice: Lattic
     slopes, products = _slopes(moved)
     of = _moments((moved.shape[-2], moved.shape[-1]), MESH, moved)
     for _ in range(steps):
-        weighed, slope = _sums(moved, reference, lattice.affine(affine), lattice, slopes, products)
-        normal = _blocks((of.down @ weighed @ of.across).flatten(2)[:, :, of.moment])
-        gradient = (of.down @ slope @ of.across).flatten(2)[:, :, of.moment[2]].flatten(1)  # by x, y, 1
-        trace = (normal * of.six).sum((1, 2), keepdim=True) + 6e-6
-        step = solve(normal + (1e-3 / 6) * trace * of.six, gradient).view(-1, 2, 3)
-        affine = _compose(affine, step * of.units + of.eye)
+        sums = _sums(moved, reference, lattice.affine(affine), lattice, slopes, products)
+        moments = (of.down @ sums @ of.across).flatten(1)
+        step = solve(torch.addmm(of.least, moments, of.equations).view(-1, 6, 7)).view(-1, 2, 3)
+        affine = _compose(affine, torch.addcmul(of.eye, step, of.units))
     distortion = (affine[:, :, :2] - of.eye[:, :2]).abs().amax((1, 2))
     return torch.where((distortion < 0.3)[:, None, None], affine, start)  # what shears more is no camera
 
@@ -214,30 +211,19 @@ def _bend(moved: Tensor, reference: Tensor, start: Tensor, lattice: Lattice, ste
     slopes, products = _slopes(moved)
     bend = torch.zeros_like(start)
     for _ in range(steps):
-        weighed, slope = _sums(moved, reference, start + bend, lattice, slopes, products, tolerance=_TOLERANCE)
-        normal, gradient = lattice.windows(weighed), lattice.windows(slope)
-        xx, xy, yy = normal[:, :1], normal[:, 1:2], normal[:, 2:]
-        texture = ((xx + yy) / 2).mean((1, 2, 3), keepdim=True) + 1e-9
-        held = (4 * _STIFFNESS + _INERTIA) * texture
-        across, down = xx + held, yy + held
-        determinant = across * down - xy * xy
-        own = torch.cat((xx, yy), 1) * bend + xy * _swapped(bend) - gradient
+        sums = _sums(moved, reference, start + bend, lattice, slopes, products, tolerance=_TOLERANCE)
+        sums = lattice.windows(sums)
+        squares, xy, gradient = sums[:, 0:3:2], sums[:, 1:2], sums[:, 3:]
+        texture = squares.mean((1, 2, 3), keepdim=True) + 1e-9
+        diagonal = torch.add(squares, texture, alpha=4 * _STIFFNESS + _INERTIA)
+        determinant = torch.addcmul(diagonal[:, :1] * diagonal[:, 1:], xy, xy, value=-1)
+        along, aside = diagonal.flip(1) / determinant, xy / determinant  # of the inverse
+        alone = torch.addcmul(squares * bend - gradient, xy, bend.flip(1))
+        stiffness = _STIFFNESS * texture
         for _ in range(_SMOOTHING_STEPS):  # Jacobi's
-            wanted = own + _STIFFNESS * texture * _neighbours(bend)
-            bend = (torch.cat((down, across), 1) * wanted - xy * _swapped(wanted)) / determinant
+            wanted = torch.addcmul(alone, stiffness, lattice.neighbours(bend))
+            bend = torch.addcmul(along * wanted, aside, wanted.flip(1), value=-1)
     return start + bend
-
-
-def _swapped(field: Tensor) -> Tensor:
-    """y and x of [B, 2, rows, columns]."""
-    return torch.cat((field[:, 1:], field[:, :1]), 1)
-
-
-def _neighbours(field: Tensor) -> Tensor:
-    """The sum of the four neighbours of each point of [B, 2, rows, columns]; at the border the point itself."""
-    padded = F.pad(field, (1, 1, 1, 1), mode="replicate")
-    sideways = padded[:, :, 1:-1, :-2] + padded[:, :, 1:-1, 2:]
-    return sideways + padded[:, :, :-2, 1:-1] + padded[:, :, 2:, 1:-1]
 
 
 def _believed(moved: Tensor, reference: Tensor, rigid: Tensor, bent: Tensor, lattice: Lattice) -> Tensor:
@@ -247,11 +233,11 @@ def _believed(moved: Tensor, reference: Tensor, rigid: Tensor, bent: Tensor, lat
     """
     batch = moved.shape[0]
     difference, inside, _ = _residual(_times(moved, 2), _times(reference, 2), torch.cat((rigid, bent)), lattice)
-    energy = lattice.windows(difference.square()[:, None])
-    seen, whole = lattice.windows(inside[:, None]), lattice.windows(torch.ones_like(inside[:1, None]))
+    energy, seen = torch.split(lattice.windows(torch.stack((difference.square(), inside), 1)), 1, 1)
+    whole = lattice.windows(torch.ones_like(inside[:1, None]))
     left = energy / seen.clamp_min(1e-3) + _NOISE
     share = (_DISBELIEVED - left[batch:] / left[:batch]) / (_DISBELIEVED - _BELIEVED)
-    sane = (seen[batch:] > _LEAST_INSIDE * whole) & bent.isfinite().all(1, keepdim=True)
+    sane = seen[batch:] > _LEAST_INSIDE * whole  # of a mesh that is not finite nothing is seen
     return torch.where(sane, rigid + share.clamp(0, 1) * (bent - rigid), rigid)
 
 
@@ -273,20 +259,20 @@ def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = No
     """
     with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
         factor = _factor(moved.shape[-2], moved.shape[-1])
-        a, b = opened_grey(moved, factor), opened_grey(reference, factor)
+        a, b, *older = opened_grey((moved, reference) if before is None else (moved, reference, before), factor)
         half = 2 if min(a.shape[-2:]) >= 2 * _LEAST_ROWS else 1
         small_a, small_b = shrink(a, half), shrink(b, half)
         size = (small_a.shape[-2], small_a.shape[-1])
         coarse, fine = lattice_of(size, MESH, a), lattice_of((a.shape[-2], a.shape[-1]), MESH, a)
         still = a.new_zeros(a.shape[0], 2, *MESH)
         shifted = still + _phase_correlation(small_a, small_b)[..., None, None]
-        start = _best(small_a, small_b, [still, shifted], coarse)
+        start = _better(small_a, small_b, still, shifted, coarse)
         eye = torch.eye(2, device=a.device).expand(a.shape[0], 2, 2)
         affine = _fit_affine(small_a, small_b, torch.cat((eye, start[:, :, 0, :1]), 2), coarse, _AFFINE_STEPS)
-        rigid = _best(small_a, small_b, [still, coarse.affine(affine)], coarse) * half
-        if before is not None:
+        rigid = _better(small_a, small_b, still, coarse.affine(affine), coarse) * half
+        if older:
             a = centred(torch.minimum(a, fetch(b[:, None], fine.grid(rigid))[:, 0]))
-            b = centred(torch.minimum(b, opened_grey(before, factor)))
+            b = centred(torch.minimum(b, older[0]))
         bent = _bend(shrink(a, half), shrink(b, half), rigid / half, coarse, _COARSE_STEPS) * half
         bent = _bend(a, b, bent, fine, _FINE_STEPS)
         motion = _believed(a, b, rigid, bent, fine) * factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,20 +24,21 @@ def same_scene(frame: Tensor, aligned: Tensor, *, closely: bool = True) -> Tenso
     not lie on each other have nothing in common either.
     """
     factor = max(1, min(frame.shape[-2:]) // _CUT_ROWS)
-    a, b = opened_grey(frame, factor), opened_grey(aligned, factor)
-    change = (a - b).abs().mean((-2, -1))
-    other = (_correlation(a, b) < 0.45) & (change > 0.03)
+    both = torch.stack(opened_grey((frame, aligned), factor), 1)
+    change = (both[:, 0] - both[:, 1]).abs().mean((-2, -1))
+    other = (_correlation(both) < 0.45) & (change > 0.03)
     if closely:
-        other = other | ((_correlation(_detail(a), _detail(b)) < 0.3) & (change > 0.06))
+        other = other | ((_correlation(_detail(both)) < 0.3) & (change > 0.06))
     return 1.0 - other.float()
 
 
 def _detail(grey: Tensor) -> Tensor:
-    """[B, h, w] without the mean of 5 x 5 about each pixel."""
-    return grey - F.avg_pool2d(F.pad(grey[:, None], (2, 2, 2, 2), mode="replicate"), 5, stride=1)[:, 0]
+    """[B, 2, h, w] without the mean of 5 x 5 about each pixel."""
+    return grey - F.avg_pool2d(F.pad(grey, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
 
 
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Of two [B, h, w] of mean zero: [B], -1..1."""
-    sizes = (a * a).sum((-2, -1)) * (b * b).sum((-2, -1))
-    return (a * b).sum((-2, -1)) / sizes.sqrt().clamp_min(1e-6)
+def _correlation(both: Tensor) -> Tensor:
+    """Of two of mean zero, [B, 2, h, w]: [B], -1..1."""
+    flat = both.flatten(2)
+    products = flat @ flat.mT
+    return products[:, 0, 1] / (products[:, 0, 0] * products[:, 1, 1]).sqrt().clamp_min(1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -14,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.preprocess import MESH, estimate_motion, same_scene, warp
-from streamderain.preprocess.grey import opened_grey
-from streamderain.preprocess.mesh import lattice_of
-from streamderain.preprocess.motion import _fit_affine
+from streamderain.preprocess.grey import opened_grey, shrink
+from streamderain.preprocess.mesh import Lattice, axis, lattice_of
+from streamderain.preprocess.motion import _fit_affine, _Moments
 from streamderain.preprocess.solve import _eliminated
 
 
@@ -98,8 +99,8 @@ def test_the_long_side_costs_no_more_than_it_must(
     class SeenError(Exception):
         pass
 
-    def look(image: Tensor, factor: int) -> Tensor:
-        seen.append(tuple(opened_grey(image, factor).shape[-2:]))
+    def look(images: Sequence[Tensor], factor: int) -> tuple[Tensor, ...]:
+        seen.append(tuple(opened_grey(images, factor)[0].shape[-2:]))
         raise SeenError
 
     monkeypatch.setattr("streamderain.preprocess.motion.opened_grey", look)
@@ -235,7 +236,7 @@ def test_a_map_that_distorts_by_more_than_three_tenths_is_no_camera_s(zoom: floa
     scene = _texture(120, 160, seed=5)
     moved = warp(scene, _affine([[zoom, 0.0, 0.0], [0.0, zoom, 0.0]], 120, 160))
     start = torch.tensor([[[zoom - 0.02, 0.0, 1.0], [0.0, zoom - 0.02, 0.0]]])
-    grey = [opened_grey(image, 1) for image in (moved, scene)]
+    grey = opened_grey((moved, scene), 1)
     found = _fit_affine(*grey, start, lattice_of((120, 160), MESH, scene), 6)
     if believed:
         assert (found[0, :, :2] - zoom * torch.eye(2)).abs().max() < 0.01
@@ -298,7 +299,37 @@ def test_elimination_solves_as_pytorch_does(spread: float) -> None:
     matrix = root @ root.mT + 1e-3 * torch.eye(6)
     right = torch.randn(3, 6, generator=generator)
     expected = torch.linalg.solve(matrix.double(), right.double())
-    torch.testing.assert_close(_eliminated(matrix, right).double(), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        _eliminated(torch.cat((matrix, right[..., None]), 2)).double(), expected, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_the_equations_of_an_affine_map_are_the_sums_over_the_pixels_and_a_little_more_on_the_diagonal() -> None:
+    height, width = 24, 40
+    x, y = axis(width, torch.device("cpu")).expand(height, -1), axis(height, torch.device("cpu"))[:, None] * 23 / 39
+    place = torch.stack((x, y.expand(-1, width), torch.ones_like(x))).double()
+    slopes = torch.randn(2, height, width, generator=torch.Generator().manual_seed(3)).double()
+    error = torch.randn(height, width, generator=torch.Generator().manual_seed(4)).double()
+    each = (slopes[:, None] * torch.cat((place[:2] * (39 / 40), place[2:]))).flatten(0, 1).flatten(1)
+    normal, right = each @ each.mT, each @ error.flatten()
+    normal += torch.eye(6) * (1e-3 * normal.diagonal().mean() + 1e-9)
+    sums = torch.stack((*(slopes[0] * slopes), slopes[1] ** 2, *(slopes * error)))[None].float()
+    of = _Moments((height, width), MESH, torch.device("cpu"))
+    found = torch.addmm(of.least, (of.down @ sums @ of.across).flatten(1), of.equations).view(6, 7)
+    torch.testing.assert_close(found.double(), torch.cat((normal, right[:, None]), 1), rtol=1e-4, atol=1e-3)
+
+
+def test_a_point_of_the_mesh_has_four_neighbours_and_at_the_border_itself() -> None:
+    mesh = torch.rand(2, 2, *MESH, generator=torch.Generator().manual_seed(0))
+    around = F.pad(mesh, (1, 1, 1, 1), mode="replicate")
+    expected = around[..., 1:-1, :-2] + around[..., 1:-1, 2:] + around[..., :-2, 1:-1] + around[..., 2:, 1:-1]
+    torch.testing.assert_close(Lattice((24, 40), MESH, torch.device("cpu")).neighbours(mesh), expected)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 6, 7])
+def test_shrinking_averages_whole_squares(factor: int) -> None:
+    grey = torch.rand(2, 45, 61, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shrink(grey, factor), F.avg_pool2d(grey[:, None], factor)[:, 0])
 
 
 def test_what_inference_has_made_once_serves_training_too() -> None:
