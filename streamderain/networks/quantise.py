@@ -79,7 +79,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:
-        """Raises: ValueError, KeyError, TypeError, AttributeError, RecursionError where the text is no calibration."""
+        """Raises ValueError, KeyError, TypeError, AttributeError, OverflowError or RecursionError for anything else."""
         data = json.loads(text)
         roundings = {}
         for name, values in data["roundings"].items():
@@ -109,7 +109,7 @@ def calibration_of(model: str | Path) -> Calibration | None:
         return None
     try:
         return Calibration.from_json(text)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(f"the int8 calibration in {path} is damaged: {error}", hint="get the file again") from error
 
 

@@ -165,7 +165,15 @@ def test_models_without_weights_have_no_calibration() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "[" * 100_000, '{"roundings": {"stem": {"low": 0}}}', '{"roundings": {"stem": 3}}']
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"roundings": {"stem": {"low": 0}}}',
+        '{"roundings": {"stem": 3}}',
+        f'{{"roundings": {{"stem": {{"low": 0, "high": 1{"0" * 400}, "scales": [], "shift": []}}}}}}',
+    ],
 )
 def test_a_damaged_calibration_is_one_clear_error(weights: Path, tmp_path: Path, text: str) -> None:
     out = tmp_path / "damaged.safetensors"
