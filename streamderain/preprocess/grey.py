@@ -54,6 +54,7 @@ def centred(grey: Tensor) -> Tensor:
 
 def gradients(grey: Tensor) -> Tensor:
     """Central differences of [B, h, w] along x and y, per px: [B, 2, h, w]; borders replicated."""
-    padded = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    across, down = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2], padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
-    return torch.stack((across, down), 1) / 2
+    padded = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")
+    across, down = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2], padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    # Not `stack`, which adds rows to rows first: with repeated edges PyTorch 2.11 fails to compile that for CUDA.
+    return torch.cat((across, down), 1) / 2

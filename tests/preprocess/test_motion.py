@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamderain.preprocess import MESH, estimate_motion, same_scene, warp
-from streamderain.preprocess.grey import opened_grey, shrink
+from streamderain.preprocess.grey import gradients, opened_grey, shrink
 from streamderain.preprocess.mesh import Lattice, axis, lattice_of
 from streamderain.preprocess.motion import _fit_affine, _Moments
 from streamderain.preprocess.solve import _eliminated
@@ -324,6 +324,19 @@ def test_a_point_of_the_mesh_has_four_neighbours_and_at_the_border_itself() -> N
     around = F.pad(mesh, (1, 1, 1, 1), mode="replicate")
     expected = around[..., 1:-1, :-2] + around[..., 1:-1, 2:] + around[..., :-2, 1:-1] + around[..., 2:, 1:-1]
     torch.testing.assert_close(Lattice((24, 40), MESH, torch.device("cpu")).neighbours(mesh), expected)
+
+
+def test_gradients_are_put_together_in_a_way_that_compiles() -> None:
+    class Gradients(torch.nn.Module):
+        def forward(self, grey: Tensor) -> Tensor:
+            return gradients(grey)
+
+    grey = torch.arange(12.0).view(1, 3, 4) ** 2
+    program = torch.export.export(Gradients(), (grey,), strict=False)
+    assert "stack" not in str(program.graph)  # see there
+    across, down = gradients(grey)[0]
+    assert torch.equal(across[1], torch.tensor([4.5, 10.0, 12.0, 6.5]))
+    assert torch.equal(down[:, 0], torch.tensor([8.0, 32.0, 24.0]))
 
 
 @pytest.mark.parametrize("factor", [1, 2, 6, 7])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import cpp_extension  # before a test sets CUDA_HOME: it looks there once
 
 from streamderain.runtime import backend_of, cuda_toolkit
 
@@ -71,8 +72,6 @@ def test_a_program_finds_header_and_driver(tmp_path: Path, monkeypatch: pytest.M
     command = ["g++", program, "-lcuda", "-o", tmp_path / "program"]
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
     with cuda_toolkit.within_reach():
-        from torch.utils import cpp_extension
-
         assert home == Path(str(cpp_extension.CUDA_HOME))
         subprocess.run(command, check=True)
     assert "LIBRARY_PATH" not in os.environ
