@@ -231,15 +231,18 @@ def test_models_list_and_show() -> None:
     cards = json.loads(CliRunner().invoke(cli, ["models", "list", "--json"]).stdout)
     names = [card["name"] for card in cards]
     assert "identity" in names
+    rows = {line.split()[0]: line.split()[1:3] for line in listed.stdout.splitlines()}
     for name in names:
-        assert any(line.startswith(name) for line in listed.stdout.splitlines())
         card = json.loads(CliRunner().invoke(cli, ["models", "show", name, "--json"]).stdout)
         assert card["name"] == name
+        assert rows[name] == [f"{card['parameters']:,}", f"{card['macs_720p'] / 1e9:.1f}"]
         assert {"parameters", "macs_720p", "sha256", "licence", "scores", "trained_on"} <= set(card)
         shown = CliRunner().invoke(cli, ["models", "show", name])
         assert (shown.exit_code, name in shown.stdout) == (0, True)
         if card["sha256"] is not None:  # the header knows one run, and the card of what ships knows all
             lines = dict(line.strip().split("  ", 1) for line in shown.stdout.splitlines())
+            assert (lines["parameters"], lines["sha256"]) == (rows[name][0], card["sha256"])
+            assert lines["at 1280x720"] == f"{rows[name][1]} GMAC a frame"
             assert lines["last run"] == f"{card['steps']:,} steps, seed {card['seed']}"
             assert "## Training" in Path(lines["card"]).read_text()
 
@@ -265,6 +268,16 @@ def test_a_strangers_card_is_shown_without_what_a_terminal_obeys(tmp_path: Path)
     )
 
 
+def test_scores_are_told_by_protocol_and_name(tmp_path: Path) -> None:
+    weights, spec = tmp_path / "some.safetensors", NetworkSpec("identity")
+    card = Provenance(steps=12_000, seed=3, scores={"stills": {"clips": 8, "first": {"ssim": 0.9}, "psnr": 30.12345}})
+    save_checkpoint(weights, spec.build(), spec, card, half=False)
+    shown = CliRunner().invoke(cli, ["models", "show", str(weights)]).stdout
+    lines = dict(line.strip().partition("  ")[::2] for line in shown.splitlines())
+    assert lines["score"] == "stills: clips 8, first ssim 0.9, psnr 30.12"
+    assert (lines["name"], lines["last run"]) == ("some", "12,000 steps, seed 3")
+
+
 @pytest.mark.parametrize("name", ["nonsense", "x" * 300, "x" * 300 + ".safetensors"])
 def test_unknown_model_is_5(name: str) -> None:
     result = CliRunner().invoke(cli, ["models", "show", name])
@@ -283,7 +296,9 @@ def test_doctor_tells_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
     assert torch.__version__ in found["PyTorch"]["detail"]
     assert av.__version__ in found["PyAV"]["detail"]
-    assert "libx264" in found["encoders"]["detail"]
+    there, _, absent = found["encoders"]["detail"].partition("; absent: ")
+    assert "libx264" in there.split(", ")
+    assert "libx264" not in absent.split(", ")
     assert found["cache folder"]["state"] == "ok"
     assert "0 engines" in found["cache folder"]["detail"]
     assert found["backend eager"]["state"] == "ok"
@@ -368,7 +383,9 @@ def test_doctor_does_not_praise_an_opencv_without_windows(
     assert ("pip uninstall opencv-python-headless" in found["hint"]) == (state == "missing")
 
 
-def test_models_verify_runs_each_and_finds_the_one_that_is_spoilt(tmp_path: Path) -> None:
+def test_models_verify_runs_each_and_finds_the_one_that_is_spoilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     spec = NetworkSpec("streaming", {"channels": [4, 8, 8]})
     good, loud, torn = (tmp_path / f"{name}.safetensors" for name in ("good", "loud", "torn"))
@@ -380,6 +397,9 @@ def test_models_verify_runs_each_and_finds_the_one_that_is_spoilt(tmp_path: Path
     save_checkpoint(loud, network, spec, Provenance(), half=False)
     torn.write_bytes(good.read_bytes()[:-100])
     assert CliRunner().invoke(cli, ["models", "verify", str(good), "identity"]).exit_code == 0
+    monkeypatch.setattr("streamderain.networks.model_names", lambda: ("identity",))
+    every = CliRunner().invoke(cli, ["models", "verify"])
+    assert (every.exit_code, every.stdout) == (0, "✓ identity  loads, and changes a painted clip by 0 of 1\n")
     result = CliRunner().invoke(cli, ["models", "verify", str(good), str(loud), str(torn)])
     assert result.exit_code == 5
     assert [line[0] for line in result.stdout.splitlines()] == ["✓", "✗", "✗"], result.stdout

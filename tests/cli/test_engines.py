@@ -14,7 +14,10 @@ import torch
 from click.testing import CliRunner
 
 from streamderain.cli.app import cli
+from streamderain.cli.doctor import _cache
+from streamderain.cli.report import size_in_words
 from streamderain.errors import EngineError
+from streamderain.runtime import Backend, Job, Plan
 from streamderain.runtime.cache import EngineCache, Entry
 
 Clip = Callable[..., Path]
@@ -122,6 +125,33 @@ def test_engines_for_gpus_elsewhere_are_not_said_to_be_for_the_cpu(monkeypatch: 
     assert end.endswith("enough seen")
 
 
+def test_every_size_is_built_in_batches_and_the_next_backend_taken_for_good_where_the_best_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = tuple(Plan(torch.device("cpu"), precision, "openvino") for precision in ("int8", "fp32"))
+    asked: list[tuple[int, int, int, str]] = []
+
+    def ensure(backend: Backend, job: Job, **_: object) -> tuple[Path, bool]:
+        asked.append((job.width, job.height, job.batch, job.precision))
+        if job.precision == "int8":
+            raise EngineError("the compiler gave up")
+        return tmp_path, True
+
+    monkeypatch.setattr("streamderain.cli.compile._plans", lambda *_: plans)
+    monkeypatch.setattr("streamderain.runtime.ensure", ensure)
+    result = command("compile", "fast", "--size", "64x48", "--size", "130x70", "--batch", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert asked == [(64, 48, 2, "int8"), (64, 48, 2, "fp32"), (136, 72, 2, "fp32")]
+    assert result.stderr.splitlines()[1:] == [
+        "streamderain: the compiler gave up; building for cpu, openvino, fp32 instead"
+    ]
+    engines = [(line["engine"], line["built"], line["folder"]) for line in json.loads(result.stdout)]
+    names = [f"fast at 2 of {size}, openvino fp32" for size in ("64x48", "136x72")]
+    assert engines == [(name, True, str(tmp_path)) for name in names]
+    monkeypatch.setattr("streamderain.cli.compile._plans", lambda *_: plans[:1])
+    assert command("compile", "fast").exit_code == 5
+
+
 def test_a_model_with_nothing_to_compile_says_so(cache: Path) -> None:
     result = command("compile", "identity", "--size", "64x48")
     assert result.exit_code == 5
@@ -170,6 +200,8 @@ def test_engines_for_batches_are_told_from_the_others(cache: Path) -> None:
     shutil.copytree(engine_in(cache), cache / "abc")
     edit_key(cache / "abc", batch="3")
     listed = command("engines", "list").stdout
+    entries = json.loads(command("engines", "list", "--json").stdout)
+    assert listed.splitlines()[-1] == f"2 engines, {size_in_words(sum(e['bytes'] for e in entries))} in {cache}"
     assert "fast 3 of 64x48 openvino fp32 cpu" in listed
     assert "fast 64x48 openvino fp32 cpu" in listed
 
@@ -262,3 +294,13 @@ def test_doctor_tells_what_auto_takes_and_what_the_cache_holds(cache: Path, star
     assert str(cache) in found["cache folder"]["detail"]
     chosen = [name for name, finding in found.items() if "what auto uses" in finding["detail"]]
     assert chosen == ["backend openvino"] or "cuda" in found[chosen[0]]["detail"]
+
+
+def test_doctor_names_the_engines_that_are_damaged(cache: Path) -> None:
+    shutil.copytree(engine_in(cache), cache / "abc")
+    (cache / "abc" / "manifest.json").write_text("{}")
+    (found,) = _cache()
+    assert found.state == "broken"
+    assert "2 engines, " in found.detail
+    assert found.detail.endswith("; damaged: abc")
+    assert "engines verify" in found.hint

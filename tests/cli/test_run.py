@@ -317,11 +317,13 @@ def test_probe_tells_size_times_colour_streams_and_plan(clip: Clip) -> None:
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert (found["width"], found["height"], found["frame_rate"], found["rotation"]) == (64, 48, "25", 0)
+    assert (found["frames"], found["time_base"], found["bit_depth"], found["live"]) == (12, "1/12800", 8, False)
     assert any("audio" in stream and "aac" in stream for stream in found["streams"])
-    assert "identity on cpu" in found["plan"]
+    assert found["plan"] == "identity on cpu, eager, fp32, at 64x48, 1 stream copied along"
     plain = CliRunner().invoke(cli, ["probe", str(rainy), "-m", "identity", "--device", "cpu"])
     assert plain.exit_code == 0
-    assert "64" in plain.stdout
+    told = [line.split(maxsplit=1) for line in plain.stdout.splitlines()]
+    assert {("width", "64"), ("height", "48"), ("live", "no")} <= {(key, value) for key, value in told}
 
 
 def test_probe_of_nothing_is_4(tmp_path: Path) -> None:
