@@ -228,10 +228,10 @@ def _cache() -> list[Finding]:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        entries = EngineCache(folder).entries()
     except OSError as error:
         hint = "set STREAMDERAIN_CACHE to a folder that can be written"
         return [Finding("cache folder", "broken", f"{folder}: {error.strerror}", hint)]
-    entries = EngineCache(folder).entries()
     held = f"{counted(len(entries), 'engine')}, {size_in_words(sum(entry.bytes for entry in entries))}"
     damaged = [entry.digest for entry in entries if entry.damage is not None]
     if damaged:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -34,7 +35,8 @@ def engines_group() -> None:
 def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
     """List the engines, last used first. No run uses those marked "of another version"."""
     cache = _cache(ctx, verbose=verbose, debug=debug)
-    entries = cache.entries()
+    with _accessible(cache, "read"):
+        entries = cache.entries()
     if as_json:
         click.echo(json.dumps([_as_json(entry) for entry in entries], indent=2))
         return
@@ -81,9 +83,10 @@ def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool
     """Compare the files of every engine with what was built. Exits with 1 if one is damaged; a run builds it again."""
     cache = _cache(ctx, verbose=verbose, debug=debug)
     findings: list[tuple[Entry, str | None]] = []
-    for entry in cache.entries():
-        with suppress(FileNotFoundError):  # another process has removed it meanwhile
-            findings.append((entry, cache.verify(entry)))
+    with _accessible(cache, "read"):
+        for entry in cache.entries():
+            with suppress(FileNotFoundError):  # another process has removed it meanwhile
+                findings.append((entry, cache.verify(entry)))
     if as_json:
         click.echo(json.dumps([{"digest": e.digest, "damage": d} for e, d in findings], indent=2))
     else:
@@ -108,15 +111,14 @@ def prune_command(
         raise click.UsageError("--all and --max-size exclude each other", ctx=ctx)
     cache = _cache(ctx, verbose=verbose, debug=debug)
     limit = -1 if everything else MAX_BYTES if max_size is None else max_size
-    try:
+    with _accessible(cache, "written"):
         removed = cache.prune(limit)
-    except OSError as error:
-        raise EngineError(f"the cache folder {cache.folder} cannot be written: {error.strerror}") from error
+        left = len(cache.entries())
     if as_json:
         click.echo(json.dumps([_as_json(entry) for entry in removed], indent=2))
         return
     freed = size_in_words(sum(entry.bytes for entry in removed))
-    click.echo(f"{counted(len(removed), 'engine')} removed, {freed}; {counted(len(cache.entries()), 'engine')} left")
+    click.echo(f"{counted(len(removed), 'engine')} removed, {freed}; {counted(left, 'engine')} left")
 
 
 def _cache(ctx: click.Context, *, verbose: bool, debug: bool) -> EngineCache:
@@ -126,8 +128,21 @@ def _cache(ctx: click.Context, *, verbose: bool, debug: bool) -> EngineCache:
     return EngineCache()
 
 
+@contextmanager
+def _accessible(cache: EngineCache, used: Literal["read", "written"]) -> Iterator[None]:
+    """Raises EngineError: if the file system refuses it within."""
+    try:
+        yield
+    except OSError as error:
+        raise EngineError(
+            f"the cache folder {cache.folder} cannot be {used}: {error.strerror}",
+            hint="set STREAMDERAIN_CACHE to one that can",
+        ) from error
+
+
 def _find(cache: EngineCache, digest: str) -> Entry:
-    found = [entry for entry in cache.entries() if entry.digest.startswith(digest.lower())]
+    with _accessible(cache, "read"):
+        found = [entry for entry in cache.entries() if entry.digest.startswith(digest.lower())]
     if len(found) != 1:
         what = "no engine has" if not found else f"{len(found)} engines have"
         raise EngineError(f"{what} a digest that begins with {digest!r}", hint="`streamderain engines list` shows them")

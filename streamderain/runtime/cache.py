@@ -156,7 +156,11 @@ class EngineCache:
     # ---- all of them
 
     def entries(self) -> list[Entry]:
-        """What is on the shelf, the last used first. Contents are not compared; `verify` does."""
+        """What is on the shelf, the last used first. Contents are not compared; `verify` does.
+
+        Raises:
+            OSError: if the folder is there and cannot be listed.
+        """
         found = (self._entry(path) for path in self._paths())
         there = (entry for entry in found if entry is not None)
         return sorted(there, key=lambda entry: entry.last_used, reverse=True)
@@ -166,6 +170,7 @@ class EngineCache:
 
         Raises:
             FileNotFoundError: if another process has removed it.
+            OSError: if the cache's folder may no longer be looked into.
         """
         return _settled(entry.folder, partial(_damage, entry.folder))
 
@@ -178,7 +183,7 @@ class EngineCache:
             What was removed.
 
         Raises:
-            OSError: if there was something to remove, and nothing could be.
+            OSError: if there was something to remove, and nothing could be, or the folder cannot be listed.
         """
         self._sweep()
         entries = self.entries()

@@ -247,6 +247,32 @@ def test_odd_manifests_are_damage_and_go_with_all_the_others(cache: Path) -> Non
     assert (removed.exit_code, removed.stdout.split(",")[0]) == (0, "4 engines removed")
 
 
+@pytest.mark.parametrize("folder", ["loop", "x" * 300])
+@pytest.mark.parametrize("words", [("list",), ("list", "--json"), ("show", "a"), ("verify",), ("prune",)])
+def test_a_cache_folder_that_cannot_be_listed_is_told_in_one_line(
+    words: tuple[str, ...], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path / folder))
+    result = command("engines", *words)
+    assert (result.exit_code, result.stdout) == (5, "")
+    (line,) = result.stderr.splitlines()
+    cannot = "written" if words == ("prune",) else "read"
+    assert f"the cache folder {tmp_path / folder} cannot be {cannot}: " in line
+    assert line.endswith(": set STREAMDERAIN_CACHE to one that can")
+
+
+def test_doctor_tells_of_a_cache_folder_that_can_be_written_and_not_listed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path) -> list[Path]:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # tests may be run by root, whom nothing refuses
+    (found,) = _cache()
+    assert (found.state, found.detail) == ("broken", f"{cache}: Permission denied")
+
+
 def test_prune_keeps_what_fits(cache: Path) -> None:
     assert "0 engines removed, 0 B; 1 engine left" in command("engines", "prune").stdout
     assert "0 engines removed" in command("engines", "prune", "--max-size", "1GB").stdout
