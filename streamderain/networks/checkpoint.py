@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -20,8 +20,10 @@ from streamderain.atomic import write_whole
 from streamderain.errors import ModelError
 from streamderain.networks.named import NAMED
 from streamderain.networks.spec import NetworkSpec, count_macs, count_parameters
+from streamderain.redaction import in_line
 
 _HEIGHT_720, _WIDTH_720 = 720, 1280
+_LISTED, _LONGEST = 8, 500  # tensors in an error, and characters of their names
 
 _WEIGHTLESS = {  # architectures that are models by themselves
     "classic": "nothing learned: minimum over three aligned frames where it rains; baseline and fallback",
@@ -86,8 +88,8 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
     """The module with its weights in float32, in eval mode.
 
     Raises:
-        ModelError: if the file is missing, damaged, not ours, or its tensors are not those of its network; all
-            missing and unexpected names are listed.
+        ModelError: if the file is missing, damaged, not ours, or its tensors are not those of its network; the
+            first missing and unexpected names are listed, and the others counted.
     """
     spec, _ = _read_header(path)
     try:
@@ -106,14 +108,20 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
     if missing or unexpected or shapes:
         raise ModelError(
             f"{path} does not fit its network {spec.architecture!r} "
-            f"(missing: {missing}; unexpected: {unexpected}; other shapes: {shapes})"
+            f"(missing: {_listed(missing)}; unexpected: {_listed(unexpected)}; other shapes: {_listed(shapes)})"
         )
     broken = [k for k, t in tensors.items() if not bool(torch.isfinite(t.float()).all())]
     if broken:
-        raise ModelError(f"{path} holds values that are not finite in {broken}", hint="get the file again")
+        raise ModelError(f"{path} holds values that are not finite in {_listed(broken)}", hint="get the file again")
     module = _built(spec, path)
     module.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()})
     return module.eval(), spec
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first, and how many more: a wrong file may have thousands, of any length."""
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return f"{in_line(str(names[:_LISTED]), most=_LONGEST)}{more}"
 
 
 def _built(spec: NetworkSpec, path: Path) -> nn.Module:
@@ -136,7 +144,7 @@ def _read_header(path: Path) -> tuple[NetworkSpec, Provenance]:
     try:
         return NetworkSpec.from_json(metadata["spec"]), _provenance(metadata.get("provenance", "{}"))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ModelError(f"the header of {path} is damaged: {error}") from error
+        raise ModelError(f"the header of {path} is damaged: {in_line(str(error))}") from error
 
 
 def _provenance(text: str) -> Provenance:

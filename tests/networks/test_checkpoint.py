@@ -87,6 +87,24 @@ def test_wrong_files_say_what_is_wrong(weights: Path, tmp_path: Path) -> None:
         load_model(weights)
 
 
+def test_of_thousands_of_wrong_tensors_the_first_are_named(weights: Path) -> None:
+    tensors = load_file(weights)
+    names = sorted(tensors)
+    more = {f"{'x' * 90}.{index:04}": torch.zeros(1) for index in range(1000)}
+    save_file(more, weights, metadata={"spec": _SPEC.to_json()})
+    with pytest.raises(ModelError) as told:
+        load_model(weights)
+    line = str(told.value)
+    assert f"missing: ['{names[0]}', '{names[1]}', " in line
+    assert f"] and {len(names) - 8} more; unexpected: ['{'x' * 90}.0000', '" in line
+    assert "… and 992 more; other shapes: []" in line
+    assert (line.isprintable(), len(line) < 2000) == (True, True)
+    nan = {name: torch.full_like(t, float("nan")) for name, t in tensors.items()}
+    save_file(nan, weights, metadata={"spec": _SPEC.to_json()})
+    with pytest.raises(ModelError, match=rf"not finite in \['{names[0]}', .*\] and {len(names) - 8} more"):
+        load_model(weights)
+
+
 def test_weights_that_are_not_finite_are_refused(weights: Path) -> None:
     tensors = load_file(weights)
     tensors["stem.bias"][0] = float("nan")
@@ -141,12 +159,24 @@ def test_a_damaged_header_is_told_in_one_line_and_costs_no_memory(
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 200_000, "[]", '"x"', '{"scores": 3}', '{"summary": ["a"]}', '{"steps": "many"}', '{"colour": 1}']
+    "text",
+    [
+        "[" * 200_000,
+        "[]",
+        '"x"',
+        '{"scores": 3}',
+        '{"summary": ["a"]}',
+        '{"steps": "many"}',
+        '{"colour": 1}',
+        '{"' + "x" * 9999 + '\\n": 1}',
+    ],
+    ids=lambda text: text[:30],
 )
 def test_a_damaged_provenance_is_told_in_one_line(text: str, weights: Path) -> None:
     save_file(load_file(weights), weights, metadata={"spec": _SPEC.to_json(), "provenance": text})
-    with pytest.raises(ModelError, match=r"the header of .* is damaged"):
+    with pytest.raises(ModelError, match=r"the header of .* is damaged") as told:
         describe(weights)
+    assert (str(told.value).isprintable(), len(str(told.value)) < 1000) == (True, True)
 
 
 def test_weights_have_the_mode_of_any_other_file(tmp_path: Path) -> None:
