@@ -23,6 +23,7 @@ from streamderain.networks.spec import NetworkSpec, count_macs, count_parameters
 from streamderain.redaction import in_line
 
 _HEIGHT_720, _WIDTH_720 = 720, 1280
+_DEEPEST = 8  # levels of the scores; those that ship have two
 _LISTED, _LONGEST = 8, 500  # tensors in an error, and characters of their names
 
 _WEIGHTLESS = {  # architectures that are models by themselves
@@ -154,7 +155,14 @@ def _provenance(text: str) -> Provenance:
         value, kind = getattr(origin, each.name), type(getattr(Provenance(), each.name))
         if type(value) is not kind:
             raise TypeError(f"{each.name} of its provenance is no {kind.__name__}")
+    if not _shallow(origin.scores, _DEEPEST):
+        raise ValueError(f"scores of its provenance are more than {_DEEPEST} levels deep")
     return origin
+
+
+def _shallow(value: Any, levels: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inside is None or (levels > 0 and all(_shallow(each, levels - 1) for each in inside))
 
 
 def read_provenance(path: Path) -> Provenance:

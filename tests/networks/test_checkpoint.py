@@ -165,6 +165,8 @@ def test_a_damaged_header_is_told_in_one_line_and_costs_no_memory(
         "[]",
         '"x"',
         '{"scores": 3}',
+        '{"scores": ' + '{"a": ' * 400 + "1" + "}" * 401,
+        '{"scores": {"a": ' + "[" * 400 + "]" * 400 + "}}",
         '{"summary": ["a"]}',
         '{"steps": "many"}',
         '{"colour": 1}',
