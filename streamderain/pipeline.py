@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -38,6 +39,7 @@ class RunStats:
         decode_seconds, derain_seconds, encode_seconds: time each stage was at work, waiting for its neighbours not
             included. The stages overlap, so their sum may exceed ``seconds``; the largest is the bottleneck.
         interrupted: ``stop`` was set before the source had ended.
+        taken_over: frames that the sink had from an earlier run, not counted in ``frames``.
         prepare_seconds: time that the decoding thread spent ahead of the network: on scene cuts, upload, alignment.
     """
 
@@ -48,6 +50,7 @@ class RunStats:
     encode_seconds: float
     interrupted: bool
     prepare_seconds: float = 0.0
+    taken_over: int = 0
 
     @property
     def fps(self) -> float:
@@ -141,9 +144,10 @@ def run(
     """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
 
     The part of the network's work that needs no earlier result (`Session.prepare`) is done on the decoding thread.
-    Unless the source is live, the network sees the frames after the first of each scene beforehand (`with_lead_in`), so
-    that the first is no worse than the rest. A sink that takes planes (its ``delivery``) is given planes, unless there
-    is a view: views take and make R'G'B'.
+    Frames that the sink ``holds`` from an earlier run go to it as they come. Unless the source is live, the network
+    sees the frames after the first of each scene beforehand (`with_lead_in`), so that the first is no worse than the
+    rest. A sink that takes planes (its ``delivery``) is given planes, unless there is a view: views take and make
+    R'G'B'.
 
     Both are finished here, each on its own thread: the source is closed; the sink is closed when all went well and
     aborted when anything raised. A source that neither yields nor ends is not waited for when the run is stopped or
@@ -152,7 +156,8 @@ def run(
     Args:
         depth: frames that may wait before and after the network, at least 1.
         view: what is written instead of the clean frame; see `comparison`. The sink must be of its size.
-        on_frame: called in this thread with each clean frame handed on, a `YuvFrame` where the sink takes planes.
+        on_frame: called in this thread with each clean frame handed on, a `YuvFrame` where the sink takes planes; and
+            with each frame that the sink ``holds``, as it came.
         stop: when it gets set, the input ends there, even while it is waited for; what was handed on is written and
             the file is finished. Stopped before the first frame, the sink is aborted: no file holds no frames.
         close_interrupted: called instead of ``sink.close`` when ``stop`` ended the input.
@@ -169,7 +174,8 @@ def run(
     stopped = stop if stop is not None else threading.Event()
     steps = _Steps(derainer, getattr(sink, "delivery", None) if view is None else None)
     write: Callable[[Any], None] = sink.write  # its planes are given only to who asked for them
-    frames = 0
+    holds: Callable[[Frame | YuvFrame], bool] | None = getattr(sink, "holds", None)
+    frames = taken_over = 0
     interrupted = False
 
     def finish() -> None:
@@ -180,10 +186,12 @@ def run(
         lambda frame: encoding.timed(lambda: write(frame)), finish, sink.abort, depth, name="streamderain-encode"
     )
 
-    def read() -> Iterator[tuple[Prepared, bool] | None]:
+    def read() -> Iterator[tuple[Prepared | Frame | YuvFrame, bool] | None]:
         with source:  # closed on this thread, whatever raises
             yield None
             frames_in = _decode(source, decoding)
+            if holds is not None:
+                frames_in = yield from _taken_over(frames_in, holds)
             ordered = _in_order(frames_in) if source.info.live or not derainer.remembers else with_lead_in(frames_in)
             while True:
                 begin, decoded = time.perf_counter(), decoding.seconds
@@ -209,6 +217,12 @@ def run(
                 break
             begin = time.perf_counter()
             rainy, wanted = coming
+            if not isinstance(rainy, Prepared):
+                behind.write(rainy)
+                taken_over += 1
+                if on_frame is not None:
+                    on_frame(rainy)
+                continue
             clean = steps.step(rainy)
             shown = clean if view is None or not wanted else view(rgb_frame(rainy.frame), rgb_frame(clean))
             del coming, rainy  # not kept while the next one is waited for
@@ -231,6 +245,7 @@ def run(
         encode_seconds=encoding.seconds,
         interrupted=interrupted,
         prepare_seconds=preparing.seconds,
+        taken_over=taken_over,
     )
 
 
@@ -255,6 +270,18 @@ def check_derainer(derainer: object) -> None:
     """Raises: TypeError: it makes no sessions."""
     if not hasattr(derainer, "session"):
         raise TypeError(f"derainer must be a streamderain.Derainer, got {derainer!r:.80}")
+
+
+def _taken_over(
+    frames: Iterator[Frame | YuvFrame], holds: Callable[[Frame | YuvFrame], bool]
+) -> Generator[tuple[Frame | YuvFrame, bool], None, Iterator[Frame | YuvFrame]]:
+    """The first frames, for as long as the sink ``holds`` them; returns the others."""
+    for frame in frames:
+        if not holds(frame):
+            return chain([frame], frames)
+        yield frame, True
+        del frame  # not kept while the next one is decoded
+    return frames
 
 
 def _in_order(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | YuvFrame, bool]]:

@@ -76,8 +76,8 @@ def check_names(target: str, side: SideStreams | None, options: RunOptions, *, n
     codec = None if options.allow_fallback else options.codec
     with usage_errors():
         check_output(
-            target, side, overwrite=options.overwrite, codec=codec, format=options.container, needed=needed,
-            device=gpu_of(options) if codec is not None else None,
+            target, side, overwrite=options.overwrite, resume=options.resume, codec=codec, format=options.container,
+            needed=needed, device=gpu_of(options) if codec is not None else None,
         )  # fmt: skip
 
 
@@ -103,7 +103,10 @@ def open_output(
     more |= {key: value for key, value in asked.items() if value is not None}
     try:
         with usage_errors():
-            return open_sink(target, info, options=dict(options.encoder_options), overwrite=options.overwrite, **more)
+            return open_sink(
+                target, info, options=dict(options.encoder_options), overwrite=options.overwrite,
+                resume=options.resume, **more,
+            )  # fmt: skip
     except DeviceError as error:
         instead = ON_THE_CPU.get(options.codec or "")
         if not options.allow_fallback or instead is None:

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import click
+
 from streamderain.cli.chain import (
     DEGRADED,
     NOTHING_WRITTEN,
@@ -19,10 +21,11 @@ from streamderain.cli.chain import (
 )
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
+from streamderain.cli.origin import origin_of
 from streamderain.cli.report import Reporter, counted, rate
 from streamderain.cli.run_options import RunOptions
 from streamderain.cli.watching import observed
-from streamderain.errors import DeviceError
+from streamderain.errors import DeviceError, InputError
 from streamderain.redaction import redact_target
 
 if TYPE_CHECKING:
@@ -52,6 +55,9 @@ def run_recorded_video(
     with ExitStack() as until_run:
         until_run.enter_context(source)
         check_names(target, source.side, options, needed=needed)
+        origin = origin_of(uri, options)
+        if options.resume and origin is None:
+            raise click.UsageError("--resume needs a file as INPUT, which can be read once more")
         derainer, view, info = model_and_view(options, "file", source.info, observer)
         pictures = options.hud or options.preview is not None
         if pictures:
@@ -62,7 +68,7 @@ def run_recorded_video(
             sink = open_output(
                 target, info, options, reporter, signals,
                 side=source.side, audio=options.audio, subtitles=options.subs, device=gpu if planes else None,
-                stop=signals.stop,
+                stop=signals.stop, origin=origin,
             )  # fmt: skip
             if sink is None:
                 return signals.exit_code
@@ -73,16 +79,21 @@ def run_recorded_video(
             reporter.start_progress(min(expected, default=None))
             until_run.pop_all()  # the run closes the source from here on: its reader may be stuck in it
             signals.running()
-            stats = run(
-                source.in_planes() if planes else source,
-                sink,
-                derainer,
-                view=view,
-                on_frame=told.frame,
-                stop=signals.stop,
-                # A good result of earlier is worth more than a piece of this one.
-                close_interrupted=sink.close_as_part if sink.replaces else None,
-            )
+            try:
+                stats = run(
+                    source.in_planes() if planes else source,
+                    sink,
+                    derainer,
+                    view=view,
+                    on_frame=told.frame,
+                    stop=signals.stop,
+                    # A good result of earlier is worth more than a piece of this one.
+                    close_interrupted=sink.close_as_part if sink.replaces else None,
+                )
+            except InputError:
+                if os.path.isfile(part := _part_of(target)):
+                    reporter.note(f"what was done until then is in {part}")
+                raise
             reporter.end_progress()
     told.notes()
     kept = stats.interrupted and sink.replaces
@@ -127,12 +138,15 @@ def _say_end(
     code = signal_code if interrupted else DEGRADED if concealed or left_out else 0
     output, older = _older(target) if interrupted and kept else (target, "")
     line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {rate(stats.fps)} → {output}{older}"
+    if stats.taken_over:
+        line = f"{counted(stats.taken_over, 'frame')} taken over, {line}"
     if interrupted:
         line = f"interrupted: {line}" if stats.frames else NOTHING_WRITTEN
     reporter.say(
         "done",
         line,
         frames=stats.frames,
+        taken_over=stats.taken_over,
         seconds=round(stats.seconds, 3),
         fps=round(stats.fps, 3),
         decode_seconds=round(stats.decode_seconds, 3),
@@ -167,5 +181,12 @@ def _older(target: str) -> tuple[str, str]:
     path = local_path(target)
     if is_pattern(path):
         return target, " (later frames of the older sequence are still there)"
-    part = os.path.realpath(path) if os.path.islink(path) else path
-    return f"{part}.part", f" ({target} is still the older file)"
+    return _part_of(path), f" ({target} is still the older file)"
+
+
+def _part_of(target: str) -> str:
+    """Where a file is written until it has its name."""
+    from streamderain.video.ffmpeg import local_path
+
+    path = local_path(target)
+    return f"{os.path.realpath(path) if os.path.islink(path) else path}.part"

@@ -133,6 +133,12 @@ Exit codes:
         "--format", "container", help="Container format if OUTPUT is '-': nut, mpegts, y4m or matroska.  [default: nut]"
     ),
     option("--overwrite", only_for=None, is_flag=True, help="Replace OUTPUT if it exists."),
+    option(
+        "--resume",
+        is_flag=True,
+        only_for="recordings",
+        help="Take over what an earlier run of the same command has done before it was killed or interrupted.",
+    ),
     only_for="videos",
 )
 @section(

@@ -84,6 +84,7 @@ class RunOptions:
     container: str | None
     frame_rate: Fraction | None
     overwrite: bool
+    resume: bool
     on_error: Literal["fail", "conceal"]
     decoder: Literal["auto", "cpu", "nvdec"]
     live: bool | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from streamderain.errors import InputError, OutputError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import encoder, ffmpeg
 from streamderain.video.colour import YuvWriter
+from streamderain.video.earlier import Earlier
 from streamderain.video.fragments import Fragments
 from streamderain.video.muxer import CONSTANT_RATE, FRAGMENT, MP4
 from streamderain.video.outlet import Finishing, check_size
@@ -24,6 +26,7 @@ from streamderain.video.target import Target
 from streamderain.yuv import Delivery, YuvFrame
 
 _COUNTED = {"libx264", "libx265", "ffv1"}  # one packet a frame, always
+_REORDERED = 17  # packets at the end whose times depend on each other: a picture and the B-frames before it, at most
 
 
 class ContainerSink(Finishing):
@@ -37,7 +40,7 @@ class ContainerSink(Finishing):
 
     def __init__(
         self, container: OutputContainer, stream: Any, remuxer: Remuxer, info: VideoInfo, plan: encoder.EncoderPlan,
-        target: Target, planes: Delivery | None, segments: SegmentFiles | None,
+        target: Target, planes: Delivery | None, segments: SegmentFiles | None, earlier: Sequence[Earlier],
     ) -> None:  # fmt: skip
         self.delivery = planes
         self.frames_written = 0
@@ -65,9 +68,17 @@ class ContainerSink(Finishing):
         self._counted = plan.codec in _COUNTED
         self._target = target
         self._segments = segments
+        self._earlier = next(iter(earlier), None)  # the longest
+        self._pieces = [found.path for found in earlier if found.path != target.final]
+        self._waiting: list[Any] = []  # packets that were taken over and may be the last of all
+        self._decoded: int | None = None  # when the latest of them is
         self._name = target.name
         self._packets = 0
         self._latest_picture = (0, 0)  # pts and duration
+
+    def holds(self, frame: Frame | YuvFrame) -> bool:
+        """Whether an earlier run has made this frame: its picture is taken over, whatever `write` is given of it."""
+        return self._earlier is not None and self._earlier.holds(frame)
 
     def write(self, frame: Frame | YuvFrame) -> None:
         """Encodes one frame, and copies what the side streams have brought since the last.
@@ -75,12 +86,16 @@ class ContainerSink(Finishing):
         One in planes must be in those of ``delivery``, and its planes are the encoder's from here on.
 
         Raises:
-            OutputError: the disk is full, the reader went away, the encoder failed.
+            OutputError: the disk is full, the reader went away, the encoder failed; or what an earlier run left has no
+                picture at the time of this frame.
             InputError: sound that is to be copied is damaged.
             ValueError: ``frame`` has not the size that ``info`` promised, comes in other planes, or is not later than
                 the one before; or the sink is closed.
         """
         self._check_open()
+        if self._earlier is not None and self._earlier.holds(frame):
+            self._take_over(self._earlier, self._timed(frame))
+            return
         check_size(frame, self._info)
         if isinstance(frame, YuvFrame) and (self.delivery is None or frame.format != self.delivery.format):
             raise ValueError(f"{self._name} takes {self.delivery and self.delivery.format}, got {frame.format}")
@@ -90,7 +105,7 @@ class ContainerSink(Finishing):
             picture = writer.picture(frame)
             if self._segments is not None and self._segments.begins(frame.pts * frame.time_base):
                 picture.pict_type = PictureType.I
-            self._mux(self._stream.encode(picture))
+            self._mux(self._encoded(picture))
             self.frames_written += 1
             self._remuxer.pump()
         except ffmpeg.WRITE_ERRORS as error:
@@ -121,6 +136,13 @@ class ContainerSink(Finishing):
         if not self.frames_written:
             self.abort()
             raise OutputError(f"no frame came, {self._name} was not written")
+        if self._earlier is not None and self.frames_written < self._earlier.frames:
+            self.abort()
+            raise OutputError(
+                f"{self._earlier.path} has {ffmpeg.frames(self._earlier.frames)}, of which"
+                f" {self.frames_written} came, and stays as it is",
+                hint="leave out --resume to make a shorter video",
+            )
         self._open = False
         try:
             self._flush()
@@ -136,6 +158,8 @@ class ContainerSink(Finishing):
                 )
             if named:
                 self._target.commit()
+                for piece in self._pieces:
+                    piece.unlink(missing_ok=True)  # all of it is in the new file
         except ffmpeg.WRITE_ERRORS as error:
             raise self._failure(error) from error
         finally:
@@ -146,24 +170,37 @@ class ContainerSink(Finishing):
     def abort(self) -> None:
         """Finishes what was written so far, so that ``OUT.part`` plays, and gives it no other name. Never raises.
 
-        With no frame written there is nothing worth keeping, and ``OUT.part`` is removed.
+        With no frame written, or none that an earlier run had not, there is nothing worth keeping, and ``OUT.part`` is
+        removed.
         """
         if not self._open:
             return
         self._open = False
+        worth = self.frames_written > (0 if self._earlier is None else self._earlier.frames)
         # The reason for aborting is what the user must hear.
         with contextlib.suppress(*ffmpeg.WRITE_ERRORS, InputError):
             if self._segments is not None:
                 self._segments.check()  # what is muxed after an error would push good segments out of the playlist
-            if self.frames_written:
+            if worth:
                 self._flush()
                 self._remuxer.pump()
         with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
             self._container.close()
-        if self.frames_written:
+        if worth:
             self._target.release()
         else:
             self._target.discard()
+
+    def _take_over(self, earlier: Earlier, frame: Frame | YuvFrame) -> None:
+        try:
+            self._waiting += earlier.take(self.frames_written, frame)
+            self._decoded = self._waiting[-1].dts
+            self._mux(self._waiting[:-_REORDERED])
+            del self._waiting[:-_REORDERED]
+            self.frames_written += 1
+            self._remuxer.pump()
+        except ffmpeg.WRITE_ERRORS as error:
+            raise self._failure(error) from error
 
     def _timed(self, frame: Frame | YuvFrame) -> Frame | YuvFrame:
         """The frame with the time that is written. It must be later than the one before; at a constant rate it is."""
@@ -184,7 +221,7 @@ class ContainerSink(Finishing):
         return frame
 
     def _flush(self) -> None:
-        packets = self._stream.encode(None)
+        packets = self._encoded(None)
         if self._fragments is None or not packets:
             self._mux(packets)
             return
@@ -199,6 +236,15 @@ class ContainerSink(Finishing):
         last.duration = end - last.pts if begins else min(last.duration, end - last.pts)
         self._packets += 1
         self._container.mux(last)
+
+    def _encoded(self, picture: Any) -> list[Any]:
+        """The encoder's packets; behind those that were taken over, of which it knows nothing."""
+        packets = self._stream.encode(picture)
+        if self._decoded is not None:
+            for packet in packets:
+                self._decoded = packet.dts = max(packet.dts, self._decoded + 1)
+        waiting, self._waiting = self._waiting, []
+        return [*waiting, *packets]
 
     def _lasting(self, packet: Any) -> tuple[int, int]:
         """Its time and duration, which it is given if it has none."""

@@ -28,8 +28,9 @@ _WANTS_LAYOUT = {"mp4", "hls"}  # of PCM: which channels there are, not only how
 _EARLY = Fraction(1, 25)  # seconds that sound may be ahead of its picture by before it is noticed (EBU R 37)
 _PICTURES_ONLY = "none"
 # Written by muxers for the file they were in; wrong in any other.
-_OF_THE_OLD_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "number_of_frames",
-                    "number_of_bytes", "bps", "handler_name", "vendor_id", "alpha_mode"}  # fmt: skip
+_OF_THE_OLD_FILE = {"encoder", "encoding_tool", "encoder_settings", "major_brand", "minor_version", "compatible_brands",
+                    "duration", "number_of_frames", "number_of_bytes", "bps", "handler_name", "vendor_id",
+                    "alpha_mode"}  # fmt: skip
 _IMAGE_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 

@@ -14,12 +14,13 @@ import av
 import torch
 from av.container import OutputContainer
 
-from streamderain.errors import DeviceError, OutputError, OutputOptionError
+from streamderain.errors import DeviceError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.redaction import redact_target
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
 from streamderain.video.container import ContainerSink
 from streamderain.video.display import open_display
+from streamderain.video.earlier import RESUMABLE, Earlier, mark
 from streamderain.video.muxer import (
     MP4,
     SEGMENT,
@@ -95,6 +96,8 @@ def open_sink(
     subtitles: Literal["copy", "none"] = "copy",
     format: str | None = None,
     overwrite: bool = False,
+    origin: str | None = None,
+    resume: bool = False,
     wait: float = 0.0,
     stop: threading.Event | None = None,
     device: torch.device | None = None,
@@ -112,6 +115,10 @@ def open_sink(
             can.
         format: FFmpeg's name of the container, for "-" (nut if not given) and for names without a suffix.
         overwrite: whether an existing file may be replaced; it is, when the new one is complete.
+        origin: stands for the input and all that is done with it. It is written into MP4, Matroska and WebM, so that a
+            later run can ``resume``.
+        resume: take over the pictures that earlier runs of the same origin have made: from ``uri``, if such a run was
+            interrupted, or from the unfinished file that it left. Frames that the sink ``holds`` need not be derained.
         wait: seconds that a network target is tried for before it counts as out of reach.
         stop: when it gets set, that waiting ends, and the one for the times at which a file's frames are due over the
             network and in a window: give `run` the same.
@@ -120,16 +127,20 @@ def open_sink(
 
     Raises:
         DeviceError: an encoder of NVIDIA GPUs was asked for, and there is none.
-        OutputExistsError: the file exists.
+        OutputExistsError: the file exists, and is of another origin if that is to ``resume``.
         OutputOptionError: what was asked for cannot be had; nothing is ever quietly left out.
         OutputError: anything else that would make the job fail later.
         ValueError: ``audio`` or ``subtitles`` is neither "copy" nor "none"; or what ``side`` is to be copied from is
-            closed, as it is when all frames have been read.
+            closed, as it is when all frames have been read; or there is no ``origin`` to ``resume``.
     """
+    if resume and origin is None:
+        raise ValueError("resume needs an origin")
     for value, what in ((audio, "audio"), (subtitles, "subtitles")):
         if value not in ("copy", "none"):
             raise ValueError(f"{what} must be 'copy' or 'none', got {value!r}")
     uri = ffmpeg.local_path(uri)
+    if resume:
+        _check_resumable(uri, format)
     asked = {"--codec": codec, "--crf": crf, "--preset": preset, "-e": options or None, "--format": format}
     asked["--pix-fmt"] = pix_fmt
     if uri == "null:":
@@ -154,7 +165,7 @@ def open_sink(
         )  # fmt: skip
     if side is not None:
         side.check_open(audio=audio == "copy", subtitles=subtitles == "copy")
-    target = Target(uri, side, overwrite=overwrite)
+    target = Target(uri, side, overwrite=overwrite, resume=resume)
     name, part = target.name, target.part
     muxer = choose_muxer(uri, name, format)
     if muxer not in _TURNABLE:
@@ -166,6 +177,7 @@ def open_sink(
         info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options, pix_fmt=pix_fmt
     )
     if plan.rate is not None:
+        _refuse({"--resume": resume or None}, f"{plan.codec} has a constant rate")
         info = replace(info, time_base=1 / plan.rate)
     gpu = _nvenc_on(plan, device)
     container_options = muxer_options(muxer, side, piped=part is None)
@@ -189,11 +201,14 @@ def open_sink(
                 _tag(stream, plan, info, side)
                 remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
                 remuxer.describe()
+                if origin is not None:
+                    mark(container, origin)
                 opening = True
                 encoder.open_codec(stream.codec_context, plan)
                 opening = False
                 _refuse_unread(plan, lines)
                 target.begin()
+                earlier = _earlier(target, origin, stream) if resume and origin is not None else []
                 container.start_encoding()
                 if segments is not None:
                     segments.check()
@@ -217,9 +232,35 @@ def open_sink(
                     hint="see --codec, --crf, --preset and -e",
                 ) from error
         planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if device is not None else None
-        sink = ContainerSink(container, stream, remuxer, info, plan, target, planes, segments)
+        sink = ContainerSink(container, stream, remuxer, info, plan, target, planes, segments, earlier)
         undo.pop_all()
         return sink
+
+
+def _earlier(target: Target, origin: str, stream: Any) -> list[Earlier]:
+    """What earlier runs left of ``target`` that packets of ``stream`` may follow, the longest first.
+
+    Raises:
+        OutputExistsError: what has the output's name is none of it.
+    """
+    fitting = []
+    for path, whole in target.earlier():
+        found = Earlier(path, origin, stream, whole=whole)
+        if found.frames:
+            fitting.append(found)
+        elif whole:
+            raise OutputExistsError(
+                f"{target.name} exists already, and is not of the same input and options",
+                hint="choose another name, or pass --overwrite",
+            )
+        else:
+            target.notes += (f"{path} holds nothing to go on from: it is too short, or of another input or options",)
+        if whole:
+            target.supersede()
+    fitting.sort(key=lambda found: found.frames, reverse=True)
+    for longest in fitting[:1]:
+        target.notes += (f"{ffmpeg.frames(longest.frames)} of {longest.path} are taken over",)
+    return fitting
 
 
 def _copied(side: SideStreams | None, *, audio: bool, subtitles: bool) -> dict[str, str]:
@@ -244,6 +285,7 @@ def check_output(
     side: SideStreams | None,
     *,
     overwrite: bool,
+    resume: bool = False,
     codec: str | None = None,
     format: str | None = None,
     needed: Collection[str] = (),
@@ -259,6 +301,8 @@ def check_output(
     Raises: as `open_sink`, which looks at everything again.
     """
     uri = ffmpeg.local_path(uri)
+    if resume:
+        _check_resumable(uri, format)
     if codec is not None:
         nvenc.require(codec, device)
     holds_more = uri == "null:"
@@ -267,7 +311,7 @@ def check_output(
         sequence.existing(uri, side, overwrite=overwrite)
     elif uri != "null:" and uri.split(":")[0] != "display":
         if not ffmpeg.is_url(uri):
-            Target(uri, side, overwrite=overwrite)
+            Target(uri, side, overwrite=overwrite, resume=resume)
         muxer = choose_muxer(uri, redact_target(uri), format)
         holds_more = not ffmpeg.is_url(uri) and not pictures_only(muxer)
     there = {stream.kind for stream in side.streams} if side is not None else set()
@@ -277,6 +321,15 @@ def check_output(
         raise OutputOptionError(
             f"{redact_target(uri)} takes the picture only, no {' and no '.join(lost)}",
             hint="leave it out, or write an .mkv",
+        )
+
+
+def _check_resumable(uri: str, format: str | None) -> None:
+    """Raises OutputOptionError unless ``uri`` is a file that can be gone on with."""
+    special = uri in ("-", "null:") or uri.split(":")[0] == "display" or ffmpeg.is_url(uri) or sequence.is_pattern(uri)
+    if special or choose_muxer(uri, redact_target(uri), format) not in RESUMABLE:
+        raise OutputOptionError(
+            f"{redact_target(uri)} cannot be resumed", hint="leave out --resume, or write an .mp4 or .mkv"
         )
 
 

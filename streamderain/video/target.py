@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -24,6 +26,9 @@ class Target:
     given another name, never removed. What a symbolic link leads to is replaced, never the link. A FIFO
     or a character device is written to as a pipe is.
 
+    Args:
+        resume: what earlier runs left of the same output is for this one to go on from, even under its name.
+
     Attributes:
         url: what FFmpeg is to open.
         name: for people, without credentials.
@@ -37,13 +42,13 @@ class Target:
         OutputError: no such folder, or no right to write there.
     """
 
-    def __init__(self, uri: str, side: SideStreams | None, *, overwrite: bool) -> None:
+    def __init__(self, uri: str, side: SideStreams | None, *, overwrite: bool, resume: bool = False) -> None:
         self.name = redact("standard output" if uri == "-" else uri)
         self.part: Path | None = None
         self.final: Path | None = None
         self.replaces = False
         self.notes: tuple[str, ...] = ()
-        self._uri, self._side, self._overwrite = uri, side, overwrite
+        self._uri, self._side, self._overwrite, self._resume = uri, side, overwrite, resume
         self._beside: Path | None = None
         self._lock: WriterLock | None = None
         self._ours = True
@@ -94,6 +99,24 @@ class Target:
         self._lock.release()
         self._lock, self._ours = WriterLock(self.part, name=self.name), True
         self.notes = (f"{self.part}, left by a run that did not finish, is {aside.name} from now on",)
+
+    def earlier(self) -> Iterator[tuple[Path, bool]]:
+        """What earlier runs left of this output, and whether that was finished; after `begin`.
+
+        Nothing that is to be overwritten is among it.
+        """
+        if self.final is None:
+            return
+        name = f"{glob.escape(self.final.stem)}.unfinished-*{glob.escape(self.final.suffix)}"
+        for path in sorted(self.final.parent.glob(name)):
+            if path.is_file():
+                yield path, False
+        if self.replaces and not self._overwrite:
+            yield self.final, True
+
+    def supersede(self) -> None:
+        """What has the name is a piece of what is written, and gives it up in the end."""
+        self._overwrite, self.replaces = True, False
 
     def commit(self) -> None:
         """Gives the finished file its name.
@@ -172,7 +195,7 @@ class Target:
             )
         if part.exists() and not part.is_file():
             raise OutputError(f"{part} is in the way: it is no file", hint="write to another name")
-        if final.exists() and not self._overwrite:
+        if final.exists() and not self._overwrite and not self._resume:
             raise OutputExistsError(f"{self.name} exists already", hint="choose another name, or pass --overwrite")
         if not os.access(final.parent, os.W_OK):
             raise OutputError(f"the folder {final.parent} may not be written to", hint="check its permissions")

@@ -1,0 +1,140 @@
+"""What earlier runs of the same command left of an output: its packets are copied, and no picture is made twice."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from array import array
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+
+from streamderain.errors import InputError, OutputError
+from streamderain.frame import Frame
+from streamderain.video import ffmpeg
+from streamderain.video.probe import video_stream
+from streamderain.yuv import YuvFrame
+
+# Where the origin is written: names of metadata that the container has for what made the file.
+_MADE_BY = {"mp4": "encoding_tool", "matroska": "ENCODER_SETTINGS", "webm": "ENCODER_SETTINGS"}
+RESUMABLE = frozenset(_MADE_BY)
+_REORDERED = 2  # pictures that encoders here decode before the one that is shown, at most
+_ANNEX_B = re.compile(b"\0\0\0?\1")
+_LENGTH = 4  # bytes before each unit in the MP4 and Matroska that FFmpeg writes
+
+
+def mark(container: Any, origin: str) -> None:
+    """Writes the origin into a file, if its container has a place; call before the header is written."""
+    key = _MADE_BY.get(container.format.name)
+    if key is not None:
+        container.metadata[key] = origin
+
+
+class Earlier:
+    """The pictures of an unfinished video up to its last key frame, for what follows may be cut off; or of a whole one.
+
+    Args:
+        path: of the video; one that cannot be read has no pictures.
+        origin: that it must be of; one of another has no pictures either.
+        stream: whose opened encoder's packets are to follow, so that codec, size and headers must be the same.
+        whole: it was finished, so that nothing of it is left out.
+
+    Attributes:
+        frames: how many pictures it has.
+    """
+
+    def __init__(self, path: Path, origin: str, stream: Any, *, whole: bool) -> None:
+        self.path = path
+        self.frames = 0
+        self._stream = stream
+        self._sent = 0
+        self._coming: Iterator[Any] | None = None
+        times = array("q")  # ticks, in order of decoding
+        keyframe = 0
+        with contextlib.suppress(InputError, *ffmpeg.ERRORS), _opened(path) as (container, video):
+            self._tick: Fraction = video.time_base
+            if origin not in container.metadata.values() or not _fits(video.codec_context, stream.codec_context):
+                return
+            for packet in container.demux(video):
+                if packet.pts is None or packet.is_corrupt:  # the end, or where it was cut off
+                    break
+                if packet.is_keyframe:
+                    keyframe = len(times)
+                times.append(packet.pts)
+        del times[len(times) if whole else keyframe :]
+        self._times = array("q", sorted(times))
+        rank = {time: number for number, time in enumerate(self._times)}
+        self._delay = max((number - rank[time] for number, time in enumerate(times)), default=0)
+        if stream.codec_context.has_b_frames:  # the few that are here may not have shown it
+            self._delay = max(self._delay, _REORDERED)
+        self.frames = len(times) if len(times) > self._delay else 0
+
+    def holds(self, frame: Frame | YuvFrame) -> bool:
+        """Whether the frame is not later than the last picture."""
+        return frame.pts * frame.time_base / self._tick < self._times[-1] + 1
+
+    def take(self, number: int, frame: Frame | YuvFrame) -> Iterator[Any]:
+        """The packets that are decoded before picture ``number``, that of ``frame``, is shown; in order, each once.
+
+        Raises:
+            OutputError: the picture is not at the time of ``frame``, but for the container's rounding.
+        """
+        at = Fraction(self._times[number] * self._tick) if number < self.frames else None
+        if at is None or abs(frame.pts * frame.time_base - at) >= self._tick:
+            there = f"there is none in {self.path}" if at is None else f"in {self.path} it is at {float(at):.3f} s"
+            raise OutputError(
+                f"picture {number + 1} of the input is at {frame.seconds:.3f} s, and {there}",
+                hint="the input has changed; leave out --resume",
+            )
+        if self._coming is None:
+            self._coming = self._packets()
+        wanted = min(number + self._delay + 1, self.frames)
+        yield from islice(self._coming, wanted - self._sent)
+        self._sent = wanted
+
+    def _packets(self) -> Iterator[Any]:
+        base = self._stream.codec_context.time_base
+        # The encoder's own packets have start codes where the container has lengths, and the muxer is ready for those.
+        start_codes = _ANNEX_B.match(self._stream.codec_context.extradata or b"") is not None
+        with _opened(self.path) as (container, video):
+            for number, old in enumerate(islice(container.demux(video), self.frames)):
+                packet = av.Packet(_with_start_codes(bytes(old)) if start_codes else bytes(old))
+                packet.stream, packet.time_base, packet.is_keyframe = self._stream, base, old.is_keyframe
+                packet.pts, packet.dts, packet.duration = (
+                    round(ticks * self._tick / base) for ticks in (old.pts, self._decoded(number), old.duration or 0)
+                )
+                yield packet
+
+    def _decoded(self, number: int) -> int:
+        """When a packet is to be decoded, in ticks: Matroska does not say."""
+        if number >= self._delay:
+            return self._times[number - self._delay]
+        return self._times[number] - (self._times[self._delay] - self._times[0])
+
+
+def _fits(old: Any, new: Any) -> bool:
+    """Whether packets of the encoder ``new`` may follow those that decoder ``old`` is for."""
+    if (old.codec.canonical_name, old.width, old.height) != (new.codec.canonical_name, new.width, new.height):
+        return False
+    return all(unit in (old.extradata or b"") for unit in _ANNEX_B.split(new.extradata or b""))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its video. Raises what FFmpeg does, and InputError where there is none."""
+    with av.open(ffmpeg.local_url(str(path))) as container:
+        yield container, video_stream(container, str(path))
+
+
+def _with_start_codes(data: bytes) -> bytes:
+    """H.264 and H.265: each unit behind a start code instead of its length."""
+    units, at = [], 0
+    while at < len(data):
+        begin = at + _LENGTH
+        at = begin + int.from_bytes(data[at:begin])
+        units.append(data[begin:at])
+    return b"".join(b"\0\0\0\1" + unit for unit in units)
