@@ -33,8 +33,8 @@ def main() -> None:
         except SystemExit as end:
             # A reader that hangs in a silent input is left behind; the interpreter must not tidy up under its hands.
             left = any(thread.name == "streamderain-decode" for thread in threading.enumerate())
-            # Of a stderr that takes nothing it would make an exit code of its own, 120.
-            if left or not _flushed(sys.stderr):
+            # Of what stdout or stderr does not take it would make a message and an exit code of its own, 120.
+            if left or not (_flushed(sys.stdout) and _flushed(sys.stderr)):
                 leave(end.code if isinstance(end.code, int) else 1)
             raise
 
@@ -51,13 +51,15 @@ def _fill_closed_descriptors() -> None:
     """Opens the null device where stdin, stdout or stderr is closed (``2>&-``).
 
     Else the first file that is opened gets its number, and what is said on stderr is written into the video. stdin
-    and stdout get it the wrong way round, so that a video from or to what was closed is an error.
+    and stdout get it the wrong way round, so that a video from or to what was closed is an error, and words too.
     """
     for number, mode in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, mode)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
 

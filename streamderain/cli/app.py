@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import click
 
 from streamderain import __version__
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.report import Reporter
-from streamderain.errors import DeviceError, StreamderainError
+from streamderain.errors import DeviceError, OutputError, StreamderainError
 
 # name -> (module, attribute); the help lines of `streamderain --help` import them all, which is cheap: none of them
 # imports torch or PyAV before it runs.
@@ -32,6 +33,34 @@ _COMMANDS = {
 _INTERRUPTED = 130
 # Click before 8.2 shows the help by itself.
 _NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
+class _Stdout:
+    """stdout whose errors are ours, whatever is printed; a reader that has gone is none."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _told():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _told():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 class _Cli(click.Group):
@@ -79,12 +108,16 @@ class _Cli(click.Group):
         **extra: Any,
     ) -> NoReturn:
         try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            with redirect_stdout(cast("IO[str]", _Stdout(sys.stdout))):
+                code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except _NO_ARGUMENTS as error:  # asked for nothing: the help is the answer
             error.show()
             code = error.exit_code
         except click.ClickException as error:
             _usage(error, list(sys.argv[1:] if args is None else args))
+            code = error.exit_code
+        except StreamderainError as error:  # of --help and --version; what a command raises is told in `invoke`
+            Reporter().error(str(error), code=error.exit_code)
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             code = _INTERRUPTED

@@ -247,6 +247,34 @@ def test_signal_during_the_imports_is_one_line_and_its_code(tmp_path: Path, sign
     assert (done.returncode, done.stderr) == (code, b"streamderain: interrupted\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # whether the interpreter has something left to flush at its end
+@pytest.mark.parametrize("words", [("--version",), ("models", "--help"), ("completion", "bash")])
+def test_a_stdout_that_cannot_be_written_is_told(
+    start: Start, words: tuple[str, ...], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with open("/dev/full", "wb") as full:
+        processes = [start(*words, stdout=full), start(*words, preexec_fn=lambda: os.close(1))]
+    for process, reason in zip(processes, ("No space left on device", "Bad file descriptor"), strict=True):
+        _, said = process.communicate(timeout=60)
+        told = f"streamderain: standard output cannot be written: {reason}\n"
+        assert (process.returncode, said.decode()) == (1, told)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [("--version",), ("completion", "bash")])
+def test_of_a_reader_that_has_gone_nothing_is_said(
+    start: Start, words: tuple[str, ...], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(*words, stdout=writer)
+    os.close(writer)
+    assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 1)
+
+
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_closed_descriptors_are_not_written_to(start: Start, clip: Clip, tmp_path: Path, closed: int) -> None:
     out = tmp_path / "out.mp4"
