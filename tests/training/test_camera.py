@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.camera import KINDS, simulate_camera
+from training.camera import KINDS, _drive, _pick, _shake, simulate_camera
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -70,18 +70,81 @@ def test_phase_correlation_finds_the_pan(seed: int) -> None:
 
 def test_pans_reach_high_speeds_but_no_higher_than_documented() -> None:
     still = _still(400, 500)
-    speeds = []
+    steps = []
     for seed in range(30):
         clip = simulate_camera(still, 6, (64, 64), _generator(seed), kind="pan")
-        speeds.append(float(torch.diff(_places(clip, still), dim=0).norm(dim=1).mean()))
+        steps.append(torch.diff(_places(clip, still), dim=0).mean(0))
+    speeds = [float(step.norm()) for step in steps]
     assert max(speeds) < 12 * 1.3
     assert max(speeds) > 7
     assert min(speeds) < 2
+    across, down = torch.stack(steps).T
+    assert bool((down.abs() < 0.7 * across.abs() + 0.05).all()), "mostly sideways"
+    assert 8 < int((across > 0).sum()) < 22, "to either side"
+
+
+@pytest.mark.parametrize("seed", [4, 9])
+def test_a_small_still_is_enlarged_and_its_motion_with_it(seed: int) -> None:
+    large, small = _still(400, 500), _still(72, 72)
+    steps = []
+    for still in (large, small):
+        clip = simulate_camera(still, 2, (64, 64), _generator(seed), kind="pan")
+        steps.append(torch.diff(_places(clip, still), dim=0))
+    assert float(steps[0].norm(dim=1).max()) > 5
+    enlarged = 64 / (0.8 * (72 - 5))  # a fifth of the way to the largest crop is kept for motion
+    torch.testing.assert_close(steps[1] * enlarged, steps[0], atol=0.25, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["pan+shake", "driving+shake"])
+def test_a_hand_trembles_while_the_camera_moves(kind: str) -> None:
+    still, moved = _still(400, 500), {}
+    for each in (kind, *kind.split("+")):
+        clip = simulate_camera(still, 4, (32, 48), _generator(1), kind=each)
+        moved[each] = torch.diff(_places(clip, still), dim=0)
+    one, other = (moved[each] for each in kind.split("+"))
+    assert min(float(one.abs().max()), float(other.abs().max())) > 0.9
+    torch.testing.assert_close(moved[kind], one + other, atol=0.25, rtol=0)
+
+
+@pytest.mark.parametrize(("lot", "reach"), [(0.0, 0.3), (0.5, 0.95), (1.0, 3.0)])
+@pytest.mark.parametrize("damping", [0.0, 1.0])
+def test_a_hand_moves_the_picture_by_so_much_and_turns_it_as_it_is(lot: float, reach: float, damping: float) -> None:
+    rows, columns = torch.meshgrid(torch.arange(-40.0, 41, 40), torch.arange(-60.0, 61, 60), indexing="ij")
+    place = torch.stack((columns, rows), 2)
+    moved = _shake(place[None], torch.randn(3, 400, generator=_generator(1)), [lot, damping])
+    speed = float(torch.diff(moved[:, 1, 1], dim=0).norm(dim=1).square().mean().sqrt())
+    assert 0.2 * reach < speed < 1.2 * reach
+    here, largest = place.view(-1, 2), 0.0
+    for each in moved[::50]:
+        linear = cv2.estimateAffine2D(here.numpy(), (here + each.view(-1, 2)).numpy())[0][:, :2]
+        assert np.allclose(linear, [[linear[0, 0], -linear[1, 0]], [linear[1, 0], linear[0, 0]]], atol=1e-5), "a turn"
+        assert linear[0, 0] == pytest.approx(1, abs=1e-3)
+        largest = max(largest, abs(float(linear[1, 0])))
+    assert 3e-4 < largest <= 0.08
+
+
+def test_kinds_are_drawn_by_their_shares() -> None:
+    drawn = [_pick((index + 0.5) / 1000) for index in range(1000)]
+    assert [drawn.count(kind) for kind in KINDS] == pytest.approx([120, 220, 220, 120, 140, 180], abs=1)
+
+
+@pytest.mark.parametrize("frames", [2, 6, 60])
+def test_driving_is_no_faster_and_comes_no_nearer_than_documented(frames: int) -> None:
+    rows, columns = torch.meshgrid(torch.arange(-90.0, 91, 10), torch.arange(-120.0, 121, 10), indexing="ij")
+    place = torch.stack((columns, rows), 2)[None]
+    for first in (0.0, 0.5, 1.0):
+        moved = _drive(place, frames, [0.5, 0.5, first, 1.0 - first, 0.5, 1.0, 1.0])  # as fast as may be, ahead
+        assert float(torch.diff(moved, dim=0).norm(dim=-1).max()) < 12
+        if frames < 10:
+            assert float(moved[1].norm(dim=-1).max()) > 7
+        nearer = (place + moved)[-1].norm(dim=-1) / place[0].norm(dim=-1).clamp_min(1)
+        nearer[9, 12] = 1  # the vanishing point
+        assert float(nearer.min()) > 1 / 1.9
 
 
 def test_driving_flows_away_from_a_point_and_faster_farther_from_it() -> None:
-    still = _still(400, 500)
-    for seed in (0, 1, 2, 3):
+    still, ahead = _still(400, 500), 0
+    for seed in range(12):
         clip = simulate_camera(still, 6, (96, 128), _generator(seed), kind="driving").double()
         at = (clip[:, :2] - 0.2) / 0.6 * torch.tensor([499.0, 399.0]).view(1, 2, 1, 1)
         flow = at[-1] - at[0]
@@ -89,6 +152,10 @@ def test_driving_flows_away_from_a_point_and_faster_farther_from_it() -> None:
         divergence = torch.diff(flow[0], dim=1)[:-1] + torch.diff(flow[1], dim=0)[:, :-1]
         signs = torch.sign(divergence[8:-8, 8:-8])
         assert float(signs.mean().abs()) > 0.99
+        slow, fast = divergence[8:-8, 8:-8].abs().flatten()[::7].quantile(torch.tensor([0.05, 0.95]).double())
+        assert fast > 1.15 * slow, "no zoom, which is the same everywhere"
+        ahead += int(signs.mean() < 0)
+    assert 8 <= ahead < 12, "mostly, not always"
 
 
 def test_too_small_a_still_is_refused() -> None:
