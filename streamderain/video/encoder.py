@@ -23,7 +23,7 @@ from streamderain.video.muxer import CONSTANT_RATE, MP4, PROGRAM
 from streamderain.video.nvenc import ON_THE_CPU
 
 # What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
-_EVEN_SIZES_ONLY = {"libx264", "libx265", *ON_THE_CPU}
+_EVEN_SIZES_ONLY = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc"}
 _FULL_RANGE_ONLY = {"mjpeg"}
 # Their decoders take it for granted that chroma lies on the left one of two luma samples; the others say nothing.
 _CHROMA_LEFT = {"libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg4"}
@@ -34,6 +34,7 @@ _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
 _BEST_AND_WORST = {"libx264": (0, 51), "libx265": (0, 51), "h264_nvenc": (1, 51), "hevc_nvenc": (1, 51),
                    "av1_nvenc": (1, 63)}  # fmt: skip
 _EIGHT_BITS = {"h264_nvenc"}  # on most GPUs, although it takes deeper formats
+_HALVED = {"av1_nvenc"}  # encodes 4:2:0 alone, although it takes other formats
 # What puts pictures out of order if nobody says otherwise, and containers that cannot say when each of them is shown.
 _REORDERING = {"libx264", "libx264rgb", "libx265", *ON_THE_CPU}
 _IN_ORDER_ONLY = {"nut", "avi", "asf", "asf_stream"}
@@ -260,7 +261,7 @@ def _quality(
 
 def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str, list[str]]:
     notes: list[str] = []
-    chroma = info.chroma if info.chroma in ("420", "422", "444") else "420"
+    chroma = info.chroma if info.chroma in ("420", "422", "444") and codec not in _HALVED else "420"
     sideways = info.rotation in (90, 270)
     width, height = (info.height, info.width) if sideways else (info.width, info.height)
     odd = (chroma == "420" and (width % 2 or height % 2)) or (chroma == "422" and width % 2)

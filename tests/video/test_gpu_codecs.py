@@ -185,6 +185,8 @@ def test_nvenc_is_asked_for_constant_quality_in_what_the_gpu_has(codec: str, bit
         ("hevc_nvenc", 8, "422", "yuv420p", ["halved to 4:2:0"]),
         ("h264_nvenc", 10, "420", "nv12", ["8 bits at most"]),
         ("h264_nvenc", 10, "444", "yuv444p", ["8 bits at most"]),
+        ("av1_nvenc", 8, "444", "nv12", ["halved to 4:2:0"]),
+        ("av1_nvenc", 10, "444", "p010le", ["halved to 4:2:0"]),
     ],
 )
 def test_what_nvenc_does_not_hold_is_told(codec: str, bits: int, chroma: str, pix_fmt: str, said: list[str]) -> None:
@@ -245,7 +247,7 @@ def test_the_gpu_that_was_chosen_is_asked_for_its_encoder(monkeypatch: pytest.Mo
     second = torch.device("cuda", 1)
     monkeypatch.setattr(nvenc, "missing", lambda codec, device: f"none on {device}")
     monkeypatch.setattr(chain, "gpu_of", lambda options: second)
-    options: Any = SimpleNamespace(codec="h264_nvenc", allow_fallback=False, overwrite=False, container=None)
+    options: Any = SimpleNamespace(codec="h264_nvenc", allow_fallback=False, overwrite=False, resume=False, container=None)
     with pytest.raises(DeviceError, match="none on cuda:1"):
         chain.check_names("null:", None, options)
 
