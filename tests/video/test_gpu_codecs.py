@@ -247,7 +247,8 @@ def test_the_gpu_that_was_chosen_is_asked_for_its_encoder(monkeypatch: pytest.Mo
     second = torch.device("cuda", 1)
     monkeypatch.setattr(nvenc, "missing", lambda codec, device: f"none on {device}")
     monkeypatch.setattr(chain, "gpu_of", lambda options: second)
-    options: Any = SimpleNamespace(codec="h264_nvenc", allow_fallback=False, overwrite=False, resume=False, container=None)
+    asked = {"codec": "h264_nvenc", "container": None}
+    options: Any = SimpleNamespace(**asked, allow_fallback=False, overwrite=False, resume=False)
     with pytest.raises(DeviceError, match="none on cuda:1"):
         chain.check_names("null:", None, options)
 
