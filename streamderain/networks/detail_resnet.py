@@ -1,7 +1,8 @@
 """Paper A's improved residual network on the detail layer, and DDN, the plain one that it is measured against.
 
 Both split the picture into a base and a detail layer, learn the negative residual (clean - rainy) from the detail
-alone, and add it to the picture.
+alone, and add it to the picture. Paper A's section 3.2 subtracts the other way round, and adds all the same; its
+section 2.2 has clean - rainy.
 """
 
 from __future__ import annotations
