@@ -17,8 +17,8 @@ from torch import Tensor
 from streamderain.preprocess import MESH, estimate_motion, same_scene, warp
 from streamderain.preprocess.grey import gradients, opened_grey, shrink
 from streamderain.preprocess.mesh import Lattice, axis, lattice_of
-from streamderain.preprocess.motion import _fit_affine, _Moments
-from streamderain.preprocess.solve import _eliminated
+from streamderain.preprocess.motion import _believed, _better, _compose, _fit_affine, _Moments, _residual
+from streamderain.preprocess.solve import _eliminated, solve
 
 
 def _texture(height: int, width: int, *, seed: int = 0) -> Tensor:
@@ -138,11 +138,12 @@ def test_dense_streaks_do_not_mislead() -> None:
     assert (motion[0] - _shift(6, 4)).abs().mean() < 0.3
 
 
-def test_what_came_before_keeps_rain_from_bending_the_mesh() -> None:
-    scene = _texture(240, 320, seed=3)
+@pytest.mark.parametrize("seed", [1, 11])
+def test_what_came_before_keeps_rain_from_bending_the_mesh(seed: int) -> None:
+    scene = _texture(240, 320, seed=seed + 2)
     here = scene[..., 20:200, 30:270]
-    reference, before = _streaks(here, 900, seed=1), _streaks(here, 900, seed=4)
-    moved = _streaks(scene[..., 24:204, 36:276], 900, seed=2)
+    reference, before = _streaks(here, 900, seed=seed), _streaks(here, 900, seed=seed + 3)
+    moved = _streaks(scene[..., 24:204, 36:276], 900, seed=seed + 1)
     alone, helped = (
         float((motion[0] - _shift(6, 4)).abs().mean())
         for motion in (estimate_motion(moved, reference), estimate_motion(moved, reference, before))
@@ -187,6 +188,25 @@ def test_two_scenes_under_the_same_sky_are_two() -> None:
     assert same_scene(_streaks(a, 200, seed=1), _streaks(a, 200, seed=2)).item() == 1
 
 
+@pytest.mark.parametrize(("likeness", "same"), [(-0.8, 0), (0.4, 0), (0.6, 1)])
+def test_scenes_are_told_apart_by_their_correlation(likeness: float, same: int) -> None:
+    one, other = (picture.mean(1, keepdim=True) for picture in (_texture(180, 240, seed=1), _texture(180, 240, seed=2)))
+    one, other = ((grey - grey.mean()) / grey.std() for grey in (one, other))
+    mixed = likeness * one + (1 - likeness**2) ** 0.5 * other
+    a, b = ((0.5 + 0.12 * grey).expand(-1, 3, -1, -1) for grey in (one, mixed))
+    assert same_scene(a, b, closely=False).item() == same
+
+
+def test_streaks_that_are_wide_in_a_large_frame_are_no_cut() -> None:
+    streaks = torch.zeros(2, 1, 720, 960)
+    places = torch.rand(2, 300, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([950, 680])
+    for layer, at in zip(streaks, places.long().tolist(), strict=True):
+        for x, y in at:
+            layer[:, y : y + 90, x : x + 7] = 0.4
+    frames = 0.6 * _texture(720, 960, seed=4) + streaks
+    assert same_scene(*frames.clamp(0, 1).split(1)).item() == 1
+
+
 @pytest.mark.needs_shared
 def test_of_real_cuts_hardly_one_is_missed() -> None:
     def frame(path: Path, number: int) -> Tensor:
@@ -224,11 +244,12 @@ def test_a_batch_is_estimated_item_by_item() -> None:
         )
 
 
-@pytest.mark.parametrize(("shift", "still"), [(0.03, True), (0.15, False)])
-def test_less_than_a_sixteenth_of_a_pixel_is_no_motion_and_is_not_resampled(shift: float, still: bool) -> None:
-    scene = _texture(120, 160, seed=5)
-    found = estimate_motion(warp(scene, _shift(shift, 0)[None]), scene)
-    assert (torch.count_nonzero(found) == 0) == still
+@pytest.mark.parametrize("size", [(120, 160), (360, 480)])
+def test_less_than_a_sixteenth_of_a_pixel_is_no_motion_and_is_not_resampled(size: tuple[int, int]) -> None:
+    scene = _texture(*size, seed=5)
+    moved = torch.cat([warp(scene, _shift(shift, 0)[None]) for shift in (0.03, 0.08)])
+    found = estimate_motion(moved, scene.expand(2, -1, -1, -1))
+    assert [int(torch.count_nonzero(each)) > 0 for each in found] == [False, True]
 
 
 @pytest.mark.parametrize(("zoom", "believed"), [(1.25, True), (1.35, False)])
@@ -242,6 +263,32 @@ def test_a_map_that_distorts_by_more_than_three_tenths_is_no_camera_s(zoom: floa
         assert (found[0, :, :2] - zoom * torch.eye(2)).abs().max() < 0.01
     else:
         assert torch.equal(found, start)
+
+
+def test_a_map_after_the_inverse_of_another_is_numpy_s() -> None:
+    near = torch.eye(2, 3) + 0.2 * torch.randn(2, 3, 2, 3, generator=torch.Generator().manual_seed(0))
+    after, step = (np.concatenate((maps, np.tile([[[0, 0, 1]]], (3, 1, 1))), 1) for maps in near.double().numpy())
+    np.testing.assert_allclose(_compose(*near.double()), (after @ np.linalg.inv(step))[:, :2], rtol=1e-9, atol=1e-12)
+
+
+def test_what_throws_most_of_the_frame_away_has_explained_nothing() -> None:
+    lattice = Lattice((60, 80), MESH, torch.device("cpu"))
+    still, aside = torch.zeros(1, 2, *MESH), _shift(50, 0)[None]
+    wide = _texture(60, 130).mean(1)
+    assert torch.equal(_better(wide[..., 50:], wide[..., :80], still, aside, lattice), still), "five eighths"
+    aside = _shift(30, 0)[None]
+    assert torch.equal(_better(wide[..., 30:110], wide[..., :80], still, aside, lattice), aside), "less than half"
+    unlike = torch.zeros(1, 60, 80), torch.ones(1, 60, 80)
+    assert torch.equal(_better(*unlike, still, aside, lattice), still), "no less than before in what is left"
+    difference, inside, mean = _residual(*unlike, aside, lattice)
+    assert torch.equal(difference, inside)
+    assert (inside.mean().item(), mean.item()) == (5 / 8, 1)
+
+
+def test_a_bend_that_is_no_number_is_not_believed() -> None:
+    lattice = Lattice((60, 80), MESH, torch.device("cpu"))
+    grey, rigid = _texture(60, 80).mean(1), _shift(1.0, 0.0)[None]
+    assert torch.equal(_believed(grey, grey, rigid, torch.full_like(rigid, torch.nan), lattice), rigid)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 300), (90, 33)])
@@ -261,6 +308,17 @@ def test_warp_without_motion_changes_nothing_and_scales_with_the_features() -> N
     torch.testing.assert_close(warp(quarter, eight, scale=4.0)[..., 1:, :-2], quarter[..., :-1, 2:], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("x", "y"), [(2.5, 0.0), (0.0, -3.25), (-7.0, 4.75)])
+def test_warp_fetches_what_opencv_fetches(x: float, y: float) -> None:
+    picture = _texture(64, 96)
+    columns, rows = np.meshgrid(np.arange(96, dtype=np.float32), np.arange(64, dtype=np.float32))
+    expected = cv2.remap(
+        picture[0].permute(1, 2, 0).numpy(), columns + x, rows + y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    found = warp(picture, _shift(x, y)[None])[0].permute(1, 2, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_fetched_from_the_same_places(dtype: torch.dtype) -> None:
     picture = torch.rand(1, 3, 180, 640, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -273,7 +331,9 @@ def test_places_are_named_in_full_precision_where_the_rest_is_in_half() -> None:
     motion = _affine([[1.01, 0.0, 3.3], [0.0, 1.01, -2.6]], 128, 128)
     with torch.autocast("cpu", torch.bfloat16):
         fetched = warp(picture, motion)
+        found = estimate_motion(fetched, picture)
     assert torch.equal(fetched, warp(picture, motion))
+    assert torch.equal(found, estimate_motion(fetched, picture))
 
 
 def test_graph_of_the_estimate_finds_the_same_motion() -> None:
@@ -302,6 +362,20 @@ def test_elimination_solves_as_pytorch_does(spread: float) -> None:
     torch.testing.assert_close(
         _eliminated(torch.cat((matrix, right[..., None]), 2)).double(), expected, rtol=1e-3, atol=1e-4
     )
+
+
+def test_a_graph_solves_as_numpy_does() -> None:
+    class Solve(torch.nn.Module):
+        def forward(self, equations: Tensor) -> Tensor:
+            return solve(equations)
+
+    generator, scale = torch.Generator().manual_seed(7), torch.logspace(0, -2, 6)[:, None]
+    root = torch.randn(3, 6, 60, generator=generator) * scale
+    matrix, right = root @ root.mT, torch.randn(3, 6, 1, generator=generator) * scale
+    program = torch.export.export(Solve(), (torch.cat((matrix, right), 2),))
+    assert "linalg" not in str(program.graph)
+    expected = np.linalg.solve(matrix.double(), right.double())[..., 0]
+    np.testing.assert_allclose(program.module()(torch.cat((matrix, right), 2)), expected, rtol=1e-3)
 
 
 def test_the_equations_of_an_affine_map_are_the_sums_over_the_pixels_and_a_little_more_on_the_diagonal() -> None:
