@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -119,3 +121,16 @@ def hardware_of(device: torch.device) -> str:
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextmanager
+def without_warnings(*loggers: str) -> Iterator[None]:
+    """Within, these loggers of libraries, by name, tell errors only."""
+    before = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    try:
+        for logger in before:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from streamderain.networks import State
 from streamderain.preprocess import Past
 from streamderain.runtime import cuda_toolkit
-from streamderain.runtime.backend import Backend, Job, Progress, hardware_of, version_of
+from streamderain.runtime.backend import Backend, Job, Progress, hardware_of, version_of, without_warnings
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.memory import ran_out
@@ -161,8 +161,14 @@ def _compile(
     progress("tracing")
     program = exported(module, inputs)
     progress("compiling")
-    # Inductor's own caches hold pickles; they live as long as this compilation.
-    with warnings.catch_warnings(), fresh_cache(), ExitStack() as on_gpu:
+    # Inductor's own caches hold pickles; they live as long as this compilation. A PyTorch for CUDA tells of its toolkit
+    # where there is no GPU.
+    with (
+        warnings.catch_warnings(),
+        without_warnings("torch.utils.cpp_extension"),
+        fresh_cache(),
+        ExitStack() as on_gpu,
+    ):
         warnings.simplefilter("ignore")
         if job.device.type == "cuda":
             on_gpu.enter_context(cuda_toolkit.within_reach())

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +17,7 @@ from typing import Any
 import torch
 
 from streamderain.errors import EngineError
-from streamderain.runtime.backend import Backend, Job, Progress, version_of
+from streamderain.runtime.backend import Backend, Job, Progress, version_of, without_warnings
 from streamderain.runtime.cudagraph import graphed
 from streamderain.runtime.engine import Engine
 from streamderain.runtime.kernels import kernels_file
@@ -91,7 +89,8 @@ def cannot_build() -> str | None:
 
 def _onnx(job: Job) -> bytes:
     """The network as ONNX with its weights inside."""
-    with warnings.catch_warnings(), _silence("torch.onnx", "onnx_ir"), torch.no_grad():
+    # The exporter warns of what concerns nobody, such as that torchvision is not installed.
+    with warnings.catch_warnings(), without_warnings("torch.onnx", "onnx_ir"), torch.no_grad():
         warnings.simplefilter("ignore")
         network = Distinct(network_of(job), job)
         names = [f"output{index}" for index in range(len(network.shapes))]
@@ -139,20 +138,6 @@ def _library() -> ModuleType:
         return importlib.import_module("tensorrt_rtx")
     except Exception as error:
         raise EngineError(f"tensorrt_rtx cannot be imported ({error})", hint=_INSTALL) from error
-
-
-@contextmanager
-def _silence(*names: str) -> Iterator[None]:
-    """The exporter warns of what concerns nobody, such as that torchvision is not installed."""
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 BACKEND: Backend = TensorRTRTXBackend()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,28 @@ def test_an_inductor_engine_is_for_cpus_of_the_same_instructions(
     assert key("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_bf16\n") != of_one
     assert key("processor\t: 0\nFeatures\t: asimd\n") != key("processor\t: 0\nFeatures\t: asimd sve\n")
     assert instructions(tmp_path / "none")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch is content with what it finds")
+def test_what_inductor_finds_of_cuda_where_there_is_no_gpu_is_not_said(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, said = [], list[logging.LogRecord]()
+    told = logging.Handler()
+
+    def compiled(*_: object, **__: object) -> None:
+        from torch.utils import cpp_extension
+
+        found.append(cpp_extension._find_cuda_home())  # as it does when it is imported, built for CUDA
+
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compiled)
+    monkeypatch.setattr(told, "emit", said.append)
+    monkeypatch.setattr(logging.getLogger("torch.utils.cpp_extension"), "handlers", [told])
+    backend_of("inductor").build(make_job(), tmp_path, progress=lambda stage: None)
+    assert (found, said) == ([str(tmp_path)], [])
+    compiled()
+    assert len(said) == 1, "afterwards it says again what it finds"
 
 
 def test_beside_an_engine_that_may_round_the_reference_of_the_benchmark_does_not(make_job: MakeJob) -> None:
