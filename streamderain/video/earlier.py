@@ -98,9 +98,11 @@ class Earlier:
 
     def _packets(self) -> Iterator[Any]:
         base = self._stream.codec_context.time_base
-        # The encoder's own packets have start codes where the container has lengths, and the muxer is ready for those.
-        start_codes = _ANNEX_B.match(self._stream.codec_context.extradata or b"") is not None
         with _opened(self.path) as (container, video):
+            # The encoder's own packets have start codes where the container has lengths, and the muxer is ready for
+            # those. MPEG-4 has start codes in both.
+            headers = [_ANNEX_B.match(of.codec_context.extradata or b"") for of in (self._stream, video)]
+            start_codes = headers[0] and not headers[1]
             for number, old in enumerate(islice(container.demux(video), self.frames)):
                 packet = av.Packet(_with_start_codes(bytes(old)) if start_codes else bytes(old))
                 packet.stream, packet.time_base, packet.is_keyframe = self._stream, base, old.is_keyframe

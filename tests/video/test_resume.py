@@ -68,7 +68,7 @@ def _sound(path: Path) -> list[tuple[float, bytes]]:
     ("suffix", "codec"),
     [
         ("mp4", "libx264"), ("mkv", "libx264"), ("mp4", "libx265"), ("mkv", "libx265"), ("mkv", "ffv1"),
-        ("webm", "libvpx-vp9"), ("mp4", "libsvtav1"), ("mkv", "libsvtav1"),
+        ("webm", "libvpx-vp9"), ("mp4", "libsvtav1"), ("mkv", "libsvtav1"), ("mp4", "mpeg4"), ("mkv", "mpeg4"),
     ],
 )  # fmt: skip
 def test_what_a_killed_run_has_written_is_taken_over(clip: Path, suffix: str, codec: str) -> None:
