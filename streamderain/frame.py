@@ -156,8 +156,8 @@ class FrameSink(Protocol):
 
     Leaving it without an error calls ``close()``, which flushes, finishes the file and may raise;
     leaving it with one calls ``abort()``, which keeps what was written under a temporary name. One that has an
-    attribute ``delivery`` (a `yuv.Delivery`) takes frames in such planes as well. One whose ``holds(frame)`` is true
-    has that frame from an earlier run, and is given it as it came.
+    attribute ``delivery`` (a `yuv.Delivery`) takes frames in such planes as well. One with an attribute
+    ``held``, a number, has as many of the first frames from an earlier run, and is given those as they come.
     """
 
     def write(self, frame: Frame, /) -> None: ...

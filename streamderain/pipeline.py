@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -144,10 +144,10 @@ def run(
     """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
 
     The part of the network's work that needs no earlier result (`Session.prepare`) is done on the decoding thread.
-    Frames that the sink ``holds`` from an earlier run go to it as they come. Unless the source is live, the network
-    sees the frames after the first of each scene beforehand (`with_lead_in`), so that the first is no worse than the
-    rest. A sink that takes planes (its ``delivery``) is given planes, unless there is a view: views take and make
-    R'G'B'.
+    The first frames, as many as the sink has ``held`` of an earlier run, go to it as they come. Unless the source is
+    live, the network sees the frames after the first of each scene beforehand (`with_lead_in`), so that the first is no
+    worse than the rest. A sink that takes planes (its ``delivery``) is given planes, unless there is a view: views take
+    and make R'G'B'.
 
     Both are finished here, each on its own thread: the source is closed; the sink is closed when all went well and
     aborted when anything raised. A source that neither yields nor ends is not waited for when the run is stopped or
@@ -157,7 +157,7 @@ def run(
         depth: frames that may wait before and after the network, at least 1.
         view: what is written instead of the clean frame; see `comparison`. The sink must be of its size.
         on_frame: called in this thread with each clean frame handed on, a `YuvFrame` where the sink takes planes; and
-            with each frame that the sink ``holds``, as it came.
+            with each frame that the sink has from an earlier run, as it came.
         stop: when it gets set, the input ends there, even while it is waited for; what was handed on is written and
             the file is finished. Stopped before the first frame, the sink is aborted: no file holds no frames.
         close_interrupted: called instead of ``sink.close`` when ``stop`` ended the input.
@@ -174,7 +174,7 @@ def run(
     stopped = stop if stop is not None else threading.Event()
     steps = _Steps(derainer, getattr(sink, "delivery", None) if view is None else None)
     write: Callable[[Any], None] = sink.write  # its planes are given only to who asked for them
-    holds: Callable[[Frame | YuvFrame], bool] | None = getattr(sink, "holds", None)
+    held: int = getattr(sink, "held", 0)
     frames = taken_over = 0
     interrupted = False
 
@@ -190,8 +190,9 @@ def run(
         with source:  # closed on this thread, whatever raises
             yield None
             frames_in = _decode(source, decoding)
-            if holds is not None:
-                frames_in = yield from _taken_over(frames_in, holds)
+            for frame in islice(frames_in, held):
+                yield frame, True
+                del frame  # not kept while the next one is decoded
             ordered = _in_order(frames_in) if source.info.live or not derainer.remembers else with_lead_in(frames_in)
             while True:
                 begin, decoded = time.perf_counter(), decoding.seconds
@@ -270,18 +271,6 @@ def check_derainer(derainer: object) -> None:
     """Raises: TypeError: it makes no sessions."""
     if not hasattr(derainer, "session"):
         raise TypeError(f"derainer must be a streamderain.Derainer, got {derainer!r:.80}")
-
-
-def _taken_over(
-    frames: Iterator[Frame | YuvFrame], holds: Callable[[Frame | YuvFrame], bool]
-) -> Generator[tuple[Frame | YuvFrame, bool], None, Iterator[Frame | YuvFrame]]:
-    """The first frames, for as long as the sink ``holds`` them; returns the others."""
-    for frame in frames:
-        if not holds(frame):
-            return chain([frame], frames)
-        yield frame, True
-        del frame  # not kept while the next one is decoded
-    return frames
 
 
 def _in_order(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | YuvFrame, bool]]:

@@ -36,6 +36,7 @@ class ContainerSink(Finishing):
 
     Attributes:
         delivery: the planes that it would rather have than R'G'B'; None where it would not.
+        held: how many pictures an earlier run has made: they are taken over, whatever `write` is given of their frames.
     """
 
     def __init__(
@@ -69,16 +70,13 @@ class ContainerSink(Finishing):
         self._target = target
         self._segments = segments
         self._earlier = next(iter(earlier), None)  # the longest
+        self.held = self._earlier.frames if self._earlier is not None else 0
         self._pieces = [found.path for found in earlier if found.path != target.final]
         self._waiting: list[Any] = []  # packets that were taken over and may be the last of all
         self._decoded: int | None = None  # when the latest of them is
         self._name = target.name
         self._packets = 0
         self._latest_picture = (0, 0)  # pts and duration
-
-    def holds(self, frame: Frame | YuvFrame) -> bool:
-        """Whether an earlier run has made this frame: its picture is taken over, whatever `write` is given of it."""
-        return self._earlier is not None and self._earlier.holds(frame)
 
     def write(self, frame: Frame | YuvFrame) -> None:
         """Encodes one frame, and copies what the side streams have brought since the last.
@@ -93,7 +91,7 @@ class ContainerSink(Finishing):
                 the one before; or the sink is closed.
         """
         self._check_open()
-        if self._earlier is not None and self._earlier.holds(frame):
+        if self._earlier is not None and self.frames_written < self.held:
             self._take_over(self._earlier, self._timed(frame))
             return
         check_size(frame, self._info)
@@ -136,10 +134,10 @@ class ContainerSink(Finishing):
         if not self.frames_written:
             self.abort()
             raise OutputError(f"no frame came, {self._name} was not written")
-        if self._earlier is not None and self.frames_written < self._earlier.frames:
+        if self._earlier is not None and self.frames_written < self.held:
             self.abort()
             raise OutputError(
-                f"{self._earlier.path} has {ffmpeg.frames(self._earlier.frames)}, of which"
+                f"{self._earlier.path} has {ffmpeg.frames(self.held)}, of which"
                 f" {self.frames_written} came, and stays as it is",
                 hint="leave out --resume to make a shorter video",
             )
@@ -176,7 +174,7 @@ class ContainerSink(Finishing):
         if not self._open:
             return
         self._open = False
-        worth = self.frames_written > (0 if self._earlier is None else self._earlier.frames)
+        worth = self.frames_written > self.held
         # The reason for aborting is what the user must hear.
         with contextlib.suppress(*ffmpeg.WRITE_ERRORS, InputError):
             if self._segments is not None:

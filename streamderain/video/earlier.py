@@ -25,6 +25,7 @@ RESUMABLE = frozenset(_MADE_BY)
 _REORDERED = 2  # pictures that encoders here decode before the one that is shown, at most
 _ANNEX_B = re.compile(b"\0\0\0?\1")
 _LENGTH = 4  # bytes before each unit in the MP4 and Matroska that FFmpeg writes
+_LATE = Fraction(1, 1000)  # seconds: FFmpeg's MP4 rounds a late start down to these, and moves all else with it
 
 
 def mark(container: Any, origin: str) -> None:
@@ -52,6 +53,7 @@ class Earlier:
         self.frames = 0
         self._stream = stream
         self._sent = 0
+        self._shift = Fraction(0)  # seconds
         self._coming: Iterator[Any] | None = None
         times = array("q")  # ticks, in order of decoding
         keyframe = 0
@@ -73,25 +75,24 @@ class Earlier:
             self._delay = max(self._delay, _REORDERED)
         self.frames = len(times) if len(times) > self._delay else 0
 
-    def holds(self, frame: Frame | YuvFrame) -> bool:
-        """Whether the frame is not later than the last picture."""
-        return frame.pts * frame.time_base / self._tick < self._times[-1] + 1
-
     def take(self, number: int, frame: Frame | YuvFrame) -> Iterator[Any]:
         """The packets that are decoded before picture ``number``, that of ``frame``, is shown; in order, each once.
 
         Raises:
             OutputError: the picture is not at the time of ``frame``, but for the container's rounding.
         """
-        at = Fraction(self._times[number] * self._tick) if number < self.frames else None
-        if at is None or abs(frame.pts * frame.time_base - at) >= self._tick:
-            there = f"there is none in {self.path}" if at is None else f"in {self.path} it is at {float(at):.3f} s"
-            raise OutputError(
-                f"picture {number + 1} of the input is at {frame.seconds:.3f} s, and {there}",
-                hint="the input has changed; leave out --resume",
-            )
+        at = self._times[number] * self._tick
+        off = frame.pts * frame.time_base - at
         if self._coming is None:
             self._coming = self._packets()
+            if self._tick <= off < _LATE:
+                self._shift = off
+        if abs(off - self._shift) >= self._tick:
+            raise OutputError(
+                f"picture {number + 1} of the input is at {frame.seconds:.3f} s, and in {self.path} it is at"
+                f" {float(at):.3f} s",
+                hint="the input has changed; leave out --resume",
+            )
         wanted = min(number + self._delay + 1, self.frames)
         yield from islice(self._coming, wanted - self._sent)
         self._sent = wanted
@@ -106,9 +107,9 @@ class Earlier:
             for number, old in enumerate(islice(container.demux(video), self.frames)):
                 packet = av.Packet(_with_start_codes(bytes(old)) if start_codes else bytes(old))
                 packet.stream, packet.time_base, packet.is_keyframe = self._stream, base, old.is_keyframe
-                packet.pts, packet.dts, packet.duration = (
-                    round(ticks * self._tick / base) for ticks in (old.pts, self._decoded(number), old.duration or 0)
-                )
+                packet.pts = round((old.pts * self._tick + self._shift) / base)
+                packet.dts = round((self._decoded(number) * self._tick + self._shift) / base)
+                packet.duration = round((old.duration or 0) * self._tick / base)
                 yield packet
 
     def _decoded(self, number: int) -> int:

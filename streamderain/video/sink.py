@@ -118,7 +118,8 @@ def open_sink(
         origin: stands for the input and all that is done with it. It is written into MP4, Matroska and WebM, so that a
             later run can ``resume``.
         resume: take over the pictures that earlier runs of the same origin have made: from ``uri``, if such a run was
-            interrupted, or from the unfinished file that it left. Frames that the sink ``holds`` need not be derained.
+            interrupted, or from the unfinished file that it left. As many frames as the sink has ``held`` need not be
+            derained.
         wait: seconds that a network target is tried for before it counts as out of reach.
         stop: when it gets set, that waiting ends, and the one for the times at which a file's frames are due over the
             network and in a window: give `run` the same.

@@ -121,6 +121,28 @@ def test_uneven_times_are_gone_on_with(tmp_path: Path) -> None:
         assert times(out) == times(clip)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "begin", "step", "base"),
+    [
+        ("mp4", 30, 3600, Fraction(1, 90_000)),  # FFmpeg's MP4 rounds a late start to milliseconds, all else is exact
+        ("mp4", 1920, 3600, Fraction(1, 90_000)),
+        ("mkv", 1, 1, Fraction(1, 1200)),  # Matroska rounds each time
+    ],
+)
+def test_times_that_the_container_rounds_are_gone_on_with(
+    tmp_path: Path, suffix: str, begin: int, step: int, base: Fraction
+) -> None:
+    clip, out, whole = tmp_path / "in.nut", tmp_path / f"out.{suffix}", tmp_path / f"whole.{suffix}"
+    pts = [begin + step * number for number in range(_COUNT)]
+    write_clip(clip, pts=pts, time_base=base, rate=1 / (step * base), options={"bf": "0"})
+    writing = {"options": {"g": str(_GOP), "bf": "0"}, **_ORIGIN}
+    copy(clip, whole, **writing)
+    _begin(clip, out, 90, **writing).abort()
+    copy(clip, out, resume=True, **writing)
+    assert sum(_black(out)) == 80
+    assert times(out) == times(whole)
+
+
 def test_what_is_of_another_origin_is_neither_taken_over_nor_lost(clip: Path) -> None:
     out = clip.with_name("out.mp4")
     _kill(clip, out, 90, **{**_writing("libx264"), "origin": "theirs"})
