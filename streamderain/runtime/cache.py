@@ -325,7 +325,7 @@ def _damage(path: Path) -> str | None:
 
 def _bytes_in(path: Path) -> int:
     """Of a file, or of all files in a folder as far as they can be seen; they may go while they are counted."""
-    inside = os.walk(path) if path.is_dir() and not path.is_symlink() else [(str(path.parent), [], [path.name])]
+    inside = os.walk(path) if not path.is_symlink() and path.is_dir() else [(str(path.parent), [], [path.name])]
     size = 0
     for folder, _, names in inside:
         for name in names:

@@ -145,7 +145,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         DamagedEngineError: if there is none, or it cannot be understood.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # a Path's own method raises where a link's name is too long for the file system
         raise DamagedEngineError("is a file where a folder should be")
     try:
         text = _bytes_of(folder / NAME)

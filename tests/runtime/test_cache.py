@@ -128,6 +128,11 @@ def dangling_link(folder: Path) -> None:
     folder.symlink_to(folder.with_name("nowhere"))
 
 
+def link_to_what_no_file_system_has(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to("x" * 300)
+
+
 def files_outside(folder: Path) -> None:
     edit(folder, lambda data: data["files"].update({"../secret": {"bytes": 1, "sha256": "0"}}))
 
@@ -247,6 +252,7 @@ DAMAGES: dict[Callable[[Path], None], str] = {
 # Of which a small engine tells as much as a real one, which takes a second to build.
 ODDITIES: dict[Callable[[Path], None], str] = {
     absolute_name: "names files outside its folder",
+    link_to_what_no_file_system_has: "is a file where a folder should be",
     sizes_beyond_floats: "that is garbage",
     endless_time: "that is garbage",
     name_no_file_can_have: "that is garbage",
