@@ -70,9 +70,10 @@ def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, 
         lines += [(f"{name} to PyTorch".replace("_", " "), f"{value:.3g}") for name, value in manifest.parity.items()]
         lines += [("file", f"{name}, {size_in_words(f.bytes)}, {f.sha256}") for name, f in manifest.files.items()]
     lines.append(("last used", _day(entry.last_used)))
+    lines = [(in_line(name), in_line(value, most=_LONGEST)) for name, value in lines]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        click.echo(f"{in_line(name):>{width}}  {in_line(value, most=_LONGEST)}")
+        click.echo(f"{name:>{width}}  {value}")
 
 
 @engines_group.command("verify")

@@ -229,7 +229,7 @@ def test_engines_that_no_run_takes_any_more_are_told(cache: Path) -> None:
 
 def test_what_a_manifest_says_cannot_command_the_terminal(cache: Path) -> None:
     digest = engine_in(cache).name
-    edit_key(engine_in(cache), device="\x1b[2J\r\ncpu", backend="x" * 99_999)
+    edit_key(engine_in(cache), device="\x1b[2J\r\ncpu", backend="x" * 99_999, **{"y" * 99_999: "1"})
     for shown in (command("engines", "show", digest).stdout, command("engines", "list").stdout):
         assert all(line.isprintable() for line in shown.splitlines())
         assert len(shown) < 10_000
