@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
@@ -25,6 +26,7 @@ RESUMABLE = frozenset(_MADE_BY)
 _REORDERED = 2  # pictures that encoders here decode before the one that is shown, at most
 _ANNEX_B = re.compile(b"\0\0\0?\1")
 _LENGTH = 4  # bytes before each unit in the MP4 and Matroska that FFmpeg writes
+_BLANK = 16  # zeros at the beginning tell a packet that never came to the disk, as after a power cut
 _LATE = Fraction(1, 1000)  # seconds: FFmpeg's MP4 rounds a late start down to these, and moves all else with it
 
 
@@ -62,15 +64,14 @@ class Earlier:
             if origin not in container.metadata.values() or not _fits(video.codec_context, stream.codec_context):
                 return
             for packet in container.demux(video):
-                if packet.pts is None or packet.is_corrupt:  # the end, or where it was cut off
-                    break
+                if packet.pts is None or packet.is_corrupt or not any(memoryview(packet)[:_BLANK]):
+                    break  # the end, or where it was cut off
                 if packet.is_keyframe:
                     keyframe = len(times)
                 times.append(packet.pts)
         del times[len(times) if whole else keyframe :]
         self._times = array("q", sorted(times))
-        rank = {time: number for number, time in enumerate(self._times)}
-        self._delay = max((number - rank[time] for number, time in enumerate(times)), default=0)
+        self._delay = max((number - bisect_left(self._times, time) for number, time in enumerate(times)), default=0)
         if stream.codec_context.has_b_frames:  # the few that are here may not have shown it
             self._delay = max(self._delay, _REORDERED)
         self.frames = len(times) if len(times) > self._delay else 0
@@ -91,7 +92,7 @@ class Earlier:
             raise OutputError(
                 f"picture {number + 1} of the input is at {frame.seconds:.3f} s, and in {self.path} it is at"
                 f" {float(at):.3f} s",
-                hint="the input has changed; leave out --resume",
+                hint="one of them has changed or is damaged; leave out --resume",
             )
         wanted = min(number + self._delay + 1, self.frames)
         yield from islice(self._coming, wanted - self._sent)

@@ -143,6 +143,19 @@ def test_times_that_the_container_rounds_are_gone_on_with(
     assert times(out) == times(whole)
 
 
+def test_what_a_power_cut_has_left_blank_is_not_taken_over(clip: Path) -> None:
+    out, writing = clip.with_name("out.mp4"), {"codec": "mjpeg", **_ORIGIN}
+    _kill(clip, out, _COUNT, **writing)
+    part = Path(f"{out}.part")
+    with av.open(str(part)) as container:
+        begins = [packet.pos for packet in container.demux(video=0) if packet.pos is not None]
+    data = part.read_bytes()
+    part.write_bytes(data[: begins[25]].ljust(len(data), b"\0"))
+    _, sink = copy_open(clip, out, resume=True, **writing)
+    assert any("24 frames of" in note for note in sink.notes)
+    assert times(out) == times(clip)
+
+
 def test_what_is_of_another_origin_is_neither_taken_over_nor_lost(clip: Path) -> None:
     out = clip.with_name("out.mp4")
     _kill(clip, out, 90, **{**_writing("libx264"), "origin": "theirs"})
