@@ -47,11 +47,13 @@ class Earlier:
         whole: it was finished, so that nothing of it is left out.
 
     Attributes:
-        frames: how many pictures it has.
+        fits: it is of the origin, and packets of the stream may follow.
+        frames: how many of its pictures can be taken over.
     """
 
     def __init__(self, path: Path, origin: str, stream: Any, *, whole: bool) -> None:
         self.path = path
+        self.fits = False
         self.frames = 0
         self._stream = stream
         self._sent = 0
@@ -61,7 +63,8 @@ class Earlier:
         keyframe = 0
         with contextlib.suppress(InputError, *ffmpeg.ERRORS), _opened(path) as (container, video):
             self._tick: Fraction = video.time_base
-            if origin not in container.metadata.values() or not _fits(video.codec_context, stream.codec_context):
+            self.fits = origin in container.metadata.values() and _fits(video.codec_context, stream.codec_context)
+            if not self.fits:
                 return
             for packet in container.demux(video):
                 if packet.pts is None or packet.is_corrupt or not any(memoryview(packet)[:_BLANK]):

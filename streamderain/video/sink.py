@@ -247,7 +247,7 @@ def _earlier(target: Target, origin: str, stream: Any) -> list[Earlier]:
     fitting = []
     for path, whole in target.earlier():
         found = Earlier(path, origin, stream, whole=whole)
-        if found.frames:
+        if found.fits:
             fitting.append(found)
         elif whole:
             raise OutputExistsError(
@@ -255,12 +255,13 @@ def _earlier(target: Target, origin: str, stream: Any) -> list[Earlier]:
                 hint="choose another name, or pass --overwrite",
             )
         else:
-            target.notes += (f"{path} holds nothing to go on from: it is too short, or of another input or options",)
+            target.notes += (f"{path} is left as it is: it cannot be read, or is of another input or options",)
         if whole:
             target.supersede()
     fitting.sort(key=lambda found: found.frames, reverse=True)
     for longest in fitting[:1]:
-        target.notes += (f"{ffmpeg.frames(longest.frames)} of {longest.path} are taken over",)
+        enough = f"{ffmpeg.frames(longest.frames)} of {longest.path} are taken over"
+        target.notes += (enough if longest.frames else f"{longest.path} is too short to go on from",)
     return fitting
 
 

@@ -100,6 +100,23 @@ def test_an_interrupted_run_is_gone_on_with_under_its_own_name(clip: Path, suffi
     assert sorted(clip.parent.iterdir()) == [clip, out]
 
 
+def test_what_is_too_short_to_go_on_from_goes_in_the_end(clip: Path) -> None:
+    out, writing = clip.with_name("out.mkv"), _writing("libx264")
+    for count in (10, 15):
+        _begin(clip, out, count, **writing).abort()
+    _, sink = copy_open(clip, out, resume=True, **writing)
+    assert sink.notes[-1].endswith("is too short to go on from")
+    assert not any(_black(out))
+    assert sorted(clip.parent.iterdir()) == [clip, out]
+
+
+def test_an_interrupted_run_may_be_as_short_as_it_likes(clip: Path) -> None:
+    out = clip.with_name("out.mp4")
+    _begin(clip, out, 2, **_ORIGIN).close()
+    copy(clip, out, resume=True, **_ORIGIN)
+    assert times(out) == times(clip)
+
+
 @pytest.mark.parametrize("count", [51, 52])
 def test_a_video_that_is_whole_stays_so(tmp_path: Path, count: int) -> None:
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
@@ -161,7 +178,7 @@ def test_what_is_of_another_origin_is_neither_taken_over_nor_lost(clip: Path) ->
     _kill(clip, out, 90, **{**_writing("libx264"), "origin": "theirs"})
     _, sink = copy_open(clip, out, resume=True, **_writing("libx264"))
     left = clip.with_name("out.unfinished-1.mp4")
-    assert any(f"{left} holds nothing to go on from" in note for note in sink.notes)
+    assert any(f"{left} is left as it is" in note for note in sink.notes)
     assert not any(_black(out))
     assert any(_black(left))
     before = out.read_bytes()
