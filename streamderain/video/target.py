@@ -173,6 +173,8 @@ class Target:
             return False
         if is_input(Path(self._uri), self._side):
             raise OutputOptionError(f"{self.name} is the input itself", hint="write to another name")
+        if self._resume:
+            raise OutputOptionError(f"{self.name} cannot be resumed: it is no file", hint="leave out --resume")
         return True
 
     def _check(self, part: Path, final: Path) -> None:

@@ -234,6 +234,13 @@ def test_what_cannot_be_resumed_is_refused(clip: Path, name: str) -> None:
     assert list(clip.parent.iterdir()) == [clip]
 
 
+def test_what_is_written_to_a_pipe_cannot_be_resumed(clip: Path) -> None:
+    out = clip.with_name("out.mkv")
+    os.mkfifo(out)
+    with pytest.raises(OutputOptionError, match="cannot be resumed: it is no file"):
+        copy(clip, out, resume=True, **_ORIGIN)
+
+
 def test_there_is_nothing_to_resume_without_an_origin(clip: Path) -> None:
     with pytest.raises(ValueError, match="origin"):
         copy(clip, clip.with_name("out.mp4"), resume=True)
