@@ -13,8 +13,9 @@ _READ = 1 << 20  # bytes at both ends of a file, which with its size tell it fro
 
 
 def origin_of(uri: str, options: RunOptions) -> str | None:
-    """The origin that ``open_sink`` writes into the output; None for an input that comes only once, as from a pipe.
+    """The origin that ``open_sink`` writes into the output; None for an input that cannot be told from another.
 
+    A pipe comes only once, and what an address or a playlist names may be another video by now.
     Device, backend and precision are left out: they are to make the same pictures.
 
     Raises:
@@ -23,20 +24,18 @@ def origin_of(uri: str, options: RunOptions) -> str | None:
     from streamderain.networks import model_path
     from streamderain.video.ffmpeg import is_url, local_path
     from streamderain.video.sequence import pictures
+    from streamderain.video.target import is_playlist
 
+    path = local_path(uri)
+    files = [] if is_url(path) or is_playlist(path) else pictures(path)
+    if not files or not all(file.is_file() for file in files):
+        return None
     every = hashlib.sha256(repr([getattr(options, name) for name in _SHAPING]).encode())
     weights = model_path(options.model)
     every.update(weights.read_bytes() if weights is not None and weights.is_file() else options.model.encode())
-    path = local_path(uri)
-    if is_url(path):
-        every.update(path.encode())
-    else:
-        files = pictures(path)
-        if not all(file.is_file() for file in files):
-            return None
-        every.update(repr([file.stat().st_size for file in files]).encode())
-        for file in (files[0], files[-1]):
-            every.update(_ends(file))
+    every.update(repr([file.stat().st_size for file in files]).encode())
+    for file in (files[0], files[-1]):
+        every.update(_ends(file))
     return f"streamderain {__version__} ({every.hexdigest()[:16]})"
 
 

@@ -57,7 +57,7 @@ def run_recorded_video(
         check_names(target, source.side, options, needed=needed)
         origin = origin_of(uri, options)
         if options.resume and origin is None:
-            raise click.UsageError("--resume needs a file as INPUT, which can be read once more")
+            raise click.UsageError("--resume needs a file as INPUT, which can be told from others")
         derainer, view, info = model_and_view(options, "file", source.info, observer)
         pictures = options.hud or options.preview is not None
         if pictures:

@@ -7,11 +7,15 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+
+from streamderain.cli.origin import origin_of
+from streamderain.cli.run_options import RunOptions
 
 from ..waiting import wait_until
 from .conftest import COMMAND, environment, times
@@ -65,6 +69,15 @@ def test_a_run_that_ended_early_is_gone_on_with(clip: Clip, start: Start, signum
     assert code == 2, said
     assert "not of the same input and options" in end["message"]
     assert out.stat().st_mtime_ns == before.st_mtime_ns
+
+
+@pytest.mark.parametrize("name", ["http://server/rainy.mp4", "rainy.m3u8", "missing.mp4"])
+def test_what_may_be_another_video_by_now_has_no_origin(clip: Clip, name: str) -> None:
+    source = clip("rainy.mp4")
+    options: Any = SimpleNamespace(**{**dict.fromkeys(RunOptions.__slots__), "model": "classic"})
+    assert origin_of(str(source), options) is not None
+    (source.parent / "rainy.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nrainy.mp4\n")
+    assert origin_of(name if ":" in name else str(source.parent / name), options) is None
 
 
 def test_what_comes_from_a_pipe_cannot_be_resumed(clip: Clip) -> None:
