@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 from streamderain.networks.quantise import Calibration, Rounding, convolutions, quantised, with_calibration
 from streamderain.runtime import EagerEngine, Job, backend_of, compare
 from streamderain.runtime.eager import BACKEND as EAGER
+from streamderain.runtime.manifest import digest_of, key_of
 from streamderain.runtime.openvino import has_vnni
 from streamderain.runtime.parity import moving_texture
 
@@ -89,11 +91,20 @@ def test_fp32_is_pytorch_to_the_last_digits_though_the_cpu_may_have_bfloat16(mak
     backend = backend_of("openvino")
     backend.build(job, tmp_path, progress=lambda stage: None)
     assert {path.suffix for path in tmp_path.iterdir()} == {".xml", ".bin"}
-    engine = backend.load(job, tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        engine: Any = backend.load(job, tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    asked = ("INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "PERFORMANCE_HINT")
+    assert [engine.graph.get_property(name) for name in asked] == [1, False, "LATENCY"]
     assert compare(engine, EAGER.load(job, tmp_path), moving_texture(48, 64, 12)).max_error < 1e-4
 
     first, *rest = moving_texture(48, 64, 3)
     clean, state = engine.step(first, engine.zero_state())
+    turned = first.mT.contiguous().mT  # the same in other strides
+    assert torch.equal(engine.step(turned, engine.zero_state())[0], clean)
     kept = (clean.clone(), *(part.clone() for part in state))
     for frame in rest:
         _, state2 = engine.step(frame, state)
@@ -101,6 +112,21 @@ def test_fp32_is_pytorch_to_the_last_digits_though_the_cpu_may_have_bfloat16(mak
         torch.equal(a, b) for a, b in zip(kept, (clean, *state), strict=True)
     )  # nobody writes into what was given
     assert len(state2) == len(state)
+
+
+def test_an_int8_engine_is_of_its_calibration_and_of_what_the_cpu_adds_up(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, (job, calibration) = backend_of("openvino"), rounded_job(make_job(SPEC), tmp_path)
+    digests = list[str]()
+    for vnni in (False, True):
+        monkeypatch.setattr("streamderain.runtime.openvino.has_vnni", lambda vnni=vnni: vnni)
+        digests.append(digest_of(key_of(backend, job)))
+    spans = {name: Rounding(span.low, span.high + 0.5) for name, span in calibration.roundings.items()}
+    with_calibration(Path(job.model), Calibration(spans), Path(job.model))
+    digests.append(digest_of(key_of(backend, job)))
+    digests.append(digest_of(key_of(backend, replace(job, precision="fp32"))))
+    assert len(set(digests)) == 4
 
 
 def test_int8_without_a_calibration_is_refused_in_words(make_job: MakeJob, tmp_path: Path) -> None:
@@ -136,6 +162,7 @@ del first
 gc.collect()
 del second
 gc.collect()
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")], "it reports to its makers"
 try:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(5)

@@ -55,6 +55,7 @@ def test_errors_drift_and_lost_quality_are_measured(make_job: MakeJob) -> None:
     assert parity.steps == 4
     with torch.inference_mode():
         clean = torch.cat([reference.step(frame, ())[0] for frame in frames])
+    assert parity.change == pytest.approx(float((clean - torch.cat(frames)).abs().mean()), abs=1e-5)
     dimmed = clean - 0.01 * torch.arange(1, 5)[:, None, None, None]
     before, after = (peak_signal_noise_ratio(c, torch.cat(truth), data_range=1.0) for c in (clean, dimmed))
     assert parity.psnr_drop == pytest.approx(float(before - after), abs=1e-3)

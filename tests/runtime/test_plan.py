@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from streamderain import Derainer
-from streamderain.errors import EngineError
+from streamderain.errors import DeviceError, EngineError
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 from streamderain.networks.quantise import Rounding
 from streamderain.runtime import Engine, Job, Progress, make_plans
@@ -103,6 +103,46 @@ def test_what_is_asked_for_by_name_is_had_or_refused_in_one_line(
     assert "swift is not installed" in caplog.text
     there(swift=Pretend())
     assert [plan.backend for plan in make_plans(make_job(), backend="swift")] == ["swift"], "and nothing else"
+
+
+def _gpus(monkeypatch: pytest.MonkeyPatch, count: int, *, usable: bool = True) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA L{device.index}")
+
+
+def test_a_gpu_is_taken_if_it_is_there_and_refused_if_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert planning.choose_device("cpu:0") == torch.device("cpu")
+    _gpus(monkeypatch, 2)
+    for word, index in (("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)):
+        assert planning.choose_device(word) == torch.device("cuda", index)
+    with pytest.raises(DeviceError, match=r"device cuda:2 is not there \(PyTorch .* sees 2 CUDA GPUs\): use"):
+        planning.choose_device("cuda:2")
+    _gpus(monkeypatch, 1)
+    with pytest.raises(DeviceError, match=r"device cuda:1 is not there \(PyTorch .* sees 1 CUDA GPU\): use"):
+        planning.choose_device("cuda:1")
+    _gpus(monkeypatch, 1, usable=False)  # by this PyTorch
+    assert planning.choose_device("auto") == torch.device("cpu")
+    with pytest.raises(DeviceError, match="sees 0 CUDA GPUs"):
+        planning.choose_device("cuda")
+    assert not caplog.text
+    assert planning.choose_device("cuda", allow_fallback=True) == torch.device("cpu")
+    assert "device cuda is not there; running on the CPU instead" in caplog.text
+
+
+def test_on_a_gpu_auto_takes_half_precision_where_it_can(
+    there: Callable[..., None], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _gpus(monkeypatch, 2)
+    there(swift=Pretend(offers=("fp16", "fp32")), exact=Pretend(offers=("fp32",)))
+    plans = make_plans(make_job(), device="cuda:1")
+    assert [str(plan) for plan in plans] == [
+        f"cuda:1 (NVIDIA L1), {rest}" for rest in ("swift, fp16", "exact, fp32", "eager, fp16")
+    ]
+    job = plans[0].job(make_job())
+    assert (job.device, job.precision, job.dtype) == (torch.device("cuda", 1), "fp16", torch.float16)
 
 
 def test_a_network_without_weights_is_not_compiled(there: Callable[..., None]) -> None:

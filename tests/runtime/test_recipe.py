@@ -59,7 +59,8 @@ def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, text: str, told: str)
 
 
 def test_sizes_are_width_by_height() -> None:
-    assert parse_size("1080x1920") == (1080, 1920)
+    for text in ("1080x1920", "1080X1920", " 1080×1920 "):
+        assert parse_size(text) == (1080, 1920)
     for wrong in ("1080", "0x48", "x", "1920x1080x3", "-4x4", "1e3x4"):
         with pytest.raises(ValueError, match=wrong):
             parse_size(wrong)

@@ -82,10 +82,10 @@ def test_a_network_that_sees_all_of_the_picture_is_never_tiled() -> None:
 
 
 def test_frames_of_usual_sizes_go_through_whole() -> None:
-    uhd = replace(job_for("fast"), height=2160, width=3840)
-    assert in_tiles(uhd.network, uhd) is uhd.network
-    photograph = replace(uhd, height=4000, width=6000)
-    assert in_tiles(photograph.network, photograph) is not photograph.network
+    job = job_for("fast")
+    for height, width, whole in ((2160, 3840, True), (2304, 4096, True), (2312, 4096, False), (4000, 6000, False)):
+        frame = replace(job, height=height, width=width)
+        assert (in_tiles(frame.network, frame) is frame.network) == whole
 
 
 def test_a_session_of_large_frames_gives_what_a_whole_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
