@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from streamderain import Derainer
 from streamderain.errors import DeviceError, EngineError
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 from streamderain.networks.quantise import Rounding
-from streamderain.runtime import Engine, Job, Progress, make_plans
+from streamderain.runtime import Engine, Job, Progress, backends, make_plans
 from streamderain.runtime import plan as planning
 from streamderain.runtime.eager import EagerBackend
 
@@ -143,6 +144,14 @@ def test_on_a_gpu_auto_takes_half_precision_where_it_can(
     ]
     job = plans[0].job(make_job())
     assert (job.device, job.precision, job.dtype) == (torch.device("cuda", 1), "fp16", torch.float16)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_auto_ends_with_pytorch_as_it_is_and_has_all_that_is_faster_before(device: str) -> None:
+    order = runpy.run_path(backends.__file__)["fastest_first"](torch.device(device))  # tests change it in place
+    assert order[-1] == "eager"
+    assert len(order) > 1
+    assert all(backends.backend_of(name).precisions(torch.device(device)) for name in order)
 
 
 def test_a_network_without_weights_is_not_compiled(there: Callable[..., None]) -> None:
