@@ -265,5 +265,5 @@ class ContainerSink(Finishing):
         part = self._target.part
         if isinstance(error, BrokenPipeError):
             return OutputError(f"the reader of {self._name} went away {after}")
-        kept = f"what was written is in {part}" if part is not None and self.frames_written else None
+        kept = f"what was written is in {part}" if part is not None and self.frames_written > self.held else None
         return OutputError(f"{self._name} cannot be written {after}: {ffmpeg.explain(error)}", hint=kept)

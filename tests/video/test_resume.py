@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from fractions import Fraction
 from itertools import pairwise
@@ -206,6 +207,20 @@ def test_a_stop_while_packets_are_copied_loses_nothing(clip: Path) -> None:
     copy(clip, out, resume=True, **writing)
     assert sum(_black(out)) == 40
     assert sorted(clip.parent.iterdir()) == [clip, out]
+
+
+def test_a_full_disk_while_packets_are_copied_leaves_what_there_was(clip: Path) -> None:
+    out, writing = clip.with_name("out.mkv"), _writing("libx264")
+    _kill(clip, out, 95, **writing)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written after") as caught:
+            copy(clip, out, resume=True, **writing)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "what was written" not in str(caught.value)
+    assert sorted(clip.parent.iterdir()) == [clip, clip.with_name("out.unfinished-1.mkv")]
 
 
 def test_a_shorter_run_does_not_take_what_it_cannot_keep(clip: Path) -> None:
