@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Collection, Mapping
@@ -214,6 +215,8 @@ def open_sink(
                 if segments is not None:
                     segments.check()
             except ffmpeg.WRITE_ERRORS as error:
+                if isinstance(error, OSError) and error.errno != errno.EPERM:  # muxers refuse what they cannot hold so
+                    raise OutputError(f"{name} cannot be written: {ffmpeg.explain(error)}") from error
                 beside = _copied(side, audio=audio == "copy", subtitles=subtitles == "copy")
                 if beside and not opening and encoder.fits(plan, info, muxer=muxer):
                     raise OutputOptionError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -261,6 +262,20 @@ def test_credentials_are_never_shown(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="rtsp://127") as caught:
         open_sink("rtsp://user:secret@127.0.0.1:9/x", info)
     assert "secret" not in str(caught.value)
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_as_such(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", audio=0.5)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open_source(str(tmp_path / "in.mp4")) as source:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+        try:
+            with pytest.raises(OutputError, match="File too large") as caught:
+                open_sink(str(tmp_path / "out.mp4"), source.info, side=source.side)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "sound" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 _KILLED = """
