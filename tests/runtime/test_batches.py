@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from streamderain.networks import NetworkSpec, State
-from streamderain.preprocess import Past
+from streamderain.preprocess import MESH, Past
 from streamderain.runtime import (
     EagerEngine,
     Engine,
@@ -28,6 +28,7 @@ from streamderain.runtime import (
 from streamderain.runtime.batches import Batcher
 from streamderain.runtime.manifest import key_of
 from streamderain.runtime.parity import moving_texture
+from streamderain.runtime.step import Alignment, example_inputs
 from streamderain.turns import FifoLock
 
 MakeJob = Callable[..., Job]
@@ -172,6 +173,15 @@ def test_a_past_that_was_found_ahead_goes_along(make_job: MakeJob) -> None:
     assert batcher.counts == {2: 4}
     assert same(results[0], alone(single, one))
     assert same(results[1][:2], alone(single, other)[:2])
+
+
+def test_what_was_found_ahead_for_a_batch_is_not_looked_for_again(make_job: MakeJob) -> None:
+    job = replace(make_job(SPEC), batch=2)
+    rainy, *state = example_inputs(job)
+    found = Past(torch.zeros(2, 2, *MESH), *torch.rand(2, 2, 3, 48, 64), torch.ones(2, 1, 1, 1))
+    laid = Alignment(job.network).lay(rainy, tuple(state), found)
+    assert torch.equal(laid[0], found.previous)
+    assert torch.equal(laid[1], found.before)
 
 
 def test_a_state_stays_though_the_engine_writes_the_next_one_over_it() -> None:
