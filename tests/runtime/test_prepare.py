@@ -14,11 +14,12 @@ from torch import Tensor
 from streamderain.errors import DeviceError, EngineError
 from streamderain.networks import NetworkSpec, State
 from streamderain.preprocess import Past
-from streamderain.runtime import EagerEngine, Engine, EngineCache, Job, Progress, backend_of, engine_for
+from streamderain.runtime import EagerEngine, Engine, EngineCache, Job, Progress, backend_of, engine_for, ran_out
 from streamderain.runtime.backend import hardware_of
 from streamderain.runtime.eager import EagerBackend
 from streamderain.runtime.manifest import key_of
 from streamderain.runtime.prepare import compile_command, in_words
+from streamderain.runtime.step import network_of
 
 MakeJob = Callable[..., Job]
 
@@ -106,11 +107,35 @@ def test_want_of_memory_is_told_as_such_and_the_engine_stays(make_job: MakeJob, 
 
 
 @pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:245:\nstd::bad_alloc\n"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("std::bad_alloc"), False),
+    ],
+)
+def test_libraries_say_in_their_own_words_that_there_is_no_memory(error: Exception, memory: bool) -> None:
+    assert ran_out(error) == memory
+
+
+@pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.1, "5 s"), (20, "20 s"), (21, "25 s"), (59, "60 s"), (60, "1 min"), (61, "2 min"), (240, "4 min")],
 )
 def test_an_estimate_is_no_more_exact_than_it_is(seconds: float, words: str) -> None:
     assert in_words(seconds) == f"about {words}"
+
+
+def test_a_backend_gets_a_network_of_its_own(make_job: MakeJob) -> None:
+    job = make_job(precision="fp16")
+    job.network.train()
+    own = network_of(job)
+    assert not own.training
+    assert {parameter.dtype for parameter in own.parameters()} == {torch.float16}
+    assert job.network.training
+    assert {parameter.dtype for parameter in job.network.parameters()} == {torch.float32}
 
 
 def test_the_command_that_builds_names_the_gpu(make_job: MakeJob) -> None:
