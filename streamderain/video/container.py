@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from av.container import OutputContainer
@@ -72,8 +74,10 @@ class ContainerSink(Finishing):
         self._earlier = next(iter(earlier), None)  # the longest
         self.held = self._earlier.frames if self._earlier is not None else 0
         self._pieces = [found.path for found in earlier if found.path != target.final]
-        self._waiting: list[Any] = []  # packets that were taken over and may be the last of all
-        self._decoded: int | None = None  # when the latest of them is
+        self._decoded: int | None = None  # when the latest packet that was taken over, or one after it, is
+        # FFmpeg's MP4 has the first packet of a fragment decoded when the one before has lasted for its duration.
+        self._lasts_until_next = self._fragments is not None or segments is not None
+        self._waiting: deque[Any] = deque()  # packets that are not muxed yet
         self._name = target.name
         self._packets = 0
         self._latest_picture = (0, 0)  # pts and duration
@@ -103,7 +107,8 @@ class ContainerSink(Finishing):
             picture = writer.picture(frame)
             if self._segments is not None and self._segments.begins(frame.pts * frame.time_base):
                 picture.pict_type = PictureType.I
-            self._mux(self._encoded(picture))
+            self._waiting.extend(self._encoded(picture))
+            self._mux(kept=int(self._lasts_until_next))
             self.frames_written += 1
             self._remuxer.pump()
         except ffmpeg.WRITE_ERRORS as error:
@@ -191,10 +196,9 @@ class ContainerSink(Finishing):
 
     def _take_over(self, earlier: Earlier, frame: Frame | YuvFrame) -> None:
         try:
-            self._waiting += earlier.take(self.frames_written, frame)
+            self._waiting.extend(earlier.take(self.frames_written, frame))
             self._decoded = self._waiting[-1].dts
-            self._mux(self._waiting[:-_REORDERED])
-            del self._waiting[:-_REORDERED]
+            self._mux(kept=_REORDERED)
             self.frames_written += 1
             self._remuxer.pump()
         except ffmpeg.WRITE_ERRORS as error:
@@ -219,30 +223,31 @@ class ContainerSink(Finishing):
         return frame
 
     def _flush(self) -> None:
-        packets = self._encoded(None)
-        if self._fragments is None or not packets:
-            self._mux(packets)
+        self._waiting.extend(self._encoded(None))
+        if self._fragments is None or not self._waiting:
+            self._mux(kept=0)
             return
         # FFmpeg's MP4 ends with the latest picture of its last fragment, and readers hide one that begins then.
         # B-frames may be all that is in there: then they last until the end of the picture that came before them.
-        end = sum(max([self._latest_picture, *map(self._lasting, packets)]))
-        for packet in packets[:-1]:
-            packet.duration = end - packet.pts  # MP4 tells how long it is shown by the next one's time of decoding
-        last = packets.pop()
-        self._mux(packets)
-        begins = self._fragments.begins(last.dts * last.time_base)
+        end = sum(max([self._latest_picture, *map(self._lasting, self._waiting)]))
+        begins = self._begins(self._waiting[0])
+        for packet, following in pairwise(self._waiting):
+            begins = self._begins(following)
+            # Within a fragment MP4 tells how long a picture is shown by the next one's time of decoding.
+            packet.duration = following.dts - packet.dts if begins else end - packet.pts
+            self._send(packet)
+        last = self._waiting[-1]
         last.duration = end - last.pts if begins else min(last.duration, end - last.pts)
-        self._packets += 1
-        self._container.mux(last)
+        self._send(last)
+        self._waiting.clear()
 
     def _encoded(self, picture: Any) -> list[Any]:
         """The encoder's packets; behind those that were taken over, of which it knows nothing."""
-        packets = self._stream.encode(picture)
+        packets: list[Any] = self._stream.encode(picture)
         if self._decoded is not None:
             for packet in packets:
                 self._decoded = packet.dts = max(packet.dts, self._decoded + 1)
-        waiting, self._waiting = self._waiting, []
-        return [*waiting, *packets]
+        return packets
 
     def _lasting(self, packet: Any) -> tuple[int, int]:
         """Its time and duration, which it is given if it has none."""
@@ -250,15 +255,26 @@ class ContainerSink(Finishing):
             packet.duration = max(1, round(1 / (self._info.frame_rate or ffmpeg.ASSUMED_RATE) / packet.time_base))
         return packet.pts, packet.duration
 
-    def _mux(self, packets: list[Any]) -> None:
-        for packet in packets:
-            self._packets += 1
+    def _mux(self, *, kept: int) -> None:
+        """All that waits, but for the last ``kept`` packets."""
+        while len(self._waiting) > kept:
+            packet = self._waiting.popleft()
             if self._fragments is not None:
                 self._latest_picture = max(self._latest_picture, self._lasting(packet))
-                self._fragments.begins(packet.dts * packet.time_base)
-            self._container.mux(packet)
-            if self._segments is not None:
-                self._segments.check()
+                self._begins(packet)
+            if self._lasts_until_next and self._waiting:
+                packet.duration = self._waiting[0].dts - packet.dts
+            self._send(packet)
+
+    def _begins(self, packet: Any) -> bool:
+        """Whether a fragment may begin with this packet, which is muxed next."""
+        return self._fragments is not None and self._fragments.begins(packet.dts * packet.time_base)
+
+    def _send(self, packet: Any) -> None:
+        self._packets += 1
+        self._container.mux(packet)
+        if self._segments is not None:
+            self._segments.check()
 
     def _failure(self, error: BaseException) -> OutputError:
         after = f"after {ffmpeg.frames(self.frames_written)}"

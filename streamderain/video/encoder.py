@@ -37,7 +37,7 @@ _EIGHT_BITS = {"h264_nvenc"}  # on most GPUs, although it takes deeper formats
 _HALVED = {"av1_nvenc"}  # encodes 4:2:0 alone, although it takes other formats
 # What puts pictures out of order if nobody says otherwise, and containers that cannot say when each of them is shown.
 _REORDERING = {"libx264", "libx264rgb", "libx265", *ON_THE_CPU}
-_IN_ORDER_ONLY = {"nut", "avi", "asf", "asf_stream"}
+_IN_ORDER_ONLY = {"nut", "avi", "asf", "asf_stream", "hls"}
 # Which codecs say themselves what shape a pixel has, and which containers take it from the codec. Matroska and y4m take
 # it from FFmpeg's stream, where PyAV 18.1 does not set it.
 _CODECS_WITH_SHAPE = {
@@ -187,7 +187,8 @@ def plan_encoder(
             chosen.setdefault(key, value)
     if muxer in _IN_ORDER_ONLY and codec in _REORDERING:
         # NUT cannot say that B-frames are decoded before time 0, and FFmpeg would move everything later. AVI and ASF
-        # hold one time a packet, that of decoding, and readers show the pictures at each other's times.
+        # hold one time a packet, that of decoding, and readers show the pictures at each other's times. HLS shows the
+        # first picture of a segment when the one before has lasted for the duration of its packet.
         chosen.setdefault("bf", "0")
     if muxer == "hls" and "forced-idr" in private:
         chosen.setdefault("forced-idr", "1")  # where a segment begins no picture may refer to one before

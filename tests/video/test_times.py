@@ -34,6 +34,17 @@ def test_pts_are_those_of_the_source(tmp_path: Path, suffix: str, pts: list[int]
     assert times(tmp_path / f"out.{suffix}") == [p * TICK for p in wanted]
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "m3u8"])
+@pytest.mark.parametrize("pause", [0, 2000])
+def test_pictures_that_last_longer_than_until_the_next_move_nothing(tmp_path: Path, suffix: str, pause: int) -> None:
+    pts = [34 * number + pause * (number // 60) for number in range(200)]  # and each is said to last for 40
+    write_clip(tmp_path / "in.mkv", pts=pts, time_base=Fraction(1, 1000), audio=20.0, options={"crf": "20"})
+    copy(tmp_path / "in.mkv", tmp_path / f"out.{suffix}")
+    found = times(tmp_path / f"out.{suffix}")
+    begin = found[0] if suffix == "m3u8" else 0  # where all is later by the priming of the sound
+    assert [at - begin for at in found] == [Fraction(at, 1000) for at in pts]
+
+
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24), Fraction(50)])
 def test_ntsc_rates_are_not_rounded(tmp_path: Path, rate: Fraction) -> None:
     write_clip(tmp_path / "in.mp4", rate=rate, time_base=1 / rate)
