@@ -29,7 +29,7 @@ Examples:
 
 
 @click.command("bench", epilog=_EXAMPLES)
-@click.argument("model", default="fast")
+@click.argument("model", default="balanced")
 @click.option("--size", type=Size(), metavar="WxH", help="Size of the generated clip.  [default: 1280x720]")
 @click.option(
     "--frames", type=click.IntRange(min=1), help="Frames in a round, at most.  [default: 100; all of --input]"
@@ -79,7 +79,7 @@ def bench_command(
 ) -> None:
     """Measure how fast MODEL runs here, with decoder and output.
 
-    MODEL is a name from `streamderain models list`, or a file of weights.  [default: fast]
+    MODEL is a name from `streamderain models list`, or a file of weights.  [default: balanced]
 
     A frame's age is the time from its decoding to its output. The stages work at the same time: their times do not add
     up to the time of a frame.

@@ -152,11 +152,17 @@ def plan_encoder(
     notes: list[str] = []
     if pix_fmt is None:
         pix_fmt, notes = _pixel_format(info, codec, formats)
-        if muxer in _PLAYED_ANYWHERE and pix_fmt not in _PLAYED.get(codec, {pix_fmt}) and not notes:
+        played = pix_fmt in _PLAYED.get(codec, {pix_fmt}) or _is_odd(info, "yuv420p")
+        if muxer in _PLAYED_ANYWHERE and not played and not notes:
             notes.append(f"many players want 4:2:0 in 8 bits, and this is {pix_fmt}: --pix-fmt yuv420p")
     elif pix_fmt not in (formats or _Y4M):
         raise OutputOptionError(
             f"{codec} takes no pixel format {pix_fmt!r}", hint=f"it takes {', '.join(formats or _Y4M)}"
+        )
+    elif codec in _EVEN_SIZES_ONLY and _is_odd(info, pix_fmt):
+        raise OutputOptionError(
+            f"{info.width}x{info.height} is odd, which {codec} takes only as 4:4:4, not as {pix_fmt}",
+            hint="leave out --pix-fmt, or use --codec libvpx-vp9",
         )
     shape = info.sample_aspect_ratio
     if shape != 1 and muxer not in _MUXERS_WITH_SHAPE and codec not in _CODECS_WITH_SHAPE:
@@ -260,12 +266,18 @@ def _quality(
     return {}, quantiser, f"quantiser {quantiser}"
 
 
+def _is_odd(info: VideoInfo, pix_fmt: str) -> bool:
+    """Whether the stored picture, which is unrotated, has a pixel that is no half of a pair with the same chroma."""
+    sideways = info.rotation in (90, 270)
+    width, height = (info.height, info.width) if sideways else (info.width, info.height)
+    format = av.VideoFormat(pix_fmt)
+    return bool((width % 2 and format.chroma_width(2) == 1) or (height % 2 and format.chroma_height(2) == 1))
+
+
 def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str, list[str]]:
     notes: list[str] = []
     chroma = info.chroma if info.chroma in ("420", "422", "444") and codec not in _HALVED else "420"
-    sideways = info.rotation in (90, 270)
-    width, height = (info.height, info.width) if sideways else (info.width, info.height)
-    odd = (chroma == "420" and (width % 2 or height % 2)) or (chroma == "422" and width % 2)
+    odd = _is_odd(info, f"yuv{chroma}p")
     if codec in _EVEN_SIZES_ONLY and odd:
         notes.append(f"{info.width}x{info.height} is odd, which {codec} takes only as 4:4:4")
         chroma = "444"

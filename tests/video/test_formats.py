@@ -14,7 +14,7 @@ import pytest
 import torch
 from av.filter import Graph
 
-from streamderain.errors import InputError, UnsupportedInputError
+from streamderain.errors import InputError, OutputOptionError, UnsupportedInputError
 from streamderain.video import open_source
 
 from .clips import COUNT, SIZE, first_frame, scene, times, write_clip
@@ -84,6 +84,11 @@ def test_odd_sizes_become_444_aloud(tmp_path: Path, size: tuple[int, int]) -> No
     assert "yuv444p" in sink.description
     _, sink = copy_open(tmp_path / "in.mkv", tmp_path / "own.mkv", codec="ffv1")
     assert first_frame(tmp_path / "own.mkv").format.name == "yuv420p"
+    with pytest.raises(OutputOptionError, match="only as 4:4:4, not as yuv420p: leave out --pix-fmt"):
+        copy(tmp_path / "in.mkv", tmp_path / "asked.mp4", pix_fmt="yuv420p")
+    write_clip(tmp_path / "full.mkv", size=size, pix_fmt="yuv444p")
+    _, sink = copy_open(tmp_path / "full.mkv", tmp_path / "full.mp4")
+    assert not any("--pix-fmt" in note for note in sink.notes)  # which would not help
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"])
