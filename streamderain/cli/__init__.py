@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import threading
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamderain.cli.app import cli
@@ -31,20 +30,10 @@ def main() -> None:
         try:
             cli(prog_name="streamderain", obj=signals)
         except SystemExit as end:
-            # A reader that hangs in a silent input is left behind; the interpreter must not tidy up under its hands.
-            left = any(thread.name == "streamderain-decode" for thread in threading.enumerate())
-            # Of what stdout or stderr does not take it would make a message and an exit code of its own, 120.
-            if left or not (_flushed(sys.stdout) and _flushed(sys.stderr)):
-                leave(end.code if isinstance(end.code, int) else 1)
-            raise
-
-
-def _flushed(stream: TextIO) -> bool:
-    try:
-        stream.flush()
-    except OSError:
-        return False
-    return True
+            # The interpreter must not tidy up. A reader may still hang in a silent input. Of what stdout or stderr does
+            # not take it would make a message and an exit code of its own, 120. And closing a decoder that an error has
+            # left open waits for its threads, now and then for ever.
+            leave(end.code if isinstance(end.code, int) else 1)
 
 
 def _fill_closed_descriptors() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -143,7 +144,8 @@ def _plain(event: str, message: str, code: int) -> bytes:
 
 
 def leave(code: int) -> None:
-    """End the process with ``code``, without waiting for a thread that reads a silent input; does not return."""
+    """End the process with ``code``, when what was registered with `atexit` is done; no thread is waited for."""
+    atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
