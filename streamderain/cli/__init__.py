@@ -31,8 +31,9 @@ def main() -> None:
             cli(prog_name="streamderain", obj=signals)
         except SystemExit as end:
             # The interpreter must not tidy up. A reader may still hang in a silent input. Of what stdout or stderr does
-            # not take it would make a message and an exit code of its own, 120. And closing a decoder that an error has
-            # left open waits for its threads, now and then for ever.
+            # not take it would make a message and an exit code of its own, 120. Closing a decoder that an error has
+            # left open waits for its threads, now and then for ever. And taking PyTorch down takes seconds on a busy
+            # machine.
             leave(end.code if isinstance(end.code, int) else 1)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamderain.cli.chain import DEGRADED
-from streamderain.cli.interrupt import Signals, leave
+from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import Option, was_given
 from streamderain.cli.report import Reporter, rate
 from streamderain.cli.run_options import Kind, RunOptions, load_derainer
@@ -186,11 +186,7 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
                 if not common.no_progress and time.monotonic() - told > _TELL_EVERY[reporter.style]:
                     told = time.monotonic()
                     _tell(reporter, observers)
-    if signals.exit_code:
-        # Every output is finished, but for those of streams that hang in a call; taking PyTorch down takes seconds on a
-        # busy machine, and whoever sent the signal counts them.
-        leave(signals.exit_code)
-    return _code_of({one.code for one in running})
+    return signals.exit_code or _code_of({one.code for one in running})
 
 
 def _code_of(codes: Set[int]) -> int:

@@ -71,7 +71,7 @@ class ContainerSink(Finishing):
         self._counted = plan.codec in _COUNTED
         self._target = target
         self._segments = segments
-        self._earlier = next(iter(earlier), None)  # the longest
+        self._earlier = earlier[0] if earlier else None  # the longest
         self.held = self._earlier.frames if self._earlier is not None else 0
         self._pieces = [found.path for found in earlier if found.path != target.final]
         self._decoded: int | None = None  # when the latest packet that was taken over, or one after it, is

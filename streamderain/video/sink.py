@@ -262,7 +262,8 @@ def _earlier(target: Target, origin: str, stream: Any) -> list[Earlier]:
         if whole:
             target.supersede()
     fitting.sort(key=lambda found: found.frames, reverse=True)
-    for longest in fitting[:1]:
+    if fitting:
+        longest = fitting[0]
         enough = f"{ffmpeg.frames(longest.frames)} of {longest.path} are taken over"
         target.notes += (enough if longest.frames else f"{longest.path} is too short to go on from",)
     return fitting
