@@ -133,9 +133,9 @@ def _say_end(
     reporter: Reporter, target: str, stats: RunStats, source: VideoSource, signal_code: int, *, kept: bool
 ) -> int:
     """The last line; returns the exit code. ``kept``: an older file has kept OUTPUT's name."""
-    concealed, left_out = source.concealed, source.side.damaged
+    concealed, left_out, missing = source.concealed, source.side.damaged, source.missing_bytes
     interrupted = stats.interrupted and signal_code != 0
-    code = signal_code if interrupted else DEGRADED if concealed or left_out else 0
+    code = signal_code if interrupted else DEGRADED if concealed or left_out or missing else 0
     output, older = _older(target) if interrupted and kept else (target, "")
     line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {rate(stats.fps)} → {output}{older}"
     if stats.taken_over:
@@ -155,6 +155,7 @@ def _say_end(
         interrupted=interrupted,
         concealed=concealed,
         sound_left_out=left_out,
+        missing_bytes=missing,
         output=output,
         exit_code=code,
     )
@@ -166,6 +167,8 @@ def _say_end(
         )
     if left_out:
         reporter.say("sound_left_out", f"{counted(left_out, 'damaged packet')} of sound left out")
+    if missing:
+        reporter.say("cut_off", "the input ended where it is cut off")
     if reporter.verbose and reporter.style == "text":
         busy = (stats.decode_seconds, stats.prepare_seconds, stats.derain_seconds, stats.encode_seconds)
         said = "at work: decode {:.1f} s, prepare {:.1f} s, network {:.1f} s, encode {:.1f} s"

@@ -51,7 +51,7 @@ Exit codes:
   0  every frame done                  4  the input cannot be read, or has no video
   1  failed                            5  the device, engine or model is unavailable
   2  wrong usage                       6  the stream was lost
-  3  done, but frames were concealed, sound was left out, or some inputs failed
+  3  done, but frames were concealed, sound was left out, the input is cut off, or some failed
   129, 130, 143  interrupted; the file is finished and plays (a second Ctrl-C stops at once)"""
 
 

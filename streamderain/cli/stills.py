@@ -80,7 +80,7 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
     interrupted = signals.exit_code != 0 and done + len(failed) < count
     code = signals.exit_code if interrupted else _code(done, failed)
     seconds = time.monotonic() - began
-    line = f"{done} of {count} pictures in {seconds:.1f} s → {target}"
+    line = f"{done} of {counted(count, 'picture')} in {seconds:.1f} s → {target}"
     reporter.say(
         "done",
         f"interrupted: {line}" if interrupted else line,

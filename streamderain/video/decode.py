@@ -35,7 +35,7 @@ class Decoder:
     """Reads one container: pictures of ``video`` come out, packets of the side streams go into ``side``.
 
     Not thread-safe; iterated once. ``concealed`` counts pictures repeated or patched up, ``patched`` only the latter,
-    ``decoded`` those that came out, ``notes`` are things to say aloud.
+    ``decoded`` those that came out, ``ended`` is whether all were read, ``notes`` are things to say aloud.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Decoder:
         self.concealed = 0
         self.patched = 0
         self.decoded = 0
+        self.ended = False
         self.notes: list[str] = []
         self._container = container
         self._video = video
@@ -89,6 +90,7 @@ class Decoder:
             for frame in self._whole(self._deinterlacer.rest()):
                 yield from self._place(frame)
         yield from self._fill(self._awaited.rest())
+        self.ended = True
 
     def skim(self, end: Fraction) -> None:
         """Reads on, without decoding, for what belongs to the side streams before ``end`` seconds."""

@@ -321,7 +321,8 @@ def add_stream(
         stream: Any = container.add_stream(plan.codec, rate=rate, time_base=info.time_base, hwaccel=hwaccel)
     except ValueError as error:
         own = container.default_video_codec
-        hint = f"use --codec {_SUGGESTED.get(own, own)}, or write to an .mkv" if own != "none" else "write to an .mp4"
+        sound_alone = own in ("none", "png")  # of an .mp3 it is its cover's
+        hint = "write to an .mp4" if sound_alone else f"use --codec {_SUGGESTED.get(own, own)}, or write to an .mkv"
         raise OutputOptionError(f"{name}: {container.format.name} cannot hold {plan.codec}", hint=hint) from error
     if container.format.name in _TAGGED_HVC1 and stream.codec_context.codec.canonical_name == "hevc":
         stream.codec_context.codec_tag = "hvc1"  # Apple's players do not open FFmpeg's own choice, hev1

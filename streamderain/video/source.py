@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -26,6 +27,7 @@ from streamderain.video.connection import refusal
 from streamderain.video.decode import Decoder, Picture
 from streamderain.video.nvdec import DECODINGS, Decoding, RefusedError
 from streamderain.video.remux import SideStreams, side_streams
+from streamderain.video.truncation import missing_bytes
 from streamderain.video.video_source import VideoSource
 
 _THREADS = 4
@@ -141,6 +143,8 @@ def _open_container(
     container_format = None
     url = uri
     if uri == "-":
+        if sys.stdin is None:
+            raise InputError(f"{name} is closed", hint="pipe a video into it, or name a file")
         url = "fd:" if _rewinds() else "pipe:0"
     elif sequence.is_pattern(uri):
         container_format, url = "image2", sequence.url_of(uri)
@@ -258,6 +262,9 @@ def _start(
     )  # fmt: skip
     if start is not None:
         notes += side.advance_timecode(begin - (video.start_time or 0) * tick, rate)
+    missing = missing_bytes(uri) if os.path.isfile(uri) else 0
+    if missing:
+        notes.append(f"cut off: {missing:,} bytes are missing at the end of the file")
     side.begin = begin if start is not None else None
     side.end = begin + _exact(duration) if duration is not None else None
     side.expected_end = begin + min(spans) if spans else None
@@ -275,6 +282,7 @@ def _start(
         description=probe.describe(container, video, first.frame, info),
         offset=first.pts if start is not None else 0,
         upright=first.frame if upright else None,
+        missing=missing,
     )
 
 

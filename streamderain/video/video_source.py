@@ -34,7 +34,7 @@ class VideoSource:
     def __init__(
         self, container: InputContainer, decoder: Decoder, pictures: Iterator[Picture], *, info: VideoInfo,
         side: SideStreams, turned: probe.Orientation, size: tuple[int, int], notes: list[str], name: str,
-        description: str, offset: int, upright: av.VideoFrame | None,
+        description: str, offset: int, upright: av.VideoFrame | None, missing: int,
     ) -> None:  # fmt: skip
         self.info = info
         self.side = side
@@ -48,6 +48,7 @@ class VideoSource:
         self._name = name
         self._offset = offset
         self._upright = upright
+        self._missing = missing
         self._planar: YuvFormat | None = None
         self._begun = self._closed = False
 
@@ -69,6 +70,11 @@ class VideoSource:
     def patched(self) -> int:
         """How many of the ``concealed`` were shown as the decoder patched them up."""
         return self._decoder.patched
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes are missing at the end of a file that was read to its end; see ``truncation``."""
+        return self._missing if self._decoder.ended else 0
 
     def __iter__(self) -> Iterator[Frame]:
         for picture in self._checked():

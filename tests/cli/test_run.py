@@ -288,6 +288,18 @@ def test_damaged_video_fails_or_is_concealed_and_3(clip: Clip, tmp_path: Path) -
     assert len(frame_times(out)) == 40
 
 
+def test_input_that_is_cut_off_is_derained_to_its_end_and_3(clip: Clip, tmp_path: Path) -> None:
+    rainy, out = clip("rainy.mkv", frames=40), tmp_path / "out.mp4"
+    rainy.write_bytes(rainy.read_bytes()[:-2000])
+    result = run(rainy, out, "--log-format", "json")
+    assert result.exit_code == 3, result.stderr
+    assert "cut off: 2,000 bytes are missing at the end of the file" in result.stderr
+    (done,) = [line for line in map(json.loads, result.stderr.splitlines()) if line["event"] == "done"]
+    assert (done["missing_bytes"], done["exit_code"]) == (2000, 3)
+    assert len(frame_times(out)) == done["frames"] > 10
+    assert run(rainy, out, "--overwrite", "--frames", "5").exit_code == 0
+
+
 def test_engine_that_fails_on_the_way_leaves_nothing_under_the_final_name(
     clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import stat
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import av.logging
@@ -18,6 +20,7 @@ from streamderain.errors import InputError
 from streamderain.video import open_source
 from streamderain.video import source as source_module
 from streamderain.video.awaited import Awaited
+from streamderain.video.truncation import missing_bytes
 
 from .clips import COUNT, times, write_clip
 from .copying import copy, copy_open
@@ -132,6 +135,85 @@ def test_a_file_cut_short_in_transit_is_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "cut.ts").write_bytes(data[: len(data) // 2 // 188 * 188])
     count = copy(tmp_path / "cut.ts", tmp_path / "out.mp4", reading={"on_error": "conceal"})
     assert 10 < count < 40
+
+
+@pytest.mark.parametrize(
+    ("name", "writing"),
+    [
+        ("in.mkv", {}),
+        ("in.webm", {"codec": "libvpx-vp9"}),
+        ("in.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p", "time_base": Fraction(1, 25)}),
+        ("in.mp4", {"movflags": "+faststart"}),
+        ("in.mov", {"movflags": "+frag_keyframe+empty_moov", "options": {"g": "5"}}),
+    ],
+)
+def test_a_file_that_is_cut_off_says_so_where_its_end_is_reached(
+    tmp_path: Path, name: str, writing: dict[str, Any]
+) -> None:
+    write_clip(tmp_path / name, count=40, **writing)
+    with open_source(tmp_path / name) as whole:
+        assert sum(1 for _ in whole) == 40
+        assert whole.missing_bytes == 0
+        assert not any("cut off" in note for note in whole.notes)
+    data = (tmp_path / name).read_bytes()
+    moof = [found.start() - 4 for found in re.finditer(b"moof", data)]
+    missing = 100 if moof else len(data) // 2
+    end = moof[4] if moof else len(data)  # of the fragment that the cut is in
+    cut = tmp_path / f"cut-{name}"
+    cut.write_bytes(data[: end - missing])
+    with open_source(cut, on_error="conceal") as source:
+        assert f"cut off: {missing:,} bytes are missing at the end of the file" in source.notes
+        assert 10 < sum(1 for _ in source) < 40
+        assert source.missing_bytes == missing
+    with open_source(cut, frames=10) as source:
+        assert sum(1 for _ in source) == 10
+        assert source.missing_bytes == 0, "what was wanted is whole"
+
+
+def _box(kind: bytes, content: bytes, *, long: bool = False) -> bytes:
+    if long:
+        return (1).to_bytes(4, "big") + kind + (16 + len(content)).to_bytes(8, "big") + content
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
+def _riff(form: bytes, content: bytes) -> bytes:
+    return b"RIFF" + (4 + len(content)).to_bytes(4, "little") + form + content + b"\0" * (len(content) % 2)
+
+
+_EBML = b"\x1a\x45\xdf\xa3\x84" + b"head"
+_SEGMENT = b"\x18\x53\x80\x67"
+
+
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        (_box(b"ftyp", b"isom") + _box(b"moov", b"m" * 20) + _box(b"mdat", b"d" * 50, long=True), 9),
+        (_box(b"ftyp", b"isom") + _box(b"mdat", b"d" * 50) + _box(b"free", b"f" * 50), 0),
+        (_box(b"ftyp", b"isom") + b"\0\0\0\0mdat" + b"d" * 50, 0),  # as long as the file is
+        (_box(b"ftyp", b"isom") + _box(b"mdat", b"d" * 50) + b"a producer's own words", 0),
+        (_riff(b"AVI ", b"a" * 31) + _riff(b"AVIX", b"b" * 41), 8),  # the last byte but fills it up
+        (_riff(b"AVI ", b"a" * 30) + _riff(b"AVIX", b"b" * 40) + b"JUNK" * 4, 0),
+        (b"RIFF\0\0\0\0AVI " + b"a" * 50, 0),  # not finished
+        (b"RIFF\xff\xff\xff\xffAVI " + b"a" * 50, 0),
+        (_riff(b"WAVE", b"a" * 30), 0),
+        (_EBML + _SEGMENT + b"\x40\x32" + b"s" * 50, 9),
+        (_EBML + _SEGMENT + b"\x01\0\0\0\0\0\0\x32" + b"s" * 50, 9),
+        (_EBML + b"\xec\x82vv" + _SEGMENT + b"\xb2" + b"s" * 50 + _EBML + _SEGMENT + b"\xb2" + b"s" * 50, 9),
+        (_EBML + _SEGMENT + b"\x01\xff\xff\xff\xff\xff\xff\xff" + b"s" * 50, 0),  # not finished
+        (_EBML + _SEGMENT + b"\xff" + b"s" * 50, 0),
+        (_EBML + _SEGMENT + b"\0" + b"s" * 50, 0),
+        (b"\0" * 50, 0),
+    ],
+)
+def test_what_is_missing_is_told_by_the_sizes_that_a_file_states(tmp_path: Path, content: bytes, missing: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert missing_bytes(str(path)) == 0
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        assert 0 <= missing_bytes(str(path)) <= len(content) - length
+    path.write_bytes(content[:-9])
+    assert missing_bytes(str(path)) == missing
 
 
 @pytest.mark.parametrize(
