@@ -143,7 +143,7 @@ def test_hints_name_only_options_that_it_has(clip: Clip, tmp_path: Path) -> None
     damaged.write_bytes(content)
     (tmp_path / "there.mp4").touch()
     for words, code, told in (
-        (("--input", rainy, "--output", tmp_path / "out.mp3"), 2, "mp3 cannot hold libx264: see --output and --preset"),
+        (("--input", rainy, "--output", tmp_path / "out.mp3"), 2, "mp3 cannot hold libx264: write to an .mp4"),
         (("--input", rainy, "--output", tmp_path / "there.mp4"), 2, "choose another name, or pass --overwrite"),
         (("--input", rainy, "--output", tmp_path / "o.y4m", "--preset", "fast"), 2, "no presets: leave out --preset"),
         (("--input", damaged), 4, ": name another --input"),
