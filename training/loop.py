@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from streamderain.networks import Provenance, save_checkpoint
 from training.errors import UsageError
@@ -27,12 +27,23 @@ from training.record import differences
 from training.state import moments_of, read_part, read_progress, restore_moments, write_state
 from training.task import Task
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
 _MAY_CHANGE = ("card", "optimiser.steps", "optimiser.epochs")  # between the beginning of a run and its going on
 _CALMER = "lower learning_rate or clip_norm, or use fp32"  # what helps against it
 
 
 def count_steps(settings: Optimiser, batches_per_epoch: int) -> int:
     return settings.steps or settings.epochs * batches_per_epoch
+
+
+def average_decay(step: int, ema: float) -> float:
+    """The decay of the average at a step: ``ema``, but less at first, so that a short run's average is of its end.
+
+    It is that of TensorFlow's ``tf.train.ExponentialMovingAverage`` with ``num_updates``: an average of about the last
+    tenth of the steps, until ``ema`` keeps less of them.
+    """
+    return min(ema, (1 + step) / (10 + step))
 
 
 def learning_rate(step: int, settings: Optimiser, batches_per_epoch: int = 1) -> float:
@@ -88,7 +99,7 @@ class Run:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average: AveragedModel | None = None
         if settings.ema:
-            self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.network, multi_avg_fn=self._follow)
         make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.algorithm]
         self.optimiser = make(
             self.network.parameters(), settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
@@ -164,6 +175,11 @@ class Run:
             self.average.update_parameters(self.network)
         self.step += 1
         return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    @torch.no_grad()
+    def _follow(self, average: _Tensors, network: _Tensors, count: object) -> None:
+        """Move the average towards the network; ``count`` is ``step`` too, but on the device."""
+        torch._foreach_lerp_(average, network, 1 - average_decay(self.step, self.recipe.optimiser.ema))
 
     def _mean(self, losses: list[Mapping[str, Tensor]]) -> dict[str, float]:
         """The loss and its terms, over steps and processes."""

@@ -67,7 +67,9 @@ class Optimiser:
     A run lasts ``steps``, or ``epochs`` passes over its data: one of them is given. Schedule "cosine" comes down to
     ``final_learning_rate``; "step" multiplies by ``factor`` at each milestone, in epochs where the run is. Either
     begins with ``warm_up`` steps. ``batch`` counts over all processes. ``clip_norm`` and ``ema`` are off at 0, and so
-    is ``validate_every``, in steps. "fp16" is for CUDA, where losses are scaled; "bf16" runs on the CPU too.
+    is ``validate_every``, in steps. What is saved is the weights' moving average of decay ``ema``, which is lower at
+    first (see ``loop.average_decay``); at 0, the last weights. "fp16" is for CUDA, where losses are scaled; "bf16" runs
+    on the CPU too.
     """
 
     batch: int

@@ -102,9 +102,23 @@ def test_a_step_is_that_of_pytorch_with_the_recipes_rate_clipping_and_average(
         optimiser.param_groups[0]["lr"] = learning_rate(step, run.recipe.optimiser)
         optimiser.step()
         now = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        average = {name: average.get(name, tensor).lerp(tensor, 0.5) for name, tensor in now.items()}
+        new = max(0.5, 9 / (10 + step))
+        average = {name: average.get(name, tensor).lerp(tensor, new) for name, tensor in now.items()}
     torch.testing.assert_close({name: parameter.detach() for name, parameter in run.network.named_parameters()}, now)
     torch.testing.assert_close({name: parameter.detach() for name, parameter in run.result.named_parameters()}, average)
+
+
+def test_the_average_of_a_short_run_is_of_its_end(recipe: Path, shards: Path, tmp_path: Path) -> None:
+    recipe.write_text(_RECIPE.format(steps=40))
+    run = _run(recipe, tmp_path / "run", shards)
+    start = _flat(run.network)
+    run.train()
+    end = _flat(run.network)
+    assert (_flat(run.result) - end).norm() < 0.2 * (start - end).norm()
+
+
+def _flat(network: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
 def test_the_average_is_validated_and_training_is_not_left_for_it(
