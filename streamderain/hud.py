@@ -45,7 +45,8 @@ def text_mask(lines: Sequence[str], *, dot: int) -> Tensor:
         raise ValueError(f"dot must be at least 1, got {dot}")
     longest = max((len(line) for line in lines), default=0)
     height = 2 * _MARGIN + len(lines) * (_ROWS + 2) - 2
-    mask = torch.zeros((max(height, 1), 2 * _MARGIN + max(longest * (_COLUMNS + 1) - 1, 0)), dtype=torch.bool)
+    width = 2 * _MARGIN + max(longest * (_COLUMNS + 1) - 1, 0)
+    mask = torch.zeros((max(height, 1), width), dtype=torch.bool, device="cpu")
     for index, line in enumerate(lines):
         top = _MARGIN + index * (_ROWS + 2)
         for place, letter in enumerate(line.upper()):

@@ -46,6 +46,12 @@ def test_the_rest_of_the_picture_and_its_time_stay(dtype: torch.dtype) -> None:
     assert int(shown.pixels[0, 0, 0].int()) < 50
 
 
+def test_words_lie_on_the_cpu_as_pictures_do() -> None:
+    with torch.device("meta"):  # the program's default
+        mask = text_mask(["fast"], dot=2)
+    assert torch.equal(mask, text_mask(["fast"], dot=2))
+
+
 def test_words_wider_than_the_picture_are_cut() -> None:
     assert burn(frame(8, 16), text_mask(["a very long line"] * 5, dot=4)).pixels.shape == (8, 16, 3)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -189,6 +191,40 @@ _NO_MEMORY = (
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
     MemoryError("std::bad_alloc"),
 )
+
+
+@contextmanager
+def _under(default: torch.dtype | torch.device) -> Iterator[None]:
+    if isinstance(default, torch.device):
+        with default:
+            yield
+        return
+    torch.set_default_dtype(default)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("openvino", marks=needs_openvino)])
+@pytest.mark.parametrize(
+    ("default", "width"),  # of no other test: tables are made once for each size
+    [(torch.float64, 40), (torch.bfloat16, 42), (torch.device("meta"), 46)],
+    ids=str,
+)
+def test_the_programs_default_dtype_and_device_change_nothing(
+    tiny: Path, backend: str, default: torch.dtype | torch.device, width: int
+) -> None:
+    frames = [replace(frame, pixels=frame.pixels[:36, :width]) for frame in _panned(3)]
+
+    def clean() -> list[Tensor]:
+        session = Derainer(tiny, backend=backend).session(36, width)
+        return [session.step(frame).pixels for frame in frames]
+
+    with _under(default):
+        under = clean()
+    for one, other in zip(under, clean(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("error", _NO_MEMORY, ids=lambda error: type(error).__name__)

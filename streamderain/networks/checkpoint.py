@@ -86,7 +86,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
-    """The module with its weights in float32, in eval mode.
+    """The module with its weights in float32, on the CPU, in eval mode.
 
     Raises:
         ModelError: if the file is missing, damaged, not ours, or its tensors are not those of its network; the
@@ -114,7 +114,8 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
     broken = [k for k, t in tensors.items() if not bool(torch.isfinite(t.float()).all())]
     if broken:
         raise ModelError(f"{path} holds values that are not finite in {_listed(broken)}", hint="get the file again")
-    module = _built(spec, path)
+    with torch.device("cpu"):
+        module = _built(spec, path)
     module.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()})
     return module.eval(), spec
 

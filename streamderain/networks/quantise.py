@@ -194,18 +194,18 @@ class QuantisedConv2d(nn.Module):
         self._stride, self._padding = conv.stride, conv.padding
         self._dilation, self._groups = conv.dilation, conv.groups
         weight = conv.weight.detach()
-        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
+        bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().clone()
         self.inverse_scales: Tensor | None = None
         if rounding.scales:
             _check_length("scales", len(rounding.scales), weight.shape[1])
-            scales = torch.tensor(rounding.scales).view(1, -1, 1, 1)
+            scales = weight.new_tensor(rounding.scales).view(1, -1, 1, 1)
             weight = weight * scales
             self.inverse_scales = nn.Parameter(1 / scales, requires_grad=False)
         if rounding.shift:
             _check_length("shifts", len(rounding.shift), conv.out_channels)
-            bias = bias + torch.tensor(rounding.shift)
+            bias = bias + weight.new_tensor(rounding.shift)
         self.weight_step = nn.Parameter(weight_steps(weight, narrow=narrow), requires_grad=False)
-        self.weight_zero = nn.Parameter(torch.zeros(conv.out_channels, dtype=torch.int32), requires_grad=False)
+        self.weight_zero = nn.Parameter(weight.new_zeros(conv.out_channels, dtype=torch.int32), requires_grad=False)
         if rounding.weights:
             stored = base64.b64decode(rounding.weights, validate=True)
             _check_length("weights", len(stored), weight.numel())

@@ -56,7 +56,7 @@ class NetworkSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
-        """The module, randomly initialised.
+        """The module, randomly initialised, in float32.
 
         Raises:
             ModelError: for an unknown architecture, or options that it does not take, by name, kind or size.
@@ -69,7 +69,7 @@ class NetworkSpec:
             raise ModelError(f"unknown network architecture {what}", hint=f"known: {known}") from None
         try:
             _check(factory, self.options)
-            return factory(**self.options)
+            return factory(**self.options).float()
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             what = _cut(str(dict(self.options)))
             raise ModelError(f"network {self.architecture!r} does not take the options {what}") from error
@@ -126,10 +126,10 @@ def count_macs(spec: NetworkSpec, *, height: int, width: int) -> int:
     meta = torch.device("meta")
     with meta:
         module = spec.build().eval()
-    rainy = torch.empty(1, 3, height, width, device=meta)
+    rainy = torch.empty(1, 3, height, width, device=meta, dtype=torch.float32)
     state: State = ()
     if hasattr(module, "zero_state"):  # which what only helps to train has not
-        state = module.zero_state(1, height, width, device=meta, dtype=torch.float32)  # type: ignore[operator]
+        state = module.zero_state(1, height, width, device=meta, dtype=rainy.dtype)  # type: ignore[operator]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(rainy, *state)
     return int(counter.get_total_flops() // 2)

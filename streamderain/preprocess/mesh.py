@@ -65,7 +65,9 @@ def per_size(make: Callable[[Size, Size, torch.device], _Table]) -> Callable[[Si
 
 def axis(count: int, device: torch.device) -> Tensor:
     """``count`` places from -1 to 1, the first and the last pixel's centres."""
-    return torch.linspace(-1, 1, count, device=device) if count > 1 else torch.zeros(1, device=device)
+    if count == 1:
+        return torch.zeros(1, device=device, dtype=torch.float32)
+    return torch.linspace(-1, 1, count, device=device, dtype=torch.float32)
 
 
 def _hats(count: int, points: int, device: torch.device) -> Tensor:
@@ -92,12 +94,12 @@ class Lattice:
         # A mesh is bilinear, so where its points are at rest is as good as where each pixel is.
         self._up, self._back = self.down.T.contiguous(), self.across.T.contiguous()
         self._rest = torch.stack(torch.meshgrid(axis(columns, device), axis(rows, device), indexing="xy"))
-        units = (torch.full((1, 1), 2 / max(count - 1, 1), device=device) for count in (width, height))
-        self._unit = torch.stack(tuple(units))
+        units = (2 / max(count - 1, 1) for count in (width, height))
+        self._unit = torch.stack([torch.full((1, 1), unit, device=device, dtype=torch.float32) for unit in units])
         self._from_middle = self._rest / self._unit  # px
         self._place = torch.cat((self._from_middle, torch.ones_like(self._rest[:1]))).flatten(1)
         beside = tuple(_beside(count, device) for count in points)
-        eyes = tuple(torch.eye(count, device=device) for count in points)
+        eyes = tuple(torch.eye(count, device=device, dtype=torch.float32) for count in points)
         self._around = torch.kron(beside[0], eyes[1]) + torch.kron(eyes[0], beside[1])  # [points, points]
 
     def affine(self, affine: Tensor) -> Tensor:

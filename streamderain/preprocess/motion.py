@@ -49,7 +49,8 @@ _STILL = 0.06  # px of the full frame: less than this is no motion, and is not r
 def _waves(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines [count, count] of the discrete Fourier transform."""
     at = torch.arange(count, device=device)
-    angle, turns = at * (2 * math.pi / count), at[:, None] * at % count  # exact: reduced while these are integers
+    angle = at.float() * (2 * math.pi / count)
+    turns = at[:, None] * at % count  # exact: reduced while these are integers
     return angle.cos()[turns], angle.sin()[turns]
 
 
@@ -59,8 +60,8 @@ class _Fourier:
     def __init__(self, size: Size, mesh: Size, device: torch.device) -> None:
         height, width = size
         self.window = torch.outer(
-            torch.hann_window(height, periodic=False, device=device),
-            torch.hann_window(width, periodic=False, device=device),
+            torch.hann_window(height, periodic=False, device=device, dtype=torch.float32),
+            torch.hann_window(width, periodic=False, device=device, dtype=torch.float32),
         )
         self.down, self.across = _waves(height, device), _waves(width, device)
         self.reach = max(1, int(height * _MAX_SHIFT)), max(1, int(width * _MAX_SHIFT))
@@ -160,7 +161,8 @@ class _Moments:
     def __init__(self, size: Size, mesh: Size, device: torch.device) -> None:
         height, width = size
         unit = max(height, width) / 2  # conditions the normal equations
-        self.units = torch.cat((torch.full((2,), 1 / unit, device=device), torch.ones(1, device=device)))
+        linear = torch.full((2,), 1 / unit, device=device, dtype=torch.float32)
+        self.units = torch.cat((linear, torch.ones(1, device=device, dtype=torch.float32)))
         x, y = axis(width, device) * ((width - 1) / 2 / unit), axis(height, device) * ((height - 1) / 2 / unit)
         self.across = torch.stack((torch.ones_like(x), x, x * x), 1)  # [w, 3]
         self.down = torch.stack((torch.ones_like(y), y, y * y), 0)  # [3, h]
@@ -174,10 +176,10 @@ class _Moments:
         right = 9 * (3 + pair)[:, None] + moment[2]
         taken = torch.cat((normal.reshape(6, 6), right.reshape(6, 1)), 1).flatten()
         taken = (torch.arange(45, device=device)[:, None] == taken).float()
-        diagonal = torch.eye(6, 7, device=device).flatten()
+        diagonal = torch.eye(6, 7, device=device, dtype=torch.float32).flatten()
         # A thousandth of their mean is added to the diagonal's.
         self.equations, self.least = taken + torch.outer(taken @ diagonal, diagonal) * (1e-3 / 6), diagonal * 1e-9
-        self.eye = torch.eye(2, 3, device=device)
+        self.eye = torch.eye(2, 3, device=device, dtype=torch.float32)
 
 
 _moments = per_size(_Moments)
@@ -267,7 +269,7 @@ def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = No
         still = a.new_zeros(a.shape[0], 2, *MESH)
         shifted = still + _phase_correlation(small_a, small_b)[..., None, None]
         start = _better(small_a, small_b, still, shifted, coarse)
-        eye = torch.eye(2, device=a.device).expand(a.shape[0], 2, 2)
+        eye = torch.eye(2, device=a.device, dtype=a.dtype).expand(a.shape[0], 2, 2)
         affine = _fit_affine(small_a, small_b, torch.cat((eye, start[:, :, 0, :1]), 2), coarse, _AFFINE_STEPS)
         rigid = _better(small_a, small_b, still, coarse.affine(affine), coarse) * half
         if older:

@@ -38,7 +38,7 @@ def look_back(rainy: Tensor, previous: Tensor, before: Tensor, keep: Tensor) -> 
     """
     on_cpu = rainy.device.type == "cpu" and not torch.compiler.is_compiling()  # where a value can be asked for
     if on_cpu and not keep.any():
-        return Past(torch.zeros(rainy.shape[0], 2, *MESH), rainy, rainy, keep)
+        return Past(rainy.new_zeros(rainy.shape[0], 2, *MESH, dtype=torch.float32), rainy, rainy, keep)
     motion = estimate_motion(rainy, previous, before)
     pictures = warp(torch.cat((previous, before), 1), motion)
     keep = keep * same_scene(rainy, pictures[:, :3]).to(keep.dtype)[:, None, None, None]

@@ -10,7 +10,7 @@ _STEPS = 8  # 6 and 40 give the same picture
 
 def _diagonal(matrix: Tensor) -> Tensor:
     """[B, K, K] -> [B, K], by a product: some engines' front ends know no diagonals."""
-    return (matrix * torch.eye(matrix.shape[-1], device=matrix.device)).sum(-1)
+    return (matrix * torch.eye(matrix.shape[-1], device=matrix.device, dtype=matrix.dtype)).sum(-1)
 
 
 def solve(equations: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class OpenVINOEngine:
         """`step` without the alignment: the network alone, on the state as it lies."""
         inputs = tuple(part.contiguous() for part in (rainy, *state))
         # Fresh ones each time: they become the next state, and who was given one may keep it.
-        outputs = tuple(torch.empty(shape) for shape in self._distinct.shapes)
+        outputs = tuple(torch.empty(shape, device=self.device, dtype=self.dtype) for shape in self._distinct.shapes)
         for index, tensor in enumerate(inputs):
             self._request.set_input_tensor(index, _shared(tensor))
         for index, tensor in enumerate(outputs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def compare(
         raise ValueError("there are no frames to compare by")
     drop = None
     if known is not None:
-        drop = 10 * float(torch.log10(torch.tensor(max(squared[0], 1e-12) / max(squared[1], 1e-12))))
+        drop = 10 * math.log10(max(squared[0], 1e-12) / max(squared[1], 1e-12))
     steps = len(means)
     return Parity(largest, sum(means) / steps, means[-1], changed / steps, drop, steps)
 
@@ -74,10 +75,11 @@ def moving_texture(height: int, width: int, frames: int, *, batch: int = 1) -> I
     Those of a batch begin at other columns: an engine that confuses its streams gives other pictures.
     """
     generator = torch.Generator().manual_seed(1)
-    coarse = torch.rand(1, 3, height // 8 + 3, width // 8 + 3, generator=generator)
+    place = generator.device
+    coarse = torch.rand(1, 3, height // 8 + 3, width // 8 + 3, generator=generator, device=place, dtype=torch.float32)
     scene = torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(0.05, 0.8)
     for index in range(frames):
         frame = scene[:, :, index : index + height, index : index + width].clone()
-        columns = torch.randint(width, (max(width // 16, 1),), generator=generator)
+        columns = torch.randint(width, (max(width // 16, 1),), generator=generator, device=place)
         frame[:, :, height // 4 : height // 2, columns] += 0.2
         yield torch.cat([frame.roll(row * (width // batch), 3) for row in range(batch)]).clamp(0, 1)

@@ -96,7 +96,7 @@ def _on_meta(job: Job) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The network's inputs and outputs on the meta device, where nothing is computed: which of them are the same."""
     meta = torch.device("meta")
     network = copy.deepcopy(job.network).to(meta).eval()
-    frame = torch.empty(job.batch, 3, job.height, job.width, device=meta)
+    frame = torch.empty(job.batch, 3, job.height, job.width, device=meta, dtype=torch.float32)
     state = network.zero_state(job.batch, job.height, job.width, device=meta, dtype=frame.dtype)  # type: ignore[operator]
     inputs = (frame, *(torch.empty_like(part) for part in state))  # a state may hold one tensor twice
     with torch.no_grad():
@@ -128,7 +128,10 @@ def has_state(job: Job) -> bool:
 def example_inputs(job: Job) -> tuple[Tensor, ...]:
     """A frame and a state such as a network takes, each tensor with memory of its own: inputs must not alias."""
     generator = torch.Generator().manual_seed(0)
-    rainy = torch.rand(job.batch, 3, job.height, job.width, generator=generator).to(job.device, job.dtype)
+    rainy = torch.rand(
+        job.batch, 3, job.height, job.width, generator=generator, device=generator.device, dtype=torch.float32
+    )
+    rainy = rainy.to(job.device, job.dtype)
     return (rainy, *(torch.zeros_like(part) for part in zero_state(job)))
 
 

@@ -55,7 +55,7 @@ def _on(device: torch.device, planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return planes
     if device.type != "cuda" or planes[0].device.type != "cpu":
         return tuple(plane.to(device) for plane in planes)
-    pinned = torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True)
+    pinned = torch.empty(_bytes(planes), dtype=torch.uint8, device="cpu", pin_memory=True)
     _packed(planes, pinned)
     return _split(pinned.to(device, non_blocking=True), planes)
 
@@ -64,7 +64,7 @@ def _fetched(planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The planes on the CPU, of a GPU's in page-locked memory that is theirs for as long as they are kept."""
     if planes[0].device.type != "cuda":
         return planes
-    fetched = _packed(planes, torch.empty(_bytes(planes), dtype=torch.uint8, pin_memory=True))
+    fetched = _packed(planes, torch.empty(_bytes(planes), dtype=torch.uint8, device="cpu", pin_memory=True))
     torch.cuda.current_stream(planes[0].device).synchronize()
     return fetched
 

@@ -67,6 +67,20 @@ def test_card_is_counted_from_the_file(weights: Path) -> None:
     assert len(card.sha256) == 64
 
 
+def test_the_programs_default_dtype_changes_nothing(tmp_path: Path) -> None:
+    path, module = tmp_path / "a.safetensors", _SPEC.build()
+    save_checkpoint(path, module, _SPEC, Provenance(), half=False)
+    card = describe(path)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        loaded = load_checkpoint(path)[0].state_dict()
+        assert describe(path) == card
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for key, tensor in module.state_dict().items():
+        torch.testing.assert_close(loaded[key], tensor, atol=0, rtol=0)
+
+
 def test_wrong_files_say_what_is_wrong(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model 'nope'.*fast.*safetensors file"):
         load_model("nope")

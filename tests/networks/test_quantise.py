@@ -106,6 +106,18 @@ def test_stored_weights_take_the_place_of_rounding_and_shifts_are_added() -> Non
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_programs_default_dtype_changes_nothing() -> None:
+    plain, rounding = conv(), Rounding(0.0, 1.0, scales=(1.0, 0.3, 2.0, 0.7), shift=(0.1,) * 6)
+    expected = QuantisedConv2d(plain, rounding)
+    torch.set_default_dtype(torch.float64)
+    try:
+        given = QuantisedConv2d(plain, rounding)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for key, tensor in expected.state_dict().items():
+        torch.testing.assert_close(given.state_dict()[key], tensor, atol=0, rtol=0)
+
+
 def test_narrow_weights_fit_into_16_bits_two_by_two() -> None:
     """What CPUs without VNNI add products up in: more would be cut off, and show as specks."""
     torch.manual_seed(0)

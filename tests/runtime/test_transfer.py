@@ -57,19 +57,19 @@ def test_planes_come_back_where_they_are_wanted(pix_fmt: str, device: str) -> No
 
 @pytest.mark.needs_cuda
 def test_pixels_go_up_and_down_through_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what came down stays, however many come after it."""
+    """And what came down stays, however many come after it; whatever the program's default device."""
     pinned, empty = list[int](), torch.empty
 
-    def watched(size: int, *, dtype: torch.dtype, pin_memory: bool = False) -> torch.Tensor:
+    def watched(size: int, *, dtype: torch.dtype, device: str, pin_memory: bool = False) -> torch.Tensor:
         pinned.append(size)
-        return empty(size, dtype=dtype, pin_memory=pin_memory)
+        return empty(size, dtype=dtype, device=device, pin_memory=pin_memory)
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (6, 48, 64, 3), generator=generator).to(torch.uint8)
     came = []
     for index, picture in enumerate(pixels):
         frame = Frame(picture, index, _BASE, 1)
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, torch.device("cuda"):
             patch.setattr(torch, "empty", watched)
             clean = upload(frame, torch.device("cuda"))
             out = download(clean, frame)
