@@ -77,12 +77,21 @@ def save_checkpoint(path: Path, module: nn.Module, spec: NetworkSpec, provenance
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, whole or not at all, with the permissions of any other new file.
 
-    One written by safetensors' own ``save_file`` can be read by its owner alone.
+    The same content gives the same bytes. A file written by safetensors' own ``save_file`` can be read by its owner
+    alone.
 
     Raises:
         OSError: if it cannot be written.
     """
-    write_whole(path, save(dict(tensors), dict(metadata)))
+    write_whole(path, _in_order(save(dict(tensors), dict(metadata))))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its header sorted: safetensors writes the metadata in another order each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors are aligned
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:

@@ -22,6 +22,7 @@ from streamderain.networks import (
     load_model,
     model_names,
     model_path,
+    read_provenance,
     save_checkpoint,
 )
 from streamderain.networks.named import NAMED
@@ -47,6 +48,17 @@ def test_round_trip(tmp_path: Path) -> None:
         assert not loaded.training
         for key, tensor in loaded.state_dict().items():
             torch.testing.assert_close(tensor, module.state_dict()[key], atol=tolerance, rtol=tolerance)
+
+
+def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
+    module, path = _SPEC.build(), tmp_path / "a.safetensors"
+    files = set()
+    for _ in range(12):
+        save_checkpoint(path, module, _SPEC, Provenance(summary="Prüfung"), half=True)
+        files.add(path.read_bytes())
+    assert len(files) == 1
+    assert int.from_bytes(files.pop()[:8], "little") % 8 == 0
+    assert read_provenance(path) == Provenance(summary="Prüfung")
 
 
 def test_steps_that_a_norm_has_counted_are_no_half_numbers(tmp_path: Path) -> None:
