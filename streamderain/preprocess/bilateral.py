@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from streamderain.preprocess.image import at_least_single
 from streamderain.preprocess.padding import reflect_pad
-from streamderain.preprocess.window import at_least_single
 
 
 def _neighbours(diameter: int, sigma_space: float) -> list[tuple[int, int, float]]:
@@ -40,7 +40,7 @@ def bilateral_detail(
         [B, C, H, W], -1..1, in the dtype of ``image``.
 
     Raises:
-        ValueError: for a constant that is not above zero.
+        ValueError: for a constant that is not above zero, or what is no such image.
     """
     if diameter < 1 or sigma_color <= 0 or sigma_space <= 0:
         raise ValueError(f"must be above zero, got {diameter = }, {sigma_color = }, {sigma_space = }")

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from streamderain.preprocess.image import check_image
+
 _SHORT = 6  # addends: so few along a row are added quicker slice by slice
 
 
@@ -38,7 +40,11 @@ def opened_grey(images: Sequence[Tensor], factor: int) -> tuple[Tensor, ...]:
     Grey is the mean of the channels, averaged over squares of ``factor`` px. A grey opening of five columns removes
     what is brighter and narrower: most of the rain, and so little of the scene that motion is found as if it were dry
     (+1.3 dB on the warped frame under visible rain).
+
+    Raises: as `check_image`.
     """
+    for image in images:
+        check_image(image)
     grey = torch.cat([shrink(image.sum(1, dtype=torch.float32), factor) for image in images])  # of three channels
     grey = _running(torch.maximum, _running(torch.minimum, grey))
     grey = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]

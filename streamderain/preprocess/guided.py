@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from streamderain.preprocess.window import at_least_single, check_window, window_mean
+from streamderain.preprocess.image import at_least_single
+from streamderain.preprocess.window import window_mean
+
+
+def _check(radius: int, epsilon: float) -> None:
+    if radius < 1 or epsilon <= 0:
+        raise ValueError(f"radius must be at least 1 and epsilon above zero, got {radius = }, {epsilon = }")
 
 
 def guided_filter(image: Tensor, *, radius: int = 15, epsilon: float = 1.0) -> Tensor:
@@ -19,12 +25,10 @@ def guided_filter(image: Tensor, *, radius: int = 15, epsilon: float = 1.0) -> T
         The base layer [B, C, H, W], 0..1, in the dtype of ``image``.
 
     Raises:
-        ValueError: for a radius below 1 or an ``epsilon`` that is not above zero.
+        ValueError: for a radius below 1, an ``epsilon`` that is not above zero, or what is no such image.
     """
-    if epsilon <= 0:
-        raise ValueError(f"epsilon must be above zero, got {epsilon}")
+    _check(radius, epsilon)
     window = 2 * radius + 1
-    check_window(window)
     values = at_least_single(image)
     mean = window_mean(values, window)
     variance = window_mean(values * values, window) - mean * mean
@@ -38,6 +42,7 @@ class GuidedSplit(nn.Module):
 
     def __init__(self, radius: int = 15, epsilon: float = 1.0) -> None:
         super().__init__()
+        _check(radius, epsilon)
         self.radius, self.epsilon = radius, epsilon
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

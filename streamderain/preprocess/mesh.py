@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from streamderain.preprocess.image import check_image
+
 Size = tuple[int, int]  # rows and columns
 
 MESH: Size = (9, 13)  # control points, rows and columns; the outermost lie on the centres of the outermost pixels
@@ -135,14 +137,18 @@ def warp(image: Tensor, motion: Tensor, *, scale: float = 1.0) -> Tensor:
     """Fetch ``image`` at the places that ``motion`` names, bilinear, borders replicated.
 
     Args:
-        image: [B, C, H, W], any range, at ``1 / scale`` of the size that ``motion`` is given for.
+        image: [B, C, H, W], any float dtype and range, at ``1 / scale`` of the size that ``motion`` is given for.
         motion: [B, 2, rows, columns] displacement in px (x, y) of control points spread over the frame: what is shown
             at p was at p + motion(p).
         scale: full size over the size of ``image``; 4 for features at a quarter of the resolution.
 
     Returns:
-        [B, C, H, W] in the dtype of ``image``.
+        [B, C, H, W] in the dtype of ``image``; on the CPU ``image`` itself where nothing moves.
+
+    Raises:
+        ValueError: for what is no such image.
     """
+    check_image(image)
     if image.device.type == "cpu" and not torch.compiler.is_compiling() and not motion.any():
         return image  # a camera that stands: a third of the work is saved, and what is not resampled stays sharp
     with torch.autocast(image.device.type, enabled=False):  # training's would name the places in eight bits

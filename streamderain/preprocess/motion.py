@@ -258,6 +258,9 @@ def estimate_motion(moved: Tensor, reference: Tensor, before: Tensor | None = No
 
     Returns:
         [B, 2, 9, 13] float32: displacement of the control points in px, x and y.
+
+    Raises:
+        ValueError: for what is no such image.
     """
     with torch.no_grad(), torch.autocast(moved.device.type, enabled=False):
         factor = _factor(moved.shape[-2], moved.shape[-1])

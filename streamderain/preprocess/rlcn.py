@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from streamderain.preprocess.window import at_least_single, check_window, window_count, window_mean
+from streamderain.preprocess.image import at_least_single
+from streamderain.preprocess.window import check_window, window_count, window_mean
 
 
 def rlcn(image: Tensor, *, window: int = 9, epsilon: float = 1e-5) -> Tensor:
@@ -23,7 +24,7 @@ def rlcn(image: Tensor, *, window: int = 9, epsilon: float = 1e-5) -> Tensor:
         [B, C, H, W], 0..1, in the dtype of ``image``.
 
     Raises:
-        ValueError: if ``window`` is even or below 3.
+        ValueError: if ``window`` is even or below 3, or for what is no such image.
     """
     check_window(window)
     values = at_least_single(image) - 0.5  # about zero, so that the difference of squares keeps its digits

@@ -22,6 +22,9 @@ def same_scene(frame: Tensor, aligned: Tensor, *, closely: bool = True) -> Tenso
     whole or of its details: one scene in seven is as bright above and as dark below as another.
     A flash changes it and correlates; flat fog correlates with nothing and does not change. Details of frames that do
     not lie on each other have nothing in common either.
+
+    Raises:
+        ValueError: for what is no such image.
     """
     factor = max(1, min(frame.shape[-2:]) // _CUT_ROWS)
     both = torch.stack(opened_grey((frame, aligned), factor), 1)

@@ -7,11 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def at_least_single(image: Tensor) -> Tensor:
-    """The image in float32, or as it is in float64: local statistics drown in the rounding of half precision."""
-    return image if image.dtype in (torch.float32, torch.float64) else image.float()
-
-
 def window_mean(image: Tensor, size: int) -> Tensor:
     """Mean over ``size`` x ``size`` px (odd) around each pixel of [B, C, H, W], of those that lie in the image.
 

@@ -77,6 +77,14 @@ def test_an_even_window_is_refused() -> None:
             RLCN(window=window)
 
 
+def test_a_radius_or_epsilon_of_nothing_is_refused() -> None:
+    for radius, epsilon in ((0, 1.0), (3, 0.0)):
+        with pytest.raises(ValueError, match=f"radius = {radius}, epsilon = {epsilon}"):
+            GuidedSplit(radius, epsilon)
+        with pytest.raises(ValueError, match=f"radius = {radius}, epsilon = {epsilon}"):
+            guided_filter(torch.rand(1, 3, 8, 8), radius=radius, epsilon=epsilon)
+
+
 def test_guided_filter_is_its_definition() -> None:
     image, radius, epsilon = _picture(1, 14, 17).double(), 3, 0.02
 
