@@ -14,6 +14,7 @@ import torch
 
 from streamderain.adaptive import AdaptiveSession, ladder
 from streamderain.errors import StreamLostError
+from streamderain.exact import whole
 from streamderain.frame import Frame, FrameSink
 from streamderain.observe import Observer
 from streamderain.overlap import WriteBehind
@@ -52,6 +53,7 @@ class LiveStats:
             ``age_worst`` is the 99th percentile.
         interrupted: ``stop`` ended it.
         lost: the error that ended it: the camera was lost beyond its limit.
+        output_dropped, output_reconnects: frames that a network output could not send, and times that it came back.
     """
 
     frames: int
@@ -66,6 +68,8 @@ class LiveStats:
     age_worst: float | None
     interrupted: bool
     lost: StreamLostError | None = None
+    output_dropped: int = 0
+    output_reconnects: int = 0
 
     @property
     def fps(self) -> float:
@@ -182,7 +186,8 @@ def run_live(
 
     The source reads on its own thread, the network works in this one, encoding behind on another. Both are finished
     here: the source is closed; the sink is closed, also when the camera is lost for good, and aborted when anything
-    else raised or no frame was written. The times that are written increase strictly.
+    else raised or no frame was written. The times that are written begin at 0 and increase
+    strictly.
 
     Args:
         view: what is written instead of the clean frame; see `pipeline.comparison`. The sink must be of its size.
@@ -208,8 +213,11 @@ def run_live(
         check_derainer(one)
     if on_loss not in ON_LOSS:
         raise ValueError(f"on_loss must be {', '.join(ON_LOSS)}, got {on_loss!r}")
-    if max_age is not None and not max_age > 0:
-        raise ValueError(f"max_age must be above 0 s, got {max_age}")
+    for value, what in ((max_age, "max_age"), (duration, "duration")):
+        if value is not None and not value > 0:
+            raise ValueError(f"{what} must be above 0 s, got {value}")
+    if frames is not None:
+        frames = whole("frames", frames, least=1)
     stopped = stop if stop is not None else threading.Event()
     began = time.monotonic()
     stand_in, ages = _StandIn(source, on_loss), _Ages(observer)
@@ -231,11 +239,10 @@ def run_live(
 
     def hand_on(frame: Frame, captured_at: float | None) -> None:
         nonlocal written, first_pts, last_pts
-        if first_pts is None:
+        if first_pts is None:  # loading the model may have taken as long as it liked
             first_pts = frame.pts
-        elif frame.pts < last_pts + APART:
-            frame = replace(frame, pts=last_pts + APART)
-        last_pts = frame.pts
+        last_pts = max(frame.pts - first_pts, last_pts + APART) if written else 0
+        frame = replace(frame, pts=last_pts)
         behind.write((frame, captured_at))
         written += 1
         if on_frame is not None:
@@ -300,4 +307,6 @@ def run_live(
         age_worst=ages.quantile(0.99),
         interrupted=interrupted,
         lost=lost,
+        output_dropped=getattr(sink, "dropped", 0),
+        output_reconnects=getattr(sink, "reconnects", 0),
     )

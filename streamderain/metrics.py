@@ -23,6 +23,7 @@ _NUMBERS: tuple[tuple[str, str, str, Callable[[Snapshot], float]], ...] = (
     ("reconnects_total", "counter", "Times that the source came back.", lambda s: s.reconnects),
     ("output_dropped_frames_total", "counter", "Frames that the output could not send.", lambda s: s.output_dropped),
     ("output_reconnects_total", "counter", "Times that the output came back.", lambda s: s.output_reconnects),
+    ("output_away_seconds", "gauge", "Seconds since the output went away.", lambda s: s.output_away_seconds),
     ("idle_seconds", "gauge", "Seconds since the last processed frame.", lambda s: s.idle_seconds),
     ("up_seconds", "gauge", "Seconds since the stream was started.", lambda s: s.up_seconds),
 )
@@ -51,7 +52,7 @@ def exposition(snapshots: Sequence[Snapshot]) -> str:
 
 
 def ill(snapshot: Snapshot, *, idle: float = _IDLE) -> str | None:
-    """What is wrong with the stream: it is lost, or gave no frame for ``idle`` seconds; None if nothing is.
+    """What is wrong: the stream is lost, gave no frame or had no output for ``idle`` seconds; None if nothing is.
 
     A stream that has come to its end is well.
     """
@@ -59,6 +60,8 @@ def ill(snapshot: Snapshot, *, idle: float = _IDLE) -> str | None:
         return "the stream is lost"
     if not snapshot.ended and snapshot.idle_seconds > idle:
         return f"no frame for {snapshot.idle_seconds:.1f} s"
+    if not snapshot.ended and snapshot.output_away_seconds > idle:
+        return f"its output has been away for {snapshot.output_away_seconds:.1f} s"
     return None
 
 
@@ -68,7 +71,7 @@ def serve_metrics(observers: Sequence[Observer], address: tuple[str, int], *, id
     ``/healthz`` answers 200, or 503 when any stream is `ill`, and says in JSON how each is.
 
     Args:
-        idle: seconds without a frame after which a stream is ill.
+        idle: seconds without a frame, or without its output, after which a stream is ill.
 
     Raises:
         StreamderainError: the port is taken.

@@ -43,6 +43,7 @@ class Snapshot:
         skipped: camera frames that were not processed, because newer ones were there or they were too old.
         reconnects: times that the source came back.
         output_dropped, output_reconnects: frames that a network output could not send, and times that it came back.
+        output_away_seconds: for which a network output has been away; 0.0 while it is there.
         camera_fps, process_fps: frames/s over the last 5 s; 0.0 when none came.
         idle_seconds: since the last processed frame; since the beginning where there was none.
         frame_age: seconds from capture to output of the last frame whose age is known; None before.
@@ -61,6 +62,7 @@ class Snapshot:
     reconnects: int
     output_dropped: int
     output_reconnects: int
+    output_away_seconds: float
     camera_fps: float
     process_fps: float
     idle_seconds: float
@@ -92,6 +94,7 @@ class Observer:
         self._camera_times: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._process_times: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._output = (0, 0)
+        self._output_gone: float | None = None
         self._age: float | None = None
         self._age_counts = [0] * (len(AGE_BOUNDS) + 1)
         self._age_sum = 0.0
@@ -152,10 +155,14 @@ class Observer:
         with self._changed:
             self._count_age(age)
 
-    def tell_output(self, *, dropped: int, reconnects: int) -> None:
-        """What a network output has dropped so far, and how often it came back."""
+    def tell_output(self, *, dropped: int, reconnects: int, up: bool = True) -> None:
+        """What a network output has dropped so far, how often it came back, and whether it is there."""
         with self._changed:
             self._output = dropped, reconnects
+            if up:
+                self._output_gone = None
+            elif self._output_gone is None:
+                self._output_gone = self._clock()
 
     def _came(self) -> None:
         self._camera += 1
@@ -213,6 +220,7 @@ class Observer:
                 reconnects=self._reconnects,
                 output_dropped=self._output[0],
                 output_reconnects=self._output[1],
+                output_away_seconds=0.0 if self._output_gone is None else now - self._output_gone,
                 camera_fps=_rate(self._camera_times, now),
                 process_fps=_rate(self._process_times, now),
                 idle_seconds=now - self._last_frame,

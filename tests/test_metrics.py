@@ -84,11 +84,24 @@ def test_prometheus_reads_what_happened(observer: Observer, clock: Clock, server
     assert read["skipped_frames_total", ""] == 47
     assert read["reconnects_total", ""] == 1
     assert (read["output_dropped_frames_total", ""], read["output_reconnects_total", ""]) == (5, 2)
+    assert read["output_away_seconds", ""] == 0
     assert (read["state", "up"], read["state", "lost"]) == (1, 0)
     assert read["info", "fast"] == 1
     assert read["frame_age_seconds_count", ""] == read["frame_age_seconds_bucket", "+Inf"] == 4
     assert [read["frame_age_seconds_bucket", bound] for bound in ("0.2", "0.3", "5.0")] == [2, 3, 3]
     assert read["frame_age_seconds_sum", ""] == pytest.approx(30.43)
+
+
+def test_a_stream_whose_output_is_away_for_long_is_ill(observer: Observer, clock: Clock, server: WebServer) -> None:
+    for dropped, status in ((0, 200), (99, 200), (300, 503)):
+        observer.processed(FRAME, FRAME)
+        observer.tell_output(dropped=dropped, reconnects=0, up=False)
+        assert get(server.url + "healthz")[0] == status
+        clock.now += 2
+    assert samples(get(server.url + "metrics")[1].decode())["output_away_seconds", ""] == 6
+    observer.tell_output(dropped=400, reconnects=1)
+    observer.processed(FRAME, FRAME)
+    assert get(server.url + "healthz")[0] == 200
 
 
 def test_no_digit_of_a_large_counter_is_lost(observer: Observer) -> None:

@@ -40,6 +40,7 @@ Made = TypeVar("Made")
 _DATED = re.compile("%[YmdHMS]")
 _JUDGED_AFTER = 10.0  # seconds until it is said that the machine is too slow
 _TOO_SLOW = 0.1  # of the camera's frames skipped
+_TOO_OLD = 1.0  # seconds that a frame is old where none is skipped
 _BY_COST = ("quality", "balanced", "fast")
 
 
@@ -50,7 +51,11 @@ def takes_live(ctx: click.Context, uri: str, options: RunOptions) -> bool:
 
     with usage_errors():
         wanted = live_source_options(options)
-    live = options.live if options.live is not None else is_live(uri, read_timeout=wanted.read_timeout)
+    # A camera that is off is one all the same for who says what to do until it is there.
+    as_live = options.wait > 0 or any(name != "read_timeout" for name in given_only_for(ctx, "live"))
+    live = options.live
+    if live is None:
+        live = is_live(uri, read_timeout=wanted.read_timeout, unknown=as_live)
     if not live and options.latency == "realtime":
         raise click.UsageError(
             "--latency realtime would skip frames of INPUT, which is a recording; add --live if it is not", ctx=ctx
@@ -74,7 +79,7 @@ def live_source_options(options: RunOptions) -> LiveOptions:
     return LiveOptions(
         newest=options.latency != "all",
         read_timeout=options.read_timeout,
-        reconnect=options.reconnect,
+        reconnect=options.reconnect and options.on_loss != "stop",
         reconnect_limit=options.reconnect_limit,
         wait=options.wait,
         transport=options.transport,
@@ -187,6 +192,7 @@ class _ToldLive(Told):
     ) -> None:
         super().__init__(reporter, observer, source, sink)
         self._live, self._judge = source, not options.adaptive  # which tells of its steps by itself
+        self._newest = options.latency != "all"
         cheapest = _BY_COST[-1]
         self._cheapest = f" or -m {cheapest}" if options.model in _BY_COST[:-1] else ""
         self._began: tuple[float, int, int] | None = None  # when, and what had come and been skipped by then
@@ -200,11 +206,17 @@ class _ToldLive(Told):
         if self._judge and now - began > _JUDGED_AFTER:
             self._judge = False
             came, skipped = self._live.camera_frames - came, self._live.skipped - skipped
+            age = self._observer.snapshot().frame_age
             if skipped > _TOO_SLOW * came:
                 seconds = now - began
                 self._reporter.note(
                     f"this machine processes {(came - skipped) / seconds:.1f} of the camera's {came / seconds:.1f}"
                     f" frames/s and skips the others; try --adaptive{self._cheapest}"
+                )
+            elif not self._newest and age is not None and age > _TOO_OLD:
+                self._reporter.note(
+                    f"this machine is slower than the camera: frames are {age:.1f} s old by now, and ever older;"
+                    f" try --adaptive{self._cheapest}, or leave out --latency all"
                 )
 
 
@@ -230,6 +242,8 @@ def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int
         camera_frames=stats.camera_frames,
         skipped=stats.skipped,
         reconnects=stats.reconnects,
+        output_dropped=stats.output_dropped,
+        output_reconnects=stats.output_reconnects,
         resets=stats.resets,
         concealed=stats.concealed,
         seconds=round(stats.seconds, 3),
@@ -244,6 +258,9 @@ def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int
         reporter.say(
             "concealed", f"{counted(stats.concealed, 'frame')} arrived damaged and were repaired by the decoder"
         )
+    if stats.output_dropped:
+        back = f", which came back {counted(stats.output_reconnects, 'time')}" if stats.output_reconnects else ""
+        reporter.say("output_dropped", f"{counted(stats.output_dropped, 'frame')} not sent to the output{back}")
     if stats.lost is not None:
         reporter.error(str(stats.lost), code=code)
     return code

@@ -71,9 +71,9 @@ def read_config(path: Path, ctx: click.Context) -> tuple[RunOptions, list[Stream
     streams: list[Stream] = []
     for name, table in tables.items():
         where = f"{path}: streams.{name}"
+        own = _options({key: value for key, value in table.items() if key not in _STREAM_ONLY}, ctx, where=where)
         if missing := [key for key in ("input", "output") if not isinstance(table.get(key), str)]:
             raise click.UsageError(f"{where} has no {' and no '.join(missing)}", ctx=ctx)
-        own = _options({key: value for key, value in table.items() if key not in _STREAM_ONLY}, ctx, where=where)
         if shared := sorted(same_for_all & own.keys()):
             raise click.UsageError(f"{where}: {shared[0]} is for all streams; write it above the tables", ctx=ctx)
         context = click.Context(ctx.command, info_name=name)

@@ -66,7 +66,7 @@ watch_options = section(
         "--healthy-within",
         type=Seconds(above_zero=True),
         default="10s",
-        help="/healthz answers 503 after this long without a finished frame.",
+        help="/healthz answers 503 after this long without a finished frame, or with the output away.",
     ),
     only_for="videos",
     for_all=True,
@@ -124,10 +124,11 @@ def describe(observer: Observer, derainer: DerainerLike) -> None:
 
 
 def tell_output(observer: Observer, sink: object) -> None:
-    """Tells the observer what a network output has dropped; others drop nothing."""
+    """Tells the observer how a network output is; others are always there and drop nothing."""
     dropped, reconnects = getattr(sink, "dropped", 0), getattr(sink, "reconnects", 0)
-    if dropped or reconnects:
-        observer.tell_output(dropped=dropped, reconnects=reconnects)
+    up = getattr(sink, "connected", True)
+    if dropped or reconnects or not up:
+        observer.tell_output(dropped=dropped, reconnects=reconnects, up=up)
 
 
 def with_hud(view: View | None, observer: Observer, options: WatchOptions) -> View | None:

@@ -72,33 +72,39 @@ def _scheme(uri: str) -> str:
     return uri.split("://")[0].lower() if ffmpeg.is_url(uri) else ""
 
 
+def is_served(uri: str) -> bool:
+    """True for what HTTP serves, which may be a stream or a recording."""
+    return _scheme(uri) in _PERHAPS
+
+
 def is_device(uri: str) -> bool:
     """True for a video device, by path or by number."""
     return _DEVICE.fullmatch(uri) is not None or (uri.isdecimal() and not os.path.exists(uri))
 
 
-def is_live(uri: str, *, read_timeout: float = 5.0) -> bool:
+def is_live(uri: str, *, read_timeout: float = 5.0, unknown: bool = False) -> bool:
     """Whether ``uri`` is a camera or a stream that goes on by the clock.
 
     What HTTP serves may be either. It is opened once to see whether it says how long it is: a recording does, also one
-    that is served as a playlist. What cannot be opened counts as not live; who opens it next will say why.
+    that is served as a playlist. What cannot be opened counts as ``unknown``; who opens it next will say why.
 
     Raises:
-        InputError: who serves it says nothing for ``read_timeout`` seconds.
+        InputError: who serves it says nothing for ``read_timeout`` seconds, and it is not taken for live.
     """
-    scheme = _scheme(uri)
-    if scheme in _PERHAPS:
+    if is_served(uri):
         options, timeout = patience(uri, read_timeout)
         try:
             with av.open(uri, options=_LATER | options, timeout=timeout) as container:
                 return container.duration is None
         except TIMED_OUT as error:
+            if unknown:
+                return True
             raise InputError(
                 f"{redact(uri)} cannot be opened: no answer within {read_timeout:g} s", hint=unanswered(uri)
             ) from ffmpeg.redacted(error)
         except ffmpeg.ERRORS:
-            return False
-    return scheme in _LIVE or is_device(uri)
+            return unknown
+    return _scheme(uri) in _LIVE or is_device(uri)
 
 
 def patience(uri: str, read_timeout: float) -> tuple[dict[str, str], tuple[float | None, float] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from fractions import Fraction
 
@@ -23,10 +24,12 @@ class OutputClock:
 
     Args:
         step: ticks between two pictures, nominally.
+        waits: pictures wait for who takes them. However late they come then, it says nothing of the camera's clock.
     """
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, *, waits: bool = False) -> None:
         self._step = max(1, step)
+        self._waits = waits
         self._began: float | None = None
         self._anchor: tuple[Fraction, float] | None = None  # the camera's time in seconds, ours in ticks
         self._last: int | None = None
@@ -49,6 +52,8 @@ class OutputClock:
             theirs, ours = self._anchor
             mapped = float((pts * base - theirs) / TICK) + ours
             error = (elapsed - mapped) * float(TICK)
+            if self._waits and self._last is not None:
+                error = min(error, 0.0) if mapped > self._last else -math.inf
             if not -_AHEAD <= error <= _BEHIND:
                 mapped = None
             elif abs(error) > _SLEW_FROM:
@@ -57,6 +62,8 @@ class OutputClock:
                 self._anchor = (theirs, ours + shift)
         if mapped is None:
             mapped = elapsed if self._last is None else max(elapsed, self._last + self._step)
+            if self._waits and self._last is not None and self._anchor is not None:
+                mapped = self._last + self._step  # the camera's clock was set, and ours says when we were free
             self._anchor = (pts * base, mapped) if pts is not None else None
         out = round(mapped)
         if self._last is not None:

@@ -6,7 +6,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import av
@@ -53,6 +53,9 @@ class LostError(Exception):
         self.late = late
 
 
+Kind = Literal["stream", "segments", "recording"]
+
+
 class Arrival(NamedTuple):
     """A decoded picture as it came.
 
@@ -75,10 +78,13 @@ class Connection(Protocol):
     Attributes:
         damaged: packets that could not be decoded, and pictures that the decoder patched up.
         notes: what is to be said aloud of it.
+        kind: a "stream", whose pictures come as they are taken; the "segments" of a playlist, many pictures at once;
+            or a "recording", which says how long it is and can be read as fast as one likes.
     """
 
     damaged: int
     notes: list[str]
+    kind: Kind
 
     @property
     def time_base(self) -> Fraction:
@@ -139,12 +145,22 @@ def refusal(error: BaseException, url: str, *, within: float | None = None) -> t
         return f"no answer within {within:g} s", unanswered(url)
     if splits_password(url):
         return "its password ends the address", ESCAPES
+    if not _has_port(url):
+        return "its port is none", "ports are numbers from 1 to 65535"
     reason, place = ffmpeg.explain(error, []), where(url)  # FFmpeg's own line says the same in more words
     hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
     unknown = isinstance(error, (socket.gaierror, UnicodeError))
     if unknown or (getattr(error, "errno", None) == errno.EIO and not _resolves(url)):
         reason, hint = "no host of this name is known", f"check the name: {place}"
     return reason, hint
+
+
+def _has_port(url: str) -> bool:
+    """False where what stands for the port of ``url`` cannot be one."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError as error:
+        return "Port" not in str(error)
 
 
 def _resolves(url: str) -> bool:

@@ -16,10 +16,11 @@ from av.container import InputContainer
 from streamderain.errors import InputError
 from streamderain.frame import VideoInfo
 from streamderain.video import ffmpeg, probe
-from streamderain.video.address import TIMED_OUT, Address
+from streamderain.video.address import TIMED_OUT, Address, is_served
 from streamderain.video.connection import (
     SOUND_LEFT_OUT,
     Arrival,
+    Kind,
     LostError,
     check_pictures,
     refusal,
@@ -71,6 +72,9 @@ class Demuxed:
             self.close()
             raise
         without_delay(self._video.codec_context)
+        self.kind: Kind = "segments" if self._container.format.name == "hls" else "stream"
+        if address.paced or (is_served(address.url) and self._container.duration is not None):
+            self.kind = "recording"
         others = {str(stream.type) for stream in self._container.streams if stream.index != self._video.index}
         if "audio" in others:
             self.notes.append(SOUND_LEFT_OUT)

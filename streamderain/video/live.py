@@ -18,7 +18,7 @@ from streamderain.observe import Observer, StreamState
 from streamderain.overlap import RunAhead
 from streamderain.video.address import Address, Transport, address, listening_for
 from streamderain.video.connect import connect
-from streamderain.video.connection import LostError
+from streamderain.video.connection import Connection, LostError
 from streamderain.video.live_frames import Captured, LiveFrames
 from streamderain.video.reconnect import Backoff
 
@@ -72,7 +72,7 @@ class LiveSource:
     """A FrameSource over a camera or stream that may go away and come back. Made by `open_live`.
 
     One thread of its own connects, reads and decodes; the consumer takes. Iterating yields every frame that `take`
-    gives and ends by raising `StreamLostError`.
+    gives and ends by raising `StreamLostError`, or ValueError when it is closed.
 
     Attributes:
         info: what a sink must know, from the first picture; ``live`` is True. Pictures of another size that come
@@ -91,10 +91,11 @@ class LiveSource:
         self._concealed = 0
         self._address, self._options, self._observer = where, options, observer
         self._closing = threading.Event()
-        self._frames = LiveFrames(where.name, paced=where.paced, closing=self._closing, observer=observer)
+        self._frames = LiveFrames(where.name, newest=options.newest, closing=self._closing, observer=observer)
         self._connections = 0
         self._lost_at: float | None = None
         self._why: LostError | InputError | None = None
+        self._streams = False
         self._busy_since: float | None = None
         self._reader, self._stuck = 0, 0
         self._skipped_before = 0
@@ -154,11 +155,15 @@ class LiveSource:
         Raises:
             StreamLostError: it is lost beyond its limit.
             InputError: it turned into something that cannot be derained.
+            ValueError: it is closed.
         """
-        if self._ahead.ready(within):
-            return next(self._ahead, None)
-        self._watch()
-        return None
+        if not self._ahead.ready(within):
+            self._watch()
+            return None
+        captured = next(self._ahead, None)
+        if captured is None and self._closing.is_set():
+            raise ValueError(f"{self.name} is closed")
+        return captured
 
     def wait_first(self, within: float) -> bool:
         """Whether there is a first picture, and with it ``info``; waits up to ``within`` seconds.
@@ -175,7 +180,7 @@ class LiveSource:
         return True
 
     def __iter__(self) -> Iterator[Frame]:
-        while not self._closing.is_set():
+        while True:
             captured = self.take(_LOOK_EVERY)
             if captured is not None:
                 yield captured.frame
@@ -240,7 +245,8 @@ class LiveSource:
         if self._observer is not None:
             self._observer.set_state("lost")
         after = f" after {self.lost_for():.0f} s without it" if self._limit else ""
-        hint = error.hint if self._options.reconnect else "leave out --no-reconnect to have it come back by itself"
+        comes_back = "leave out --no-reconnect and --on-loss stop to have it come back by itself"
+        hint = error.hint if self._options.reconnect else comes_back
         return StreamLostError(f"{self.name} is lost{after}: {error}", hint=hint)
 
     @property
@@ -259,9 +265,7 @@ class LiveSource:
             if self._closing.wait(backoff.next()) or self._left(reader):
                 return
             try:
-                connection = connect(
-                    self._asked(began), read_timeout=self._options.read_timeout, busy=lambda on: self._busy(reader, on)
-                )
+                connection = self._connect(reader, began)
             except (LostError, InputError) as error:
                 if self._left(reader):
                     return
@@ -293,6 +297,18 @@ class LiveSource:
                 told = time.monotonic()
             finally:
                 connection.close()
+
+    def _connect(self, reader: int, began: float) -> Connection:
+        """Raises: as `connect`; LostError also where a recording is all that is left of a stream."""
+        connection = connect(
+            self._asked(began), read_timeout=self._options.read_timeout, busy=lambda on: self._busy(reader, on)
+        )
+        if not self._frames.begun:
+            self._streams = connection.kind != "recording"
+        elif self._streams and connection.kind == "recording":
+            connection.close()
+            raise LostError("it has come to its end, and what it serves now is a recording")
+        return connection
 
     def _asked(self, began: float) -> Address:
         """The address, with what is left of ``wait`` as the time limit where a publisher is waited for."""
@@ -339,7 +355,8 @@ class LiveSource:
                     f"{self.name}: nobody connected and sent a picture within {self._options.wait:g} s",
                     hint="does the publisher send to this address? Without --wait it is waited for as long as it takes",
                 ) from error
-            after = f" within {self._options.wait:g} s" if self._options.wait and not error.final else ""
+            told = error.final or error.late  # which says after how long
+            after = f" within {self._options.wait:g} s" if self._options.wait and not told else ""
             hint = "does another program listen there? Choose another port" if _barred(error) else error.hint
             raise InputError(f"{self.name} cannot be opened{after}: {error}", hint=hint) from error
         first = self._lost_at is None

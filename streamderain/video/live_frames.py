@@ -18,6 +18,7 @@ from streamderain.video.letterbox import Letterbox
 from streamderain.video.pace import Pace
 
 _FASTEST = 240  # frames/s; what says more counts ticks, not pictures
+_SEGMENTS_GONE = 1.0  # seconds between two pictures of a playlist: its server did not wait for us
 _SMOOTH = 0.1  # weight of the newest interval in the running mean
 _AT_MOST = 2.0  # times that mean, of one interval: a hiccup is no rate, and a camera that slows down is followed
 
@@ -43,17 +44,17 @@ class LiveFrames:
 
     Args:
         name: of the source, for people.
-        paced: pictures come when their time is there, whenever they were read.
-        closing: ends the waiting for that.
+        newest: frames that are not taken in time make room for newer ones; else they wait, and so does the camera.
+        closing: ends the waiting for the moment of a picture that was read before it.
     """
 
-    def __init__(self, name: str, *, paced: bool, closing: threading.Event, observer: Observer | None) -> None:
+    def __init__(self, name: str, *, newest: bool, closing: threading.Event, observer: Observer | None) -> None:
         self.info: VideoInfo
         self.description = ""
         self.camera_frames = 0
         self.interval = float(1 / ffmpeg.ASSUMED_RATE)
         self.notes: list[str] = []
-        self._name, self._paced, self._closing, self._observer = name, paced, closing, observer
+        self._name, self._newest, self._closing, self._observer = name, newest, closing, observer
         self._clock: OutputClock | None = None
         self._box: Letterbox | None = None
         self._arrived = 0.0
@@ -77,7 +78,11 @@ class LiveFrames:
             LostError: the connection is lost.
             UnsupportedInputError: HDR, or a colour matrix that cannot be converted.
         """
-        capture, pace = CaptureClock(), Pace(self._closing, late=math.inf) if self._paced else None
+        capture, pace = CaptureClock(), None
+        if connection.kind == "recording":
+            pace = Pace(self._closing, late=math.inf)
+        elif connection.kind == "segments":
+            pace = Pace(self._closing, gap=_SEGMENTS_GONE)
         base = connection.time_base
         reader: colour.RgbReader | None = None
         like: object = None
@@ -124,9 +129,11 @@ class LiveFrames:
             self.description = connection.describe(picture, self.info)
             self.interval = float(1 / (rate or ffmpeg.ASSUMED_RATE))
             self._box = Letterbox(info.width, info.height)
-            self._clock = OutputClock(round(1 / (rate or ffmpeg.ASSUMED_RATE) / TICK))
-        elif (picture.width, picture.height) not in (size := (self.info.width, self.info.height), size[::-1]):
-            notes.append(f"the picture is {picture.width}x{picture.height} now, fitted into {size[0]}x{size[1]}")
+            self._clock = OutputClock(round(1 / (rate or ffmpeg.ASSUMED_RATE) / TICK), waits=not self._newest)
+        else:
+            shown = (picture.width, picture.height)[:: -1 if turned.turn in (90, 270) else 1]
+            if shown != (size := (self.info.width, self.info.height)):
+                notes.append(f"the picture is {shown[0]}x{shown[1]} now, fitted into {size[0]}x{size[1]}")
         if picture.interlaced_frame:
             notes.append("interlaced: shown as it comes, not deinterlaced")
         self.notes += [note for note in notes if note not in self.notes]

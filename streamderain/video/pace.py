@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -14,16 +15,20 @@ class Pace:
     Args:
         stop: when it gets set, nothing is waited for any more.
         late: seconds behind the clock from which on it is not made up for.
+        gap: seconds between two frames from which on it is not waited for.
     """
 
-    def __init__(self, stop: threading.Event | None = None, *, late: float = _LATE) -> None:
+    def __init__(self, stop: threading.Event | None = None, *, late: float = _LATE, gap: float = math.inf) -> None:
         self._stop = stop if stop is not None else threading.Event()
-        self._late = late
+        self._late, self._gap = late, gap
         self._start: float | None = None
+        self._before = 0.0
 
     def await_moment(self, seconds: float) -> None:
         """Waits until the frame at ``seconds`` of the recording is due; one that is far too late resets the clock."""
         now = time.monotonic()
-        if self._start is None or now - (self._start + seconds) > self._late:
+        late, gap = self._late, self._gap
+        if self._start is None or now - (self._start + seconds) > late or seconds - self._before > gap:
             self._start = now - seconds
+        self._before = seconds
         self._stop.wait(max(0.0, self._start + seconds - now))

@@ -64,6 +64,11 @@ class PublishSink(Finishing):
         """Connections after the first."""
         return self._link.reconnects
 
+    @property
+    def connected(self) -> bool:
+        """Whether the target is there, as far as that is known."""
+        return self._link.connected
+
     def write(self, frame: Frame) -> None:
         """Encodes one frame and hands it on; a file's at the time when it is due.
 

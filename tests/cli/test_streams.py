@@ -186,6 +186,7 @@ def test_the_configuration_among_the_examples_is_understood() -> None:
         ("a = " + 3000 * "[", ("is not TOML",)),
         (f"a = {5000 * '1'}", ("is not TOML",)),
         ('[streams.a]\ninput = "x"', ("streams.a has no output",)),
+        ('[streams.a]\ninput = "x"\noutptu = "y"', ("streams.a", "no option 'outptu'")),
         (
             '[streams.a]\ninput="x"\noutput="y"\n[streams.b]\ninput="z"\noutput="y"',
             ("streams.b", "output of streams.a"),

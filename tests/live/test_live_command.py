@@ -222,6 +222,15 @@ def test_the_exit_code_tells_how_a_live_run_ended(ended: dict[str, Any], signal_
     assert _say_end(Reporter(), "out.mp4", replace(stats, **ended), signal_code) == code
 
 
+def test_what_the_output_never_got_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = LiveStats(
+        frames=9, held=0, camera_frames=9, skipped=0, reconnects=0, resets=0, concealed=0, seconds=1.0, age_median=None,
+        age_worst=None, interrupted=False, output_dropped=4, output_reconnects=1,
+    )  # fmt: skip
+    _say_end(Reporter(), "rtsp://server/x", stats, 0)
+    assert "4 frames not sent to the output, which came back 1 time" in capsys.readouterr().err
+
+
 def test_what_is_cheaper_than_a_model_comes_dearest_first() -> None:
     @dataclass
     class Options:
@@ -243,6 +252,16 @@ def test_a_machine_that_is_too_slow_is_told_once(camera: Make, monkeypatch: pyte
     assert result.exit_code == 0, result.output
     assert result.output.count("frames/s and skips the others; try --adaptive") == (0 if adaptive else 1)
     assert "-m fast" not in result.output, "which it has"
+
+
+def test_frames_that_get_older_and_older_are_told(camera: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamderain.cli.live._JUDGED_AFTER", 1.0)
+    monkeypatch.setattr("streamderain.cli.live._TOO_OLD", 0.2)
+    url = camera("--size", "320x240", "--fps", 60).url()
+    arguments = ["run", url, "null:", "-m", "balanced", "--device", "cpu", "--backend", "eager", "--duration", "2"]
+    result = CliRunner().invoke(cli, [*arguments, "--latency", "all"])
+    assert result.exit_code == 0, result.output
+    assert " s old by now, and ever older; try --adaptive or -m fast, or leave out --latency all" in result.output
 
 
 @pytest.mark.parametrize(

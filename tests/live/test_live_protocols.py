@@ -11,18 +11,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from streamderain.errors import InputError
+from streamderain.cli import cli
+from streamderain.errors import InputError, StreamLostError
 from streamderain.video.address import is_live
 from streamderain.video.connect import connect
 from streamderain.video.live import LiveOptions, LiveSource, open_live
 from tests.live.cameras import ROOT
 from tests.live.fake_camera import now_ms, read_stamp
+from tests.video.clips import write_clip
 
 Publish = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -222,6 +226,70 @@ def test_http_is_live_when_it_has_no_end_and_a_recording_is_not(web: str, tmp_pa
 def test_an_endless_http_stream_opens_and_is_fresh(web: str) -> None:
     with open_live(f"{web}/live") as source:
         _fresh(source)
+
+
+def _segment(folder: Path, number: int) -> None:
+    """A second of video, numbered, in `SEGMENTS` of 25 pictures."""
+    pts = [90000 * number + 3600 * i for i in range(25)]
+    write_clip(folder / f"s{number}.ts", time_base=Fraction(1, 90000), pts=pts, options={"bf": "0"})
+
+
+def _playlist(folder: Path, count: int, *, ended: bool = False) -> None:
+    lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:1", "#EXT-X-MEDIA-SEQUENCE:0"]
+    for number in range(count):
+        lines += ["#EXTINF:1.0,", f"s{number}.ts"]
+    (folder / "new").write_text("\n".join([*lines, *(["#EXT-X-ENDLIST"] if ended else [])]) + "\n")
+    (folder / "new").rename(folder / "live.m3u8")
+
+
+def test_segments_that_come_as_a_whole_are_shown_picture_by_picture_and_once(web: str, tmp_path: Path) -> None:
+    for number in range(7):
+        _segment(tmp_path, number)
+    _playlist(tmp_path, 3)
+    assert is_live(f"{web}/live.m3u8")
+    options = LiveOptions(reconnect_limit=2.0, read_timeout=2.0)
+    pts: list[int] = []
+    with open_live(f"{web}/live.m3u8", options) as source:
+        began, there, ended = time.monotonic(), 3, ""
+        while not ended and time.monotonic() - began < 30:
+            try:
+                captured = source.take(0.1)
+            except StreamLostError as error:
+                ended = str(error)
+                break
+            if captured is not None:
+                pts.append(captured.frame.pts)
+            if there < 7 and time.monotonic() - began > there - 2:
+                there += 1
+                _playlist(tmp_path, there, ended=there == 7)
+        assert "it has come to its end, and what it serves now is a recording" in ended
+        assert source.skipped < 10
+    assert 160 <= len(pts) + source.skipped <= 175, "none is shown again"
+    steps = sorted(b - a for a, b in pairwise(pts))
+    assert steps[len(steps) // 10] == steps[len(steps) * 9 // 10] == 3600
+    assert pts[-1] / 90000 == pytest.approx(7.0, abs=1.0)
+
+
+def test_a_recording_on_a_server_that_plays_the_camera_comes_by_the_clock(web: str, tmp_path: Path) -> None:
+    write_clip(tmp_path / "old.mkv", count=50)
+    with open_live(f"{web}/old.mkv") as source:
+        began, count = time.monotonic(), 0
+        while count < 60:
+            count += source.take(0.1) is not None
+        assert time.monotonic() - began > 1.5
+        assert source.reconnects >= 1, "it begins again"
+
+
+def test_a_camera_by_http_that_is_off_is_waited_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/x.ts"
+    assert is_live(url, unknown=True)
+    result = CliRunner().invoke(cli, ["run", url, "null:", "-m", "identity", "--wait", "1"])
+    assert result.exit_code == 4, result.output
+    assert "cannot be opened within 1 s: Connection refused" in result.stderr
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.ts"
+        assert is_live(url, read_timeout=0.5, unknown=True)
 
 
 def test_a_file_that_plays_the_camera_comes_by_the_clock_and_begins_again(tmp_path: Path, publish: Publish) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -234,7 +235,30 @@ def test_the_time_asked_for_begins_with_the_first_frame_written(late: float) -> 
     """However long the network takes to get ready: the camera's time has begun long before."""
     sink = Collect()
     run_live(Punctual(late), sink, Stub(), duration=1.0)
-    assert (sink.pts[-1] - sink.pts[0]) / 90000 == pytest.approx(24 / 25)
+    assert sink.pts[0] == 0
+    assert sink.pts[-1] / 90000 == pytest.approx(24 / 25)
+
+
+@pytest.mark.parametrize("wrong", [{"frames": "5"}, {"frames": 0}, {"duration": float("nan")}, {"max_age": 0.0}])
+def test_an_argument_that_means_nothing_is_refused_before_anything_is_touched(wrong: dict[str, Any]) -> None:
+    sink = Collect()
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        run_live(Punctual(0.0), sink, Stub(), **wrong)
+    assert not sink.closed
+    assert not sink.aborted
+
+
+def test_a_source_that_is_closed_ends_the_run(camera: Make, running: Start) -> None:
+    source = open_live(camera().url(), QUICK)
+    sink = Collect()
+    run = running(source, sink)
+    sink.wait_more(3)
+    source.close()
+    with pytest.raises(ValueError, match="is closed"):
+        run.ended(within=5)
+    assert sink.aborted
+    with pytest.raises(ValueError, match="is closed"):
+        run_live(source, Collect(), Stub())
 
 
 def test_the_network_remembers_the_last_frame_of_a_slow_camera() -> None:

@@ -124,6 +124,8 @@ def test_nothing_listening_unknown_hosts_and_silent_ones_are_told_apart(camera: 
         with pytest.raises(InputError, match=r"its password ends the address: write / in it as %2F") as caught:
             open_live(f"rtsp://user:{password}@127.0.0.1:{port}/cam", QUICK)
         assert password not in str(caught.value)
+    with pytest.raises(InputError, match=r"its port is none: ports are numbers from 1 to 65535"):
+        open_live("rtsp://127.0.0.1:99999/cam", QUICK)
     made = camera()
     made.tell("mute")
     time.sleep(0.3)
@@ -208,15 +210,19 @@ def test_only_a_connection_that_has_lasted_is_made_again_at_once(
         assert (source.reconnects <= 3) == few
 
 
-def test_a_change_of_size_is_fitted_into_the_first_size(camera: Make) -> None:
+@pytest.mark.parametrize(
+    ("size", "border"), [("128x48", (slice(10), slice(None))), ("48x64", (slice(None), slice(10)))]
+)
+def test_a_change_of_size_is_fitted_into_the_first_size(camera: Make, size: str, border: tuple[slice, slice]) -> None:
     made = camera()
     with open_live(made.url(), QUICK) as source:
         _take(source, 5)
-        made.tell("size 128x48")
-        wait_until(lambda: any("fitted" in note for note in source.notes), meanwhile=lambda: source.take(0.05))
+        made.tell(f"size {size}")
+        note = f"the picture is {size} now, fitted into 64x48"
+        wait_until(lambda: note in source.notes, meanwhile=lambda: source.take(0.05))
         captured = _take(source, 3)[-1]
         assert (captured.frame.width, captured.frame.height) == (64, 48)
-        assert int(captured.frame.pixels[:10].max()) == 0  # black above a picture that is wider
+        assert int(captured.frame.pixels[border].max()) == 0  # black above or beside it
         assert int(captured.frame.pixels[24].max()) > 50
 
 

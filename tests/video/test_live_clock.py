@@ -34,6 +34,16 @@ def test_intervals_within_a_connection_are_the_cameras_own_whatever_the_network_
     assert {b - a for a, b in pairwise(out)} == {3600}
 
 
+def test_pictures_that_waited_for_us_keep_the_cameras_intervals_however_late_they_are() -> None:
+    clock = OutputClock(3600, waits=True)
+    out = [clock.stamp(i * 3600, BASE, 10 + i / 5) for i in range(300)]
+    assert {b - a for a, b in pairwise(out)} == {3600}
+    for number, seconds in enumerate((100, -50)):  # that the camera's clock is set to and fro
+        moved = (300 + number + 25 * seconds) * 3600
+        out.append(clock.stamp(moved, BASE, 10 + (300 + number) / 5))
+    assert out[-1] - out[-2] == out[-2] - out[-3] == 3600
+
+
 def test_another_time_base_is_converted_exactly() -> None:
     clock = OutputClock(3000)
     out = [clock.stamp(i, Fraction(1, 30), 5 + i / 30) for i in range(60)]
@@ -143,9 +153,17 @@ def test_a_recording_that_falls_far_behind_goes_on_at_its_own_pace(monkeypatch: 
     assert stop.wait.call_args.args[0] == pytest.approx(0.5)
 
 
+def test_a_gap_of_segments_that_are_gone_is_not_waited_for() -> None:
+    stop = MagicMock()
+    paced = pace.Pace(stop, gap=1.0)
+    for seconds in (10.0, 10.5, 16.0, 16.5):
+        paced.await_moment(seconds)
+    assert [call.args[0] for call in stop.wait.call_args_list] == pytest.approx([0.0, 0.5, 0.0, 0.5], abs=0.1)
+
+
 def test_the_camera_s_interval_is_followed_and_one_hiccup_is_no_rate() -> None:
     seen = Observer()
-    frames = LiveFrames("cam", paced=False, closing=threading.Event(), observer=seen)
+    frames = LiveFrames("cam", newest=True, closing=threading.Event(), observer=seen)
     for number in range(200):
         frames._count(10 + number * 0.2)
     assert frames.interval == pytest.approx(0.2, rel=0.01)

@@ -17,6 +17,7 @@ from streamderain.video.connection import (
     SOUND_LEFT_OUT,
     STATUS_HINTS,
     Arrival,
+    Kind,
     LostError,
     check_pictures,
     refusal,
@@ -49,6 +50,8 @@ class Camera:
         InputError: it is open, and holds no video.
         UnknownToUsError: FFmpeg may be able to read it.
     """
+
+    kind: Kind = "stream"
 
     def __init__(self, address: Address, *, read_timeout: float, busy: Callable[[bool], None]) -> None:
         self._busy = busy
