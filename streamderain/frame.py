@@ -42,6 +42,8 @@ class Colour:
 class Frame:
     """One picture and its time.
 
+    The pixels of a frame that was handed on must not change: pipelines keep several, and work on them on other threads.
+
     Attributes:
         pixels: [H, W, 3] gamma-encoded R'G'B', uint8 0..255, or uint16 0..65535 for sources deeper than 8 bits.
         pts: presentation time in ticks of ``time_base``.
@@ -146,7 +148,10 @@ class PlaneSource(Protocol):
 
 
 class FrameSource(PlaneSource, Protocol):
-    """A `PlaneSource` that yields `Frame`s alone: what ``open_source`` makes, and what your own source is."""
+    """A `PlaneSource` that yields `Frame`s alone: what ``open_source`` makes, and what your own source is.
+
+    Each frame has pixels of its own: a source that fills one tensor again and again yields copies of it.
+    """
 
     def __iter__(self) -> Iterator[Frame]: ...
 
