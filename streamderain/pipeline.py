@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from streamderain.frame import Frame, FrameSink, PlaneSource, VideoInfo, check_f
 from streamderain.leadin import with_lead_in
 from streamderain.overlap import RunAhead, WriteBehind
 from streamderain.preprocess.colour import rgb_frame
+from streamderain.redaction import in_line
 from streamderain.session import Derainer, DerainerLike, Prepared, SessionLike
 from streamderain.yuv import Delivery, YuvFrame
 
@@ -117,8 +117,8 @@ def derain(frames: Iterable[Frame | YuvFrame], derainer: DerainerLike | None = N
         UnsupportedInputError: when the size changes on the way.
         ModelError, DeviceError, EngineError: when the model cannot be had.
     """
-    if isinstance(frames, str | bytes | os.PathLike):
-        raise TypeError(f"frames must be Frames, such as streamderain.open_source reads, got {frames!r}")
+    if isinstance(frames, str | bytes) or not isinstance(frames, Iterable):
+        raise TypeError(f"frames must be Frames, such as streamderain.open_source reads, got {in_line(repr(frames))}")
     if derainer is not None:
         check_derainer(derainer)
     return _derained(frames, derainer)
@@ -143,7 +143,8 @@ def run(
 ) -> RunStats:
     """Derain ``source`` into ``sink``: decoding ahead and encoding behind on threads, the network in this one.
 
-    The part of the network's work that needs no earlier result (`Session.prepare`) is done on the decoding thread.
+    Several frames are on their way at a time, so a frame's pixels must not change once the source has yielded it. The
+    part of the network's work that needs no earlier result (`Session.prepare`) is done on the decoding thread.
     The first frames, as many as the sink has ``held`` of an earlier run, go to it as they come. Unless the source is
     live, the network sees the frames after the first of each scene beforehand (`with_lead_in`), so that the first is no
     worse than the rest. A sink that takes planes (its ``delivery``) is given planes, unless there is a view: views take
@@ -170,6 +171,11 @@ def run(
         raise TypeError(f"source must be a FrameSource, such as streamderain.open_source makes, got {source!r:.80}")
     check_sink(sink)
     check_derainer(derainer)
+    for name, call in (("view", view), ("on_frame", on_frame), ("close_interrupted", close_interrupted)):
+        if call is not None and not callable(call):
+            raise TypeError(f"{name} must be a function, got {call!r:.80}")
+    if stop is not None and not hasattr(stop, "is_set"):
+        raise TypeError(f"stop must be a threading.Event, got {stop!r:.80}")
     decoding, preparing, deraining, encoding = _Stage(), _Stage(), _Stage(), _Stage()
     stopped = stop if stop is not None else threading.Event()
     steps = _Steps(derainer, getattr(sink, "delivery", None) if view is None else None)
@@ -269,7 +275,7 @@ def check_sink(sink: object) -> None:
 
 def check_derainer(derainer: object) -> None:
     """Raises: TypeError: it makes no sessions."""
-    if not hasattr(derainer, "session"):
+    if isinstance(derainer, type) or not hasattr(derainer, "session"):
         raise TypeError(f"derainer must be a streamderain.Derainer, got {derainer!r:.80}")
 
 

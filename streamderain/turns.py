@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import overload
 
 from streamderain.errors import DeviceError, EngineError
+from streamderain.exact import whole
 from streamderain.frame import Frame
 from streamderain.runtime import Plan
 from streamderain.runtime.batches import Batcher
@@ -78,6 +79,9 @@ class SharedDerainer:
         streams: the most streams that there will be. A batch has room for a frame of each, for 8 at most.
         deadline: seconds that a frame waits for those of other streams; with 0 none waits, and they take turns. None
             means 0 on the CPU, where batches gain nothing, and `DEADLINE` on CUDA.
+
+    Raises:
+        ValueError: ``streams`` is no whole number of at least 1, or ``deadline`` not 0 or more.
     """
 
     def __init__(self, derainer: Derainer, turns: FifoLock, *, streams: int = 1, deadline: float | None = 0.0) -> None:
@@ -87,7 +91,7 @@ class SharedDerainer:
             raise ValueError(f"deadline must be 0 s or more, got {deadline}")
         self._inner = derainer
         self._turns = turns
-        self._batch, self._deadline = min(streams, _MOST), deadline
+        self._batch, self._deadline = min(whole("streams", streams, least=1), _MOST), deadline
         self._batchers: dict[tuple[int, int], Batcher] = {}
         self._settled = set[tuple[int, int]]()  # sizes for which an engine for batches was tried
         self._prepared_for, self._begun = Counter[tuple[int, int]](), Counter[tuple[int, int]]()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,8 +148,12 @@ def test_derain_is_lazy_and_keeps_times() -> None:
 def test_what_is_no_frame_source_sink_or_derainer_is_told_by_name() -> None:
     with pytest.raises(TypeError, match=r"streamderain\.open_source .*'in\.mp4'"):
         derain("in.mp4", Darker())  # at once, not at the first frame
-    with pytest.raises(TypeError, match=r"streamderain\.Derainer, got 'fast'"):
-        derain([], "fast")
+    for wrong in (None, 5, picture(0), Path("in.mp4")):
+        with pytest.raises(TypeError, match=r"^frames must be Frames, .*, got .{1,201}$"):
+            derain(wrong, Darker())
+    for wrong in ("fast", Derainer):
+        with pytest.raises(TypeError, match=rf"streamderain\.Derainer, got {wrong!r}"):
+            derain([], wrong)
     source, sink = Source(), Sink()
     for wrong, said in (
         (("in.mp4", sink, Darker()), r"streamderain\.open_source .*'in\.mp4'"),
@@ -157,6 +162,14 @@ def test_what_is_no_frame_source_sink_or_derainer_is_told_by_name() -> None:
     ):
         with pytest.raises(TypeError, match=said):
             run(*wrong)
+    for wrong, said in (
+        ({"view": "side"}, "view must be a function, got 'side'"),
+        ({"on_frame": 1}, "on_frame must be a function, got 1"),
+        ({"close_interrupted": True}, "close_interrupted must be a function, got True"),
+        ({"stop": True}, r"stop must be a threading\.Event, got True"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            run(source, sink, Darker(), **wrong)
     with pytest.raises(ValueError, match="depth"):
         run(source, sink, Darker(), depth=0)
     assert (source.produced, source.closed_on, sink.calls) == (0, [], [])  # a wrong argument leaves both alone

@@ -145,6 +145,8 @@ def test_what_is_no_frame_and_what_is_no_model_is_told_as_such() -> None:
             take(_frame(48, 64).pixels)
     with pytest.raises(TypeError, match="name or a path, got None"):
         Derainer(None)
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:N, got None"):
+        Derainer("identity", device=None)
 
 
 def test_what_cannot_be_had_is_an_error_unless_fallback_is_allowed(caplog: pytest.LogCaptureFixture) -> None:

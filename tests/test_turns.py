@@ -91,6 +91,12 @@ def test_whatever_a_session_does_waits_for_its_turn(work: Callable[[SessionLike]
     assert done.is_set()
 
 
+@pytest.mark.parametrize("streams", [0, 1.5])
+def test_there_is_at_least_one_stream(streams: int) -> None:
+    with pytest.raises(ValueError, match=f"streams must be .*, got {streams}"):
+        SharedDerainer(Derainer("identity", device="cpu"), FifoLock(), streams=streams)
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_who_is_interrupted_while_waiting_for_a_turn_keeps_it_from_nobody(given: bool) -> None:
     lock = FifoLock()
