@@ -144,6 +144,8 @@ class SequenceSink(Finishing):
         )
         if side is not None:
             side.attach(())
+        if info.colour.bit_depth > 8 and (rounded := stills.depth_lost(pattern)) is not None:
+            self.notes += (rounded,)
         self.replaces = bool(taken)
         self._pattern = self._name = pattern
         self._overwrite = overwrite

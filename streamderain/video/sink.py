@@ -132,6 +132,7 @@ def open_sink(
         OutputExistsError: the file exists, and is of another origin if that is to ``resume``.
         OutputOptionError: what was asked for cannot be had; nothing is ever quietly left out.
         OutputError: anything else that would make the job fail later.
+        TypeError: ``uri``, ``info``, ``side`` or ``options`` is something else.
         ValueError: ``audio`` or ``subtitles`` is neither "copy" nor "none"; or what ``side`` is to be copied from is
             closed, as it is when all frames have been read; or there is no ``origin`` to ``resume``.
     """
@@ -140,6 +141,12 @@ def open_sink(
     for value, what in ((audio, "audio"), (subtitles, "subtitles")):
         if value not in ("copy", "none"):
             raise ValueError(f"{what} must be 'copy' or 'none', got {value!r}")
+    if not isinstance(info, VideoInfo):
+        raise TypeError(f"info must be a VideoInfo, such as a source's info, got {info!r:.80}")
+    if side is not None and not isinstance(side, SideStreams):
+        raise TypeError(f"side must be a source's side, got {side!r:.80}")
+    if not isinstance(options, Mapping) or not all(isinstance(value, str) for value in options.values()):
+        raise TypeError(f"options must map names to strings, such as {{'g': '12'}}, got {options!r:.80}")
     uri = ffmpeg.local_path(uri)
     if resume:
         _check_resumable(uri, format)

@@ -90,6 +90,8 @@ def open_source(
             "on_error conceal counts damaged pictures, which NVDEC does not tell of; use decoder auto or cpu"
         )
     uri = ffmpeg.local_path(uri)
+    if not uri:
+        raise InputError("the input has no name", hint="name a file, such as rainy.mp4")
     name = redact("standard input" if uri == "-" else uri)
 
     def opened(gpu: torch.device | None) -> VideoSource:

@@ -143,7 +143,8 @@ def write_still(
     What a symbolic link leads to is replaced, not the link; a FIFO or a device is written to and stays.
 
     Args:
-        path: ends in one of ``SUFFIXES``; 16-bit frames stay 16 bits where the format can (png, tiff, ppm).
+        path: ends in one of ``SUFFIXES``; 16-bit frames stay 16 bits where the format can (png, tiff, ppm), and are
+            rounded to 8 elsewhere.
         frame: upright.
         like: the picture it was made from: never overwritten; its colour profile, Exif data and density are carried
             over, the orientation set to upright and the thumbnail left out.
@@ -162,18 +163,26 @@ def write_still(
     with ffmpeg.listening() as lines:
         try:
             stays = _stays(target, like, overwrite=overwrite)
-            data = _encoded(frame, kind)
+            data, lost = _encoded(frame, kind), list[str]()
             if like is not None:
                 data, lost = _carried(Path(like).read_bytes(), data, kind.codec)
-                if note is not None:
-                    for what in lost:
-                        note(f"{target.name}: {what}")
+            if frame.pixels.element_size() == 2 and (rounded := depth_lost(target)) is not None:
+                lost.append(rounded)
+            if note is not None:
+                for what in lost:
+                    note(f"{target.name}: {what}")
             if stays:
                 target.write_bytes(data)
             else:
                 write_whole(Path(os.path.realpath(target)) if target.is_symlink() else target, data)
         except ffmpeg.ERRORS as error:
             raise OutputError(f"{target} cannot be written: {ffmpeg.explain(error, lines)}") from error
+
+
+def depth_lost(path: Path | str) -> str | None:
+    """What is lost of samples deeper than 8 bits in the format of the suffix; None where nothing is."""
+    suffix = Path(path).suffix.lower()
+    return f"{suffix[1:]} takes 8 bits at most: deeper samples are rounded" if _KINDS[suffix].deep is None else None
 
 
 def _carried(source: bytes, data: bytes, codec: str) -> tuple[bytes, list[str]]:

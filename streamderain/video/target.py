@@ -38,11 +38,13 @@ class Target:
 
     Raises:
         OutputExistsError: the file exists and ``overwrite`` is False.
-        OutputOptionError: a folder, or the input itself.
+        OutputOptionError: no name, a folder, or the input itself.
         OutputError: no such folder, or no right to write there.
     """
 
     def __init__(self, uri: str, side: SideStreams | None, *, overwrite: bool, resume: bool = False) -> None:
+        if not uri:
+            raise OutputOptionError("the output has no name", hint="name a file, such as out.mp4")
         self.name = redact("standard output" if uri == "-" else uri)
         self.part: Path | None = None
         self.final: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streamderain.errors import InputError, OutputOptionError
 from streamderain.frame import Frame
 from streamderain.video import VideoSource, list_stills, open_sink, open_source
 from streamderain.video.live import open_live
+from streamderain.video.sink import check_output
 
 from .clips import COUNT, times, write_clip
 
@@ -68,6 +71,32 @@ def test_what_is_no_name_is_printed(clip: Path, wrong: Any) -> None:
         for opens in (open_source, lambda name: open_sink(name, source.info), list_stills, open_live):
             with pytest.raises(TypeError, match=f"must be a str or a path, got {wrong!r}"):
                 opens(wrong)
+
+
+@pytest.mark.parametrize("name", ["", "file:"])
+def test_a_name_is_not_empty(clip: Path, name: str) -> None:
+    with pytest.raises(InputError, match="the input has no name"):
+        open_source(name)
+    with open_source(clip) as source:
+        with pytest.raises(OutputOptionError, match="the output has no name"):
+            open_sink(name, source.info)
+        with pytest.raises(OutputOptionError, match="the output has no name"):
+            check_output(name, source.side, overwrite=False)
+
+
+def test_what_a_sink_cannot_use_is_told_by_name(clip: Path) -> None:
+    out: Any = clip.with_name("out.mp4")
+    with open_source(clip) as source:
+        given: Any = source
+        with pytest.raises(TypeError, match=r"info must be a VideoInfo, such as a source's info, got <.*VideoSource"):
+            open_sink(out, given)
+        with pytest.raises(TypeError, match=r"side must be a source's side, got <.*VideoSource"):
+            open_sink(out, source.info, side=given)
+        options: Any
+        for options in ({"g": 12}, ["g=12"], None):
+            with pytest.raises(TypeError, match=re.escape(f"such as {{'g': '12'}}, got {options}")):
+                open_sink(out, source.info, options=options)
+    assert not list(clip.parent.glob("out*"))
 
 
 def test_an_array_is_no_tensor() -> None:

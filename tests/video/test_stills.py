@@ -6,6 +6,7 @@ import gc
 import os
 import struct
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from PIL import ExifTags, Image
 
 from streamderain.errors import InputError, OutputError, OutputExistsError
-from streamderain.frame import Frame
+from streamderain.frame import Colour, Frame, VideoInfo
 from streamderain.video import list_stills, open_sink, open_source, read_still, write_still
 from streamderain.video.image_parts import parts_of
 
@@ -59,6 +60,20 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str) -> None:
     assert (frame.pixels.numpy() == scene(2, deep=True)).all()
     write_still(tmp_path / f"out{suffix}", frame)
     assert (seen_by_opencv(tmp_path / f"out{suffix}", flags=cv2.IMREAD_UNCHANGED) == scene(2, deep=True)).all()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".BMP", ".webp"])
+def test_16_bits_that_are_rounded_are_noted(tmp_path: Path, suffix: str) -> None:
+    notes: list[str] = []
+    for deep in (False, True):
+        write_still(tmp_path / f"{deep}{suffix}", frame_of(scene(2, deep=deep)), note=notes.append)
+    said = f"{suffix[1:].lower()} takes 8 bits at most: deeper samples are rounded"
+    assert notes == [f"True{suffix}: {said}"]
+    info = VideoInfo(64, 48, Fraction(1, 25))
+    for bits, expected in ((8, ()), (10, (said,))):
+        sink = open_sink(tmp_path / f"o%d{suffix}", replace(info, colour=Colour(bit_depth=bits)))
+        assert sink.notes == expected
+        sink.abort()
 
 
 def exif(jpeg: bytes, orientation: int, order: str) -> bytes:
