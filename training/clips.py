@@ -85,13 +85,14 @@ class ClipObjective(Objective):
 
 
 class ClipTask:
-    """Clips from shards of rendered rain.
+    """Clips from shards of rendered rain; ``rendered`` is how many patches there were at the beginning.
 
     Args:
         shards: folder of what ``python -m training render`` wrote.
         validation: the same, rendered from the held-out part.
 
     Raises:
+        InputError: there are no shards, or one is damaged.
         UsageError: the recipe asks for what clips do not have, or for ``validation`` where there is none.
     """
 
@@ -111,6 +112,7 @@ class ClipTask:
         self._held_out = ShardReader(validation, 0) if validation else None
         self.objective = ClipObjective(network, recipe.loss, recipe.optimiser.precision)
         self.batches_per_epoch = 1
+        self.rendered = self._reader.count()
 
     def batch(self, step: int, *, part: int, parts: int) -> tuple[Tensor, ...]:
         settings = self._recipe.optimiser

@@ -1,4 +1,4 @@
-"""``python -m training``: render shards, train, evaluate, synthesise, demonstrate."""
+"""What ``python -m training`` does: render shards, train, evaluate, synthesise, demonstrate."""
 
 from __future__ import annotations
 
@@ -10,12 +10,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from streamderain.errors import StreamderainError
 from streamderain.networks import NetworkSpec, Provenance, load_checkpoint, read_provenance, save_checkpoint
 from streamderain.networks.checkpoint import model_path
+from streamderain.networks.quantise import calibration_of, with_calibration
 from streamderain.runtime.manifest import sha256_of
-from training.arguments import Parser, parse_count, parse_size, read_table
+from training.arguments import (
+    Parser,
+    check_device,
+    check_output,
+    count_from,
+    parse_count,
+    parse_number,
+    parse_seconds,
+    parse_size,
+    read_table,
+)
 from training.clips import ClipTask
 from training.data import Split, evaluation_clips, split
 from training.errors import UsageError
@@ -85,6 +97,12 @@ def _train(args: argparse.Namespace) -> None:
             if not recipe.optimiser.validate_every:
                 _refuse(args, ("validation",), f"{args.recipe} has no validate_every in its [optimiser]")
             task = ClipTask(recipe, args.shards, validation=args.validation)
+            if task.rendered < recipe.optimiser.batch and workers.rank == 0:
+                print(
+                    f"{args.shards} holds {task.rendered} patches so far, fewer than a batch of"
+                    f" {recipe.optimiser.batch}: some come several times",
+                    file=sys.stderr,
+                )
         elif args.data is None:
             raise UsageError(f"{args.recipe} trains on pairs of pictures", hint="give --data")
         else:
@@ -119,6 +137,8 @@ def _what(network: str, weights: str | Path, part: str) -> dict[str, str | None]
 def _evaluate(args: argparse.Namespace) -> None:
     if (args.recipe is None) == (args.network is None):
         raise UsageError("give either a recipe, for what it holds out, or --network, for a folder of pairs")
+    check_device(args.device)
+    check_output(args.json)
     if args.network is not None or isinstance(load_recipe(args.recipe), PairRecipe):
         _evaluate_pairs(args)
         return
@@ -146,6 +166,8 @@ def _evaluate_pairs(args: argparse.Namespace) -> None:
     _refuse(args, _OF_CLIPS, "for clips; of a recipe's pairs those held out are taken, of --network's all")
     if args.beside and args.table is None:
         raise UsageError("--beside: for the table, and there is no --table")
+    check_output(args.table)
+    check_output(args.sheet, picture=True)
     recipe = load_recipe(args.recipe) if args.recipe else None
     spec: NetworkSpec | None
     if isinstance(recipe, PairRecipe):
@@ -178,6 +200,8 @@ def _evaluate_video(args: argparse.Namespace) -> None:
     from training.video_table import video_tables
 
     recipe = _clip_recipe(args.recipe)
+    check_output(args.json)
+    check_output(args.table)
     protocol = Protocol(
         part=args.part, stills=args.clips, repeats=args.repeats, frames=args.frames, size=args.size,
         seed=args.seed, real=args.real_frames,
@@ -194,19 +218,22 @@ def _evaluate_video(args: argparse.Namespace) -> None:
 
 
 def _preview(args: argparse.Namespace) -> None:
-    from training.preview import draw, write_preview
+    from training.preview import check_preview, draw, write_preview
 
+    check_preview(args.out, overwrite=args.overwrite)
     recipe = _clip_recipe(args.recipe)
     files = _files(recipe, args)
     clips = draw(
         recipe.data, files, count=args.clips, frames=args.frames, size=args.size, seed=args.seed,
         family=args.family,
     )  # fmt: skip
-    for description in write_preview(clips, args.out, columns=args.columns, seconds=args.seconds):
+    shown = write_preview(clips, args.out, columns=args.columns, seconds=args.seconds, overwrite=args.overwrite)
+    for description in shown:
         print(description)
 
 
 def _publish(args: argparse.Namespace) -> None:
+    check_output(args.out)
     recipe = load_recipe(args.recipe)
     module, spec = load_checkpoint(args.weights)
     if spec != recipe.network:
@@ -218,6 +245,12 @@ def _publish(args: argparse.Namespace) -> None:
             f" and {args.weights} has {of_these}",
             hint="evaluate these first, with --json",
         )
+    calibration = calibration_of(args.weights)
+    if calibration is not None and not _is_float16(module):
+        raise UsageError(
+            f"{args.weights} holds an int8 calibration, which is not that of the same weights in float16",
+            hint="publish the run's weights, then calibrate what that writes",
+        )
     origin = Provenance(
         **asdict(recipe.card),
         steps=read_provenance(args.weights).steps,
@@ -225,11 +258,19 @@ def _publish(args: argparse.Namespace) -> None:
         scores={key: value for key, value in scores.items() if key not in _OF_NO_PROTOCOL},
     )
     save_checkpoint(args.out, module, spec, origin, half=True)
+    if calibration is not None:
+        with_calibration(args.out, calibration, args.out)
+
+
+def _is_float16(network: nn.Module) -> bool:
+    """Whether float16 holds its float32 weights without loss."""
+    return all(torch.equal(t, t.half().float()) for t in network.state_dict().values() if t.is_floating_point())
 
 
 def _calibrate(args: argparse.Namespace) -> None:
     from training.calibrate import MOST_LOST, calibrate_weights
 
+    check_output(args.out)
     result = calibrate_weights(
         _clip_recipe(args.recipe), args.weights, args.data, args.out, clips=args.clips, frames=args.frames
     )
@@ -255,6 +296,8 @@ def _demo(args: argparse.Namespace) -> None:
     from training.demo import demo
 
     size = args.size
+    args.folder.mkdir(parents=True, exist_ok=True)
+    check_output(args.sheet, picture=True)
     demo(args.folder, model=args.model, frames=args.frames, size=size, seed=args.seed)
     if args.sheet:
         from training.scene import street
@@ -276,7 +319,7 @@ def main() -> None:
     shards.add_argument("recipe", type=Path)
     shards.add_argument("--data", type=Path, required=True, help="folder that the recipe's paths are under")
     shards.add_argument("--shards", type=Path, default=Path("runs/shards"), help="folder, for one recipe and part")
-    shards.add_argument("--first", type=int, default=0, help="number of the first; those that are there stay")
+    shards.add_argument("--first", type=parse_number, default=0, help="number of the first; those that are there stay")
     shards.add_argument("--count", type=parse_count, default=60)
     shards.add_argument("--part", choices=("train", "validation"), default="train")
     shards.add_argument("--adopt", action="store_true", help="go on with a folder's shards though nothing tells whose")
@@ -308,9 +351,9 @@ def main() -> None:
     test.add_argument(
         "--clips", type=parse_count, default=12, help="stills taken; videos are repeated to about half as many"
     )
-    test.add_argument("--frames", type=parse_count, default=8)
+    test.add_argument("--frames", type=count_from(2), default=8)
     test.add_argument("--size", type=parse_size, default=(256, 384))
-    test.add_argument("--seed", type=int, default=1)
+    test.add_argument("--seed", type=parse_number, default=1)
     test.add_argument("--device", default="auto")
     test.add_argument("--json", type=Path)
     pairs = test.add_argument_group("pairs of pictures")
@@ -337,9 +380,9 @@ def main() -> None:
     video.add_argument("--part", choices=("validation", "test"), default="validation")
     video.add_argument("--clips", type=parse_count, default=8, help="stills taken")
     video.add_argument("--repeats", type=parse_count, default=4, help="places taken from each video")
-    video.add_argument("--frames", type=parse_count, default=10)
+    video.add_argument("--frames", type=count_from(3), default=10, help="of each clip")
     video.add_argument("--size", type=parse_size, default="256x192")
-    video.add_argument("--seed", type=int, default=1)
+    video.add_argument("--seed", type=parse_number, default=1)
     video.add_argument(
         "--real", type=Path, nargs="*", default=[], help="clips of real rain, or folders of their frames"
     )
@@ -351,14 +394,15 @@ def main() -> None:
     preview = commands.add_parser("preview", help="contact sheet or looped clip of rendered rain, to look at")
     preview.add_argument("recipe", type=Path, help="names the data")
     preview.add_argument("out", type=Path, help=".png or .jpg for a sheet, .mp4 or another video for a loop")
+    preview.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     preview.add_argument("--data", type=Path, required=True)
     preview.add_argument("--part", choices=("train", "validation", "test"), default="train")
     preview.add_argument("--clips", type=parse_count, default=12)
     preview.add_argument("--frames", type=parse_count, default=25)
     preview.add_argument("--size", type=parse_size, default="384x256")
     preview.add_argument("--columns", type=parse_count, default=3)
-    preview.add_argument("--seconds", type=float, default=8.0, help="how long the loop goes on")
-    preview.add_argument("--seed", type=int, default=0)
+    preview.add_argument("--seconds", type=parse_seconds, default=8.0, help="how long the loop goes on")
+    preview.add_argument("--seed", type=parse_number, default=0)
     preview.add_argument(
         "--family", choices=FAMILIES + PRESETS, help="of the rain; default: drawn by lot, as in training"
     )
@@ -384,7 +428,7 @@ def main() -> None:
     synthesise.add_argument("clip")
     synthesise.add_argument("out")
     synthesise.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
-    synthesise.add_argument("--seed", type=int, default=0)
+    synthesise.add_argument("--seed", type=parse_number, default=0)
     synthesise.add_argument("--family", choices=FAMILIES + PRESETS, help="of the rain; default: drawn by seed")
     synthesise.set_defaults(run_command=_synthesise)
 
@@ -393,7 +437,7 @@ def main() -> None:
     show.add_argument("--model", default="balanced")
     show.add_argument("--frames", type=parse_count, default=100)
     show.add_argument("--size", type=parse_size, default="640x360")
-    show.add_argument("--seed", type=int, default=1)
+    show.add_argument("--seed", type=parse_number, default=1)
     show.add_argument("--sheet", type=Path, help="write two frames before, after and without rain, .png or .jpg")
     show.set_defaults(run_command=_demo)
 
@@ -406,8 +450,5 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_code", 1)) from error
     except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-
-
-if __name__ == "__main__":
-    main()

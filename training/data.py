@@ -16,6 +16,7 @@ from pathlib import Path
 import av
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -50,15 +51,15 @@ def split(data: ClipData, root: Path) -> dict[str, Split]:
     A pattern that nothing is named by is said on stderr.
 
     Raises:
-        FileNotFoundError: all patterns of ``stills``, or of ``clips``, name nothing, or a held-out clip is not there.
+        InputError: all patterns of ``stills``, or of ``clips``, name nothing, or a held-out clip is not there.
         UsageError: a pattern is none.
     """
     stills, clips = _named(root, "stills", data.stills), _named(root, "clips", data.clips)
     if not stills and not clips:
-        raise FileNotFoundError(f"no pictures or clips under {root}; give --data")
+        raise InputError(f"no pictures or clips under {root}; give --data")
     missing = {*data.validation_clips, *data.test_clips} - {p.name for p in clips}
     if missing:
-        raise FileNotFoundError(f"held-out clips {sorted(missing)} are not under {root}")
+        raise InputError(f"held-out clips {sorted(missing)} are not under {root}")
     random.Random(data.split_seed).shuffle(stills)
     count = int(len(stills) * data.held_out_stills)
     held_out = {*data.validation_clips, *data.test_clips}
@@ -92,7 +93,7 @@ def _named(root: Path, key: str, patterns: Sequence[str]) -> list[Path]:
     if nothing:
         message = f"{key}: nothing under {root} is named by {', '.join(map(repr, nothing))}"
         if not found:
-            raise FileNotFoundError(f"{message}; see --data, or name none: {key} = []")
+            raise InputError(f"{message}; see --data, or name none: {key} = []")
         print(message, file=sys.stderr)
     return sorted(found)
 
@@ -305,14 +306,22 @@ class ShardReader:
     def _names(self) -> list[Path]:
         names = sorted(self._folder.glob("*.safetensors"))
         if not names:
-            raise FileNotFoundError(f"no shards in {self._folder}; run `python -m training render` first")
+            raise InputError(f"no shards in {self._folder}; run `python -m training render` first")
         return names
+
+    def count(self) -> int:
+        """How many patches there are by now. Raises InputError."""
+        patches = 0
+        for name in self._names():
+            with _whole(name), safe_open(name, framework="pt") as shard:
+                patches += shard.get_slice("pictures").get_shape()[0]
+        return patches
 
     def batch(self, step: int, *, size: int, frames: int, patch: int) -> tuple[Tensor, Tensor]:
         """Pictures [T, 4, B, 3, P, P] in 0..1 (rainy, previous, before, target) and motion [T, B, 2, 9, 9].
 
         Raises:
-            FileNotFoundError: there are no shards.
+            InputError: there are no shards, or one is damaged.
             UsageError: a shard's clips are shorter than ``frames`` or smaller than ``patch``.
         """
         rng = random.Random(self._seed * 1_000_003 + step)
@@ -321,7 +330,8 @@ class ShardReader:
         for _ in range(size):
             name = names[rng.randrange(len(names))]
             if name not in self._shards:
-                self._shards[name] = load_file(name)
+                with _whole(name):
+                    self._shards[name] = load_file(name)
             shard = self._shards[name]
             item = rng.randrange(shard["pictures"].shape[0])
             whole = shard["pictures"].shape[-1]
@@ -344,6 +354,14 @@ class ShardReader:
             motions.append(motion)
         batch = torch.stack(pictures).permute(1, 2, 0, 3, 4, 5).float() / 255
         return batch, torch.stack(motions, 1)
+
+
+@contextmanager
+def _whole(shard: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        raise InputError(f"cannot read {shard}: {error}", hint="delete it and render it again") from error
 
 
 def evaluation_clips(

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from streamderain.errors import InputError
 from streamderain.video.stills import SUFFIXES, read_still
 from training.errors import UsageError
 from training.recipe import PairData
@@ -101,7 +102,7 @@ def find_pairs(folder: Path, *, layout: str = "auto", clean: Path | None = None)
             the same number.
 
     Raises:
-        FileNotFoundError: no pairs there, or a rainy picture without a clean one.
+        InputError: no pairs there, or a rainy picture without a clean one.
         UsageError: a rainy picture with more than one, pictures that are of no known layout, or an unknown layout.
     """
     if layout != "auto" and layout not in LAYOUTS:
@@ -111,7 +112,7 @@ def find_pairs(folder: Path, *, layout: str = "auto", clean: Path | None = None)
             pairs, _ = _match(_pictures(folder), _pictures(clean), (pattern, pattern), folder, name)
             if pairs:
                 return pairs
-        raise FileNotFoundError(
+        raise InputError(
             f"no pairs of pictures under {folder} and {clean}: they need the same names, or one number each, the same"
         )
     found = _pictures(folder)
@@ -130,7 +131,7 @@ def find_pairs(folder: Path, *, layout: str = "auto", clean: Path | None = None)
         if pairs:
             return pairs
         named += alone
-    raise FileNotFoundError(f"no pairs of pictures under {folder} (layout {layout!r}; known: {', '.join(LAYOUTS)})")
+    raise InputError(f"no pairs of pictures under {folder} (layout {layout!r}; known: {', '.join(LAYOUTS)})")
 
 
 def pairs_of(data: PairData, root: Path) -> tuple[Pair, ...]:
@@ -183,8 +184,8 @@ def _match(
     ), alone
 
 
-def _lonely(names: Sequence[str], folder: Path) -> FileNotFoundError:
-    return FileNotFoundError(f"{len(names)} pictures under {folder} have no clean one, {names[0]!r} the first")
+def _lonely(names: Sequence[str], folder: Path) -> InputError:
+    return InputError(f"{len(names)} pictures under {folder} have no clean one, {names[0]!r} the first")
 
 
 def fingerprint(image: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import open_sink, write_still
+from streamderain.video.muxer import choose_muxer
 from streamderain.video.stills import SUFFIXES
+from training.arguments import check_output
 from training.data import Split, clean_clip, fit_stills
 from training.metrics import psnr
 from training.rain import degrade, render_rain, sample_style
@@ -83,7 +85,20 @@ def draw(
         yield Shower(degrade(rainy, style, generator), target, style)
 
 
-def write_preview(clips: Iterator[Shower], out: Path, *, columns: int, seconds: float) -> Iterator[str]:
+def check_preview(out: Path, *, overwrite: bool) -> None:
+    """Whether ``out`` can be written; before any clip is drawn. Raises OutputError."""
+    check_output(out, overwrite=overwrite)
+    if not _is_picture(out):
+        choose_muxer(str(out), str(out), None)
+
+
+def _is_picture(out: Path) -> bool:
+    return out.suffix.lower() in SUFFIXES
+
+
+def write_preview(
+    clips: Iterator[Shower], out: Path, *, columns: int, seconds: float, overwrite: bool = False
+) -> Iterator[str]:
     """Write a sheet where ``out`` is a picture, else a clip that shows all side by side and begins anew at its end.
 
     A sheet has two rows for each row of clips: their middle frames, and under each the place where it rains most.
@@ -92,20 +107,20 @@ def write_preview(clips: Iterator[Shower], out: Path, *, columns: int, seconds: 
         what each clip shows, row by row; the file is there when the last was taken.
 
     Raises:
-        OutputError: ``out`` cannot be written.
+        OutputError: ``out`` cannot be written, or is there and not to be replaced.
     """
     showers = list(clips)
     for number, shower in enumerate(showers):
         yield f"row {number // columns + 1}, column {number % columns + 1}: {shower.describe()}"
-    if out.suffix.lower() in SUFFIXES:
+    if _is_picture(out):
         pictures = [_with_crop(shower) for shower in showers]
-        write_still(out, Frame(to_pixels(tile(pictures, columns)), 0, 1 / _RATE), overwrite=True)
+        write_still(out, Frame(to_pixels(tile(pictures, columns)), 0, 1 / _RATE), overwrite=overwrite)
         return
     whole = [tile([s.rainy[t] for s in showers], columns) for t in range(showers[0].rainy.shape[0])]
     height, width = (n - n % 2 for n in whole[0].shape[-2:])  # 4:2:0 has no odd sizes
     count = max(len(whole), round(seconds * _RATE))
     info = VideoInfo(width=width, height=height, time_base=1 / _RATE, frame_rate=_RATE, frame_count=count)
-    with open_sink(str(out), info, overwrite=True) as sink:
+    with open_sink(str(out), info, overwrite=overwrite) as sink:
         for number in range(count):
             pixels = to_pixels(whole[number % len(whole)][:, :height, :width])
             sink.write(Frame(pixels, pts=number, time_base=1 / _RATE, duration=1))

@@ -10,6 +10,9 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import torch
+
+from streamderain.errors import ModelError
 from streamderain.networks import NetworkSpec
 from training.errors import UsageError
 
@@ -22,7 +25,7 @@ PATCHES = ("grid", "random")
 MAPS = ("all", "finest")
 
 
-_SEEDS = 1 << 32
+SEEDS = 1 << 32
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -57,7 +60,7 @@ def _positive(**values: int) -> None:
 
 
 def _seed(**values: int) -> None:
-    _each(lambda value: 0 <= value < _SEEDS, f"0 to {_SEEDS - 1}", values)
+    _each(lambda value: 0 <= value < SEEDS, f"0 to {SEEDS - 1}", values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,8 @@ class Optimiser:
             weight_decay=self.weight_decay, clip_norm=self.clip_norm, validate_every=self.validate_every,
         )  # fmt: skip
         _decay(ema=self.ema)
+        for milestone in self.milestones:
+            _positive(milestones=milestone)
         for beta in self.betas:
             _decay(betas=beta)
         if (self.steps > 0) == (self.epochs > 0):
@@ -311,9 +316,14 @@ def _parse(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     try:
-        return cls(**values)
-    except ValueError as error:
-        raise UsageError(f"{where}: {error}") from error
+        made = cls(**values)
+        if isinstance(made, NetworkSpec):
+            with torch.device("meta"):
+                made.build()
+    except (ValueError, ModelError) as error:
+        why = f" ({error.__cause__})" if error.__cause__ else ""
+        raise UsageError(f"{where}: {error}{why}") from error
+    return made
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -344,13 +354,16 @@ def load_recipe(path: Path) -> ClipRecipe | PairRecipe:
     """Read a recipe; its ``task``, "clips" unless it says "pairs", decides which tables it has.
 
     Raises:
-        UsageError: it is no TOML, or a field is unknown, missing or out of its range, naming it.
+        UsageError: it cannot be read or is no TOML, or a field is unknown, missing or out of its range, naming it.
     """
-    with path.open("rb") as file:
-        try:
+    hint = "training/recipes has some to begin from"
+    try:
+        with path.open("rb") as file:
             data = tomllib.load(file)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is no TOML: {error}", hint="training/recipes has some to begin from") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no TOML: {error}", hint=hint) from error
     task = data.get("task", "clips")
     if task == "clips":
         return _parse(ClipRecipe, data, path.name)

@@ -62,7 +62,7 @@ class PairTask:
         teacher: weights of the autoencoder; None takes the recipe's.
 
     Raises:
-        FileNotFoundError, InputError, ModelError: pictures or the teacher's weights are missing or damaged.
+        InputError, ModelError: pictures or the teacher's weights are missing or damaged.
         UsageError: what the recipe asks for does not go together.
     """
 
@@ -159,8 +159,8 @@ def _objective(recipe: PairRecipe, network: nn.Module, weights: Path | None) -> 
     precision = recipe.optimiser.precision
     if isinstance(network, RainAutoencoder):
         return AutoencoderObjective(network, precision)
-    if not isinstance(network, SingleImage):
-        raise UsageError(f"pairs train networks for single pictures, got {recipe.network.architecture!r}")
+    if not isinstance(network, SingleImage) or next(network.parameters(), None) is None:
+        raise UsageError(f"pairs train networks for single pictures that learn, got {recipe.network.architecture!r}")
     if not any((recipe.loss.mse, recipe.loss.ssim, recipe.loss.embedding, recipe.loss.attention)):
         raise UsageError("[loss] asks for nothing: one of mse, ssim, embedding and attention must be above 0")
     teacher: RainAutoencoder | None = None

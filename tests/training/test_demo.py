@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from streamderain.frame import Frame
-from training import __main__ as command
+from training import command
 from training.demo import demo
 from training.synthesise import add_rain
 

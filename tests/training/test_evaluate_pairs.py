@@ -17,7 +17,7 @@ from streamderain.networks import NetworkSpec, Provenance, read_provenance, save
 from streamderain.networks.prenet import PReNet, published_name
 from streamderain.session import Derainer
 from tests.training import pictures
-from training import __main__ as command
+from training import command
 from training.evaluate_pairs import evaluate_pairs, find_spec, open_network, pick
 from training.pairs import find_pairs
 from training.published import guess_set, table

@@ -18,7 +18,7 @@ from streamderain.errors import ModelError
 from streamderain.networks import Provenance, save_checkpoint
 from streamderain.networks.named import NAMED
 from tests.training import pictures
-from training import __main__ as command
+from training import command
 from training.chart import chart
 from training.data import Split, split
 from training.errors import UsageError
@@ -214,9 +214,10 @@ def test_it_rains_otherwise_on_every_video(tmp_path: Path) -> None:
 def test_preview_command_shows_rain_over_training_scenes(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, out = _data(tmp_path), tmp_path / name
-    arguments = ["preview", str(recipe), str(out), "--data", str(tmp_path), "--clips", "3", "--columns", "2"]
-    arguments += ["--frames", "4", "--size", "64x48", "--seconds", "0.4", "--family", "rain100h"]
+    recipe, out = _data(tmp_path / "data"), tmp_path / name
+    arguments = ["preview", str(recipe), str(out), "--data", str(recipe.parent), "--clips", "3", "--columns", "2"]
+    arguments += ["--frames", "4", "--size", "64x48", "--seconds", "0.4", "--family", "rain100h", "--overwrite"]
+    out.write_text("older")
     monkeypatch.setattr(sys, "argv", ["training", *arguments])
     command.main()
     assert len(capsys.readouterr().out.splitlines()) == 3

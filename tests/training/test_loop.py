@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from streamderain.errors import InputError
 from streamderain.networks import load_checkpoint, read_provenance
 from streamderain.preprocess import MESH, warp
 from training.clips import ClipTask
@@ -386,7 +387,7 @@ def test_parts_share_no_scene(tmp_path: Path) -> None:
     names = [set(p.stills) for p in parts.values()]
     assert [len(parts[k].stills) for k in ("validation", "test", "train")] == [2, 2, 16]
     assert len(set.union(*names)) == 20
-    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
+    with pytest.raises(InputError, match=r"gone\.mp4"):
         split(ClipData(stills=("*.png",), clips=(), test_clips=("gone.mp4",)), tmp_path)
 
 

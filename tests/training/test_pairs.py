@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamderain.errors import InputError
 from tests.training import pictures as made
 from training.errors import UsageError
 from training.pairs import Pair, Pictures, find_pairs, fingerprint, group_backgrounds
@@ -62,7 +63,7 @@ def test_two_clean_pictures_for_one_are_no_pair(again: str, tmp_path: Path) -> N
 def test_rainy_pictures_whose_clean_ones_are_elsewhere_are_not_taken_for_halves(tmp_path: Path) -> None:
     made.write(tmp_path / "wet" / "rain-1.png", made.background(1, 8, 8))
     made.write(tmp_path / "dry" / "norain-1.png", made.background(1, 8, 8))
-    with pytest.raises(FileNotFoundError, match="'wet/rain-1' the first"):
+    with pytest.raises(InputError, match="'wet/rain-1' the first"):
         find_pairs(tmp_path)
 
 
@@ -92,7 +93,7 @@ def test_two_folders_anywhere_make_pairs(tmp_path: Path) -> None:
     (pair,) = find_pairs(tmp_path / "wet", clean=tmp_path / "dry")
     assert (pair.rainy.name, pair.clean.name) == ("1.png", "1.jpg")
     (tmp_path / "dry" / "1.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match="the same names"):
+    with pytest.raises(InputError, match="the same names"):
         find_pairs(tmp_path / "wet", clean=tmp_path / "dry")
 
 
@@ -127,13 +128,13 @@ def test_pictures_are_kept_as_far_as_memory_goes(tmp_path: Path, monkeypatch: py
 
 
 def test_what_is_not_a_pair_is_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no pairs of pictures"):
+    with pytest.raises(InputError, match="no pairs of pictures"):
         find_pairs(tmp_path)
     with pytest.raises(ValueError, match="'rain900'"):
         find_pairs(tmp_path, layout="rain900")
     for name in ("rain-1.png", "norain-1.png", "rain-2.png"):
         made.write(tmp_path / name, made.background(1))
-    with pytest.raises(FileNotFoundError, match="'rain-2' the first"):
+    with pytest.raises(InputError, match="'rain-2' the first"):
         find_pairs(tmp_path)
     made.write(tmp_path / "norain-1.png", made.background(1, 40, 40))
     (tmp_path / "rain-2.png").unlink()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from streamderain.frame import Frame
 from streamderain.video import write_still
-from training import __main__ as command
+from training import command
 from training import data as rendered
 from training.data import ShardReader, Split, check_material
 from training.errors import UsageError

@@ -22,7 +22,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from streamderain.networks import read_provenance
 from streamderain.networks.ecnet import RainAutoencoder
 from tests.training import pictures
-from training import __main__ as command
+from training import command
 from training.evaluate_pairs import held_out
 from training.journal import Journal
 from training.loop import Run, learning_rate

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
+from streamderain.networks import NetworkSpec, Provenance, load_checkpoint, read_provenance, save_checkpoint
+from streamderain.networks.quantise import Calibration, Rounding, calibration_of, with_calibration
+from streamderain.runtime.manifest import sha256_of
 from tests.training.pictures import background, write, write_side_by_side
-from training import __main__ as command
+from training import command
 from training.camera import simulate_camera, smallest_still
 from training.data import split
 from training.errors import UsageError
@@ -99,6 +103,9 @@ _TRAIN = "train r.toml --shards shards --run run"
         ("patch = 32", "patch = 30", "patch must be a multiple of 8, got 30"),
         ("patch = 32", "patch = 64", "3 frames and 40 px"),
         ("clips = []", "clips = []\nforeground_share = 5", "foreground_share must be a share, 0 to 1, got 5"),
+        ('"streaming"', '"streamin"', "r.toml.network: unknown network architecture 'streamin': known: identity"),
+        ("encoder_blocks", "encoder_blocs", "(StreamingNet.__init__() got an unexpected keyword argument 'encoder_b"),
+        ("[1, 1] }", "[1, 1], memory = 3 }", "r.toml.network: network 'streaming' does not take the options"),
     ],
 )
 def test_mistakes_in_a_recipe(was: str, now: str, says: str, here: Path, fails: Fails) -> None:
@@ -132,6 +139,7 @@ _KEYS = [  # of both kinds of recipe; where, what it says, what it must be
     ("optimiser", "warm_up = -5", "0 or above"),
     ("optimiser", "validate_every = -1", "0 or above"),
     ("optimiser", 'milestones = ["3"]', "a list of whole numbers"),
+    ("optimiser", "milestones = [-1, 3]", "at least 1, got -1"),
     ("card", "summary = 3", "a text"),
 ]
 _CLIP_KEYS = [
@@ -170,11 +178,6 @@ def test_a_value_of_a_wrong_kind_or_size(text: str, table: str, says: str, must:
     assert re.search(rf"^error: {where}: {key} must .*{re.escape(must)}", fails(_TRAIN))
 
 
-def test_a_network_that_remembers_more_than_there_was(here: Path, fails: Fails) -> None:
-    (here / "r.toml").write_text(_RECIPE.replace("[1, 1] }", "[1, 1], memory = 3 }"))
-    assert "does not take the options" in fails(_TRAIN, code=5)
-
-
 def test_a_key_that_is_missing_is_named(here: Path, fails: Fails) -> None:
     (here / "r.toml").write_text(_RECIPE.replace("patch = 32\n", ""))
     assert "r.toml.optimiser: patch is missing; it must be a whole number" in fails(_TRAIN)
@@ -183,6 +186,7 @@ def test_a_key_that_is_missing_is_named(here: Path, fails: Fails) -> None:
 @pytest.mark.parametrize(
     ("was", "now", "says"),
     [
+        ('"prenet"\noptions', '"identity"\n#', "pairs train networks for single pictures that learn, got 'identity'"),
         ('folder = "pairs"', 'folder = "pairs"\nlayout = "rain1000"', "layout must be 'auto' or one of ('rain100',"),
         ("ssim = 1.0\n", "", "[loss] asks for nothing"),
         ("patch = 16", "patch = 8", "8x8 is too small for SSIM, whose window has 11 px"),
@@ -216,6 +220,17 @@ def test_a_run_that_only_warms_up_says_so(
         (f"{_TRAIN} --checkpoint-every 0", "number from 1 on"),
         ("--threads -1 demo there", "number from 1 on"),
         ("evaluate-video r.toml --data . --models none --real-frames 0", "number from 1 on"),
+        ("preview r.toml b.mp4 --data . --seconds nan", "a number above 0, got 'nan'"),
+        ("preview r.toml b.zz --data .", "FFmpeg knows no container"),
+        ("preview r.toml large.safetensors --data .", "large.safetensors exists already: choose another name"),
+        ("synthesise a.mp4 b.mp4 --seed 18446744073709551616", "a number from 0 to 4294967295"),
+        ("render r.toml --data . --first -1", "a number from 0 to 4294967295"),
+        ("evaluate r.toml --weights w --data . --frames 1", "a number from 2 on"),
+        ("evaluate r.toml --weights w --data . --device zz", "--device must be auto, cpu, cuda or cuda:N, got 'zz'"),
+        ("evaluate --network prenet --weights w --data . --sheet x.zz", "x.zz has no suffix of a picture: use .bmp"),
+        ("evaluate --network prenet --weights w --data . --json shards", "shards is a folder"),
+        ("evaluate-video r.toml --data . --models none --frames 2", "a number from 3 on"),
+        ("train nothing.toml --run run", "nothing.toml cannot be read: No such file or directory"),
         (f"{_TRAIN} --start large.safetensors", "of the same network or of a smaller one"),
         ("trian r.toml", "see training --help"),
         ("train training.toml --run", "see training train --help"),
@@ -244,9 +259,10 @@ def test_options_that_would_do_nothing(line: str, says: str, here: Path, fails: 
     assert says in fails(line)
 
 
-@pytest.mark.parametrize("scores", ["{", "[1, 2]", "\0"])
-def test_scores_that_are_none(scores: str, here: Path, fails: Fails) -> None:
-    (here / "s.json").write_text(scores)
+@pytest.mark.parametrize("scores", ["{", "[1, 2]", "\0", None])
+def test_scores_that_are_none(scores: str | None, here: Path, fails: Fails) -> None:
+    if scores is not None:
+        (here / "s.json").write_text(scores)
     text = _RECIPE.replace("[4, 8, 8]", "[8, 8, 12]")
     (here / "r.toml").write_text(text)
     line = "publish r.toml --weights large.safetensors --out out.safetensors --scores s.json"
@@ -320,15 +336,82 @@ def test_a_pattern_that_names_nothing_is_told(here: Path, fails: Fails, capsys: 
     assert [p.name for p in parts["train"].stills + parts["train"].clips] == ["a.png", "a.mp4"]
     assert capsys.readouterr().err == f"stills: nothing under {here} is named by 'stils/*.png'\n"
     (here / "r.toml").write_text(_RECIPE.replace("clips = []", 'clips = ["clip/*.mp4"]').replace('"*.', '"stills/*.'))
-    assert "clips: nothing under . is named by 'clip/*.mp4'" in fails("render r.toml --data . --shards new", code=1)
+    assert "clips: nothing under . is named by 'clip/*.mp4'" in fails("render r.toml --data . --shards new", code=4)
     (here / "r.toml").write_text(_RECIPE.replace('"*.png"', '"/*.png"'))
     assert "stills: '/*.png' is no pattern" in fails("render r.toml --data . --shards new")
 
 
 def test_failures_of_the_world_have_another_code(here: Path, fails: Fails) -> None:
-    assert "nothing.toml" in fails("train nothing.toml --run run", code=1)
+    assert "no shards in none" in fails("train r.toml --shards none --run run", code=4)
+    assert "no weights file w.safetensors" in fails("publish r.toml --weights w.safetensors --out o --scores s", code=5)
+    (here / "shards" / "shard.safetensors").write_bytes(b"{")
+    assert "cannot read shards/shard.safetensors" in fails(_TRAIN, code=4)
     (here / "broken.png").write_bytes(b"no picture")
     assert "cannot read" in fails("preview r.toml b.png --data . --clips 1 --frames 2", code=4)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate r.toml --weights w --data . --json no/x.json",
+        "evaluate --network prenet --weights w --data . --table no/x.md",
+        "evaluate-video r.toml --data . --models none --json no/x.json",
+        "preview r.toml no/x.png --data .",
+        "publish r.toml --weights w --scores s --out no/x.safetensors",
+        "calibrate r.toml --weights w --data . --out no/x.safetensors",
+    ],
+)
+def test_outputs_without_a_folder_are_told_before_any_work(line: str, fails: Fails) -> None:
+    assert fails(line, code=1) == "error: the folder no does not exist: make it first\n"
+
+
+def test_a_batch_of_more_patches_than_there_are_is_said(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = "shards holds 2 patches so far, fewer than a batch of 3: some come several times"
+    for batch, said in ((2, ""), (3, few)):
+        (here / "r.toml").write_text(_RECIPE.replace("batch = 1", f"batch = {batch}"))
+        monkeypatch.setattr(sys, "argv", ["training", *_TRAIN.split(), "--run", f"run{batch}"])
+        command.main()
+        assert capsys.readouterr().err.strip() == said
+
+
+def test_an_interrupt_while_libraries_are_imported_is_one_line() -> None:
+    code = """
+import runpy, signal, sys, time
+class Interrupt:
+    def find_spec(name, path, target=None):
+        if name == "torch":
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(20)
+sys.meta_path.insert(0, Interrupt)
+runpy.run_module("training", run_name="__main__")
+"""
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_calibration_is_published_with_its_own_weights_or_not_at_all(
+    half: bool, here: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = _RECIPE.replace("[4, 8, 8]", "[8, 8, 12]")
+    (here / "r.toml").write_text(f'{recipe}[card]\nsummary = "mine"\n')
+    network, spec = load_checkpoint(here / "large.safetensors")
+    save_checkpoint(here / "w.safetensors", network, spec, Provenance(), half=half)
+    calibration = Calibration({"stem": Rounding(0.0, 1.0)}, "two clips")
+    with_calibration(here / "w.safetensors", calibration, here / "c.safetensors")
+    (here / "s.json").write_text(json.dumps({"sha256": sha256_of(here / "c.safetensors")}))
+    line = "publish r.toml --weights c.safetensors --scores s.json --out p.safetensors"
+    if not half:
+        assert "which is not that of the same weights in float16: publish the run's weights, then" in fails(line)
+        assert not (here / "p.safetensors").exists()
+        return
+    monkeypatch.setattr(sys, "argv", ["training", *line.split()])
+    command.main()
+    assert calibration_of(here / "p.safetensors") == calibration
+    assert read_provenance(here / "p.safetensors").summary == "mine"
 
 
 def test_a_run_that_is_done_says_so(
