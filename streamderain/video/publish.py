@@ -226,7 +226,7 @@ def _clip(plan: encoder.EncoderPlan, info: VideoInfo) -> bytes:
     with av.open(memory, "w", format="nut") as container:
         stream: Any = container.add_stream(plan.codec)
         _configure(stream.codec_context, plan, info)
-        black = torch.zeros((info.height, info.width, 3), dtype=torch.uint8)
+        black = torch.zeros((info.height, info.width, 3), dtype=torch.uint8, device="cpu")
         picture = YuvWriter(info, pix_fmt=plan.pix_fmt, left=plan.chroma_left).picture(Frame(black, 0, TICK))
         container.mux([*stream.encode(picture), *stream.encode(None)])
     return memory.getvalue()
