@@ -83,7 +83,8 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OSError: if it cannot be written.
     """
-    write_whole(path, _in_order(save(dict(tensors), dict(metadata))))
+    # Of no tensors and metadata that is there but empty, safetensors makes what it cannot read.
+    write_whole(path, _in_order(save(dict(tensors), dict(metadata) or None)))
 
 
 def _in_order(data: bytes) -> bytes:

@@ -25,6 +25,7 @@ from training.errors import UsageError
 from training.loop import Run, learning_rate
 from training.parallel import Workers
 from training.recipe import ClipData, ClipRecipe, load_recipe
+from training.state import read_part
 
 _RECIPE = """
 name = "tiny"
@@ -216,6 +217,7 @@ def test_a_state_has_the_mode_of_any_other_file_and_leaves_no_other(recipe: Path
     before = os.umask(0o027)
     try:
         run.save()
+        assert read_part(state, "optimiser", 0) == {}
         (state / ".network-0.safetensors.999999").write_bytes(b"half of it")  # by a process that was killed
         _step(run)
         run.save()
