@@ -89,11 +89,17 @@ def test_wrong_recipes_and_words_are_wrong_usage(cache: Path, tmp_path: Path) ->
         (("fast", "--size", "wide"), "'wide' is not a size"),
         (("fast", "--backend", "abacus"), "abacus"),
         (("fast", "--compute-capability", "8.6", "--backend", "openvino"), "--compute-capability is for"),
-        (("fast", "--compute-capability", "9.0"), "does not build for compute capability 9.0"),
     ):
         result = command("compile", *arguments)
         assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_gpu_that_is_not_built_for_is_wrong_usage() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra `tensorrt-rtx`")
+    result = command("compile", "fast", "--compute-capability", "9.0")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert "does not build for compute capability 9.0" in result.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is asked for is there")

@@ -372,9 +372,11 @@ def test_what_vanishes_while_it_is_looked_at_is_not_there(shelf: EngineCache, mo
         for name in ("goes", "stays"):
             shelf.build({"torch": name}, make, model=name, waiting=lambda: None, instead_of=None)
         gone, lstat = shelf.path({"torch": "goes"}), os.lstat
+        awaited = {str(gone / watched if watched else gone)}
 
         def slow(path: object, **more: object) -> os.stat_result:
-            mine = str(path) == str(gone / watched if watched else gone)
+            mine = str(path) in awaited
+            awaited.discard(str(path))  # removing looks, too
             if mine and when == "before":
                 shutil.rmtree(gone, ignore_errors=True)
             found = lstat(path, **more)  # type: ignore[arg-type]
