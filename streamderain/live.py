@@ -186,8 +186,7 @@ def run_live(
 
     The source reads on its own thread, the network works in this one, encoding behind on another. Both are finished
     here: the source is closed; the sink is closed, also when the camera is lost for good, and aborted when anything
-    else raised or no frame was written. The times that are written begin at 0 and increase
-    strictly.
+    else raised or no frame was written. The times that are written begin at 0 and increase strictly.
 
     Args:
         view: what is written instead of the clean frame; see `pipeline.comparison`. The sink must be of its size.

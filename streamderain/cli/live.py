@@ -206,14 +206,13 @@ class _ToldLive(Told):
         if self._judge and now - began > _JUDGED_AFTER:
             self._judge = False
             came, skipped = self._live.camera_frames - came, self._live.skipped - skipped
-            age = self._observer.snapshot().frame_age
             if skipped > _TOO_SLOW * came:
                 seconds = now - began
                 self._reporter.note(
                     f"this machine processes {(came - skipped) / seconds:.1f} of the camera's {came / seconds:.1f}"
                     f" frames/s and skips the others; try --adaptive{self._cheapest}"
                 )
-            elif not self._newest and age is not None and age > _TOO_OLD:
+            elif not self._newest and (age := self._observer.snapshot().frame_age or 0.0) > _TOO_OLD:
                 self._reporter.note(
                     f"this machine is slower than the camera: frames are {age:.1f} s old by now, and ever older;"
                     f" try --adaptive{self._cheapest}, or leave out --latency all"

@@ -25,10 +25,10 @@ class Pace:
         self._before = 0.0
 
     def await_moment(self, seconds: float) -> None:
-        """Waits until the frame at ``seconds`` of the recording is due; one that is far too late resets the clock."""
+        """Waits until the frame at ``seconds`` of the recording is due; one far too late, or a gap, resets the clock."""
         now = time.monotonic()
-        late, gap = self._late, self._gap
-        if self._start is None or now - (self._start + seconds) > late or seconds - self._before > gap:
+        gone = seconds - self._before > self._gap
+        if self._start is None or gone or now - (self._start + seconds) > self._late:
             self._start = now - seconds
         self._before = seconds
         self._stop.wait(max(0.0, self._start + seconds - now))
