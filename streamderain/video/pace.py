@@ -25,7 +25,7 @@ class Pace:
         self._before = 0.0
 
     def await_moment(self, seconds: float) -> None:
-        """Waits until the frame at ``seconds`` of the recording is due; one far too late, or a gap, resets the clock."""
+        """Waits until the frame at ``seconds`` of the recording is due; a late one, or a gap, resets the clock."""
         now = time.monotonic()
         gone = seconds - self._before > self._gap
         if self._start is None or gone or now - (self._start + seconds) > self._late:
