@@ -217,6 +217,7 @@ def run_live(
             raise ValueError(f"{what} must be above 0 s, got {value}")
     if frames is not None:
         frames = whole("frames", frames, least=1)
+    depth = whole("depth", depth, least=1)
     stopped = stop if stop is not None else threading.Event()
     began = time.monotonic()
     stand_in, ages = _StandIn(source, on_loss), _Ages(observer)

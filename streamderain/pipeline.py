@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 
 from streamderain.errors import UnsupportedInputError
+from streamderain.exact import whole
 from streamderain.frame import Frame, FrameSink, PlaneSource, VideoInfo, check_frame
 from streamderain.leadin import with_lead_in
 from streamderain.overlap import RunAhead, WriteBehind
@@ -176,6 +177,7 @@ def run(
             raise TypeError(f"{name} must be a function, got {call!r:.80}")
     if stop is not None and not hasattr(stop, "is_set"):
         raise TypeError(f"stop must be a threading.Event, got {stop!r:.80}")
+    depth = whole("depth", depth, least=1)
     decoding, preparing, deraining, encoding = _Stage(), _Stage(), _Stage(), _Stage()
     stopped = stop if stop is not None else threading.Event()
     steps = _Steps(derainer, getattr(sink, "delivery", None) if view is None else None)

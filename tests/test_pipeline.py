@@ -172,6 +172,8 @@ def test_what_is_no_frame_source_sink_or_derainer_is_told_by_name() -> None:
             run(source, sink, Darker(), **wrong)
     with pytest.raises(ValueError, match="depth"):
         run(source, sink, Darker(), depth=0)
+    with pytest.raises(ValueError, match=r"depth must be a whole number, got 2\.5"):
+        run(source, sink, Darker(), depth=2.5)
     assert (source.produced, source.closed_on, sink.calls) == (0, [], [])  # a wrong argument leaves both alone
 
 

@@ -14,6 +14,17 @@ from av.codec.hwaccel import HWAccel
 FAILURES = (av.error.FFmpegError, OSError, RuntimeError, ValueError, NotImplementedError)
 
 
+def gpu(device: torch.device | str | None) -> torch.device | None:
+    """``device`` where it is a CUDA GPU; None where it is the CPU or None. Raises: ValueError: it is something else."""
+    try:
+        found = torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be a CUDA GPU, such as 'cuda:0', or the CPU, got {device!r}")
+    return found if found.type == "cuda" else None
+
+
 @contextmanager
 def current(device: torch.device | None) -> Iterator[None]:
     """Within, PyTorch's context on ``device`` is the one that this thread is in: open what `acceleration` is for here.

@@ -331,7 +331,8 @@ class LiveSource:
         if self._lost_at is not None:
             self.reconnects += 1
             gone = self.lost_for()
-            _log.warning("%s is back after %.1f s", self.name, gone, extra=self._about("back", seconds=round(gone, 1)))
+            about = self._about("back", seconds=round(gone, 1))
+            _log.log(self._level, "%s is back after %.1f s", self.name, gone, extra=about)
             if self._observer is not None:
                 self._observer.reconnected()
         self._lost_at = None
@@ -366,7 +367,13 @@ class LiveSource:
         if limit is not None and self.lost_for() >= limit:
             raise self._given_up(error) from error
         if first:
-            _log.warning("%s is lost: %s; reconnecting", self.name, error, extra=self._about("lost", reason=str(error)))
+            about = self._about("lost", reason=str(error))
+            _log.log(self._level, "%s is lost: %s; reconnecting", self.name, error, extra=about)
+
+    @property
+    def _level(self) -> int:
+        """How loudly a loss and a return are told: a file that plays the camera only begins again."""
+        return logging.INFO if self._address.paced else logging.WARNING
 
     def _about(self, event: str, **more: Any) -> dict[str, Any]:
         """For the log: what happened as a word, and the rest of it by name."""

@@ -16,6 +16,7 @@ import torch
 from av.container import OutputContainer
 
 from streamderain.errors import DeviceError, OutputError, OutputExistsError, OutputOptionError
+from streamderain.exact import whole
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.redaction import redact_target
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
@@ -101,7 +102,7 @@ def open_sink(
     resume: bool = False,
     wait: float = 0.0,
     stop: threading.Event | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
 ) -> VideoSink:
     """Opens ``uri`` and writes its header, so that whatever it cannot hold is found before any work.
 
@@ -124,8 +125,8 @@ def open_sink(
         wait: seconds that a network target is tried for before it counts as out of reach.
         stop: when it gets set, that waiting ends, and the one for the times at which a file's frames are due over the
             network and in a window: give `run` the same.
-        device: the CUDA GPU that the frames come from: they are taken in planes where the codec has them so
-            (``ContainerSink.delivery``), by NVENC from the GPU's memory.
+        device: that the frames come from, ``Derainer.plan.device``. From a CUDA GPU they are taken in planes where
+            the codec has them so (``ContainerSink.delivery``), by NVENC from the GPU's memory.
 
     Raises:
         DeviceError: an encoder of NVIDIA GPUs was asked for, and there is none.
@@ -134,7 +135,8 @@ def open_sink(
         OutputError: anything else that would make the job fail later.
         TypeError: ``uri``, ``info``, ``side`` or ``options`` is something else.
         ValueError: ``audio`` or ``subtitles`` is neither "copy" nor "none"; or what ``side`` is to be copied from is
-            closed, as it is when all frames have been read; or there is no ``origin`` to ``resume``.
+            closed, as it is when all frames have been read; there is no ``origin`` to ``resume``; ``crf`` is no whole
+            number; or ``device`` is neither a CUDA GPU nor the CPU.
     """
     if resume and origin is None:
         raise ValueError("resume needs an origin")
@@ -147,6 +149,9 @@ def open_sink(
         raise TypeError(f"side must be a source's side, got {side!r:.80}")
     if not isinstance(options, Mapping) or not all(isinstance(value, str) for value in options.values()):
         raise TypeError(f"options must map names to strings, such as {{'g': '12'}}, got {options!r:.80}")
+    if crf is not None:
+        crf = whole("crf", crf)
+    home = cuda.gpu(device)
     uri = ffmpeg.local_path(uri)
     if resume:
         _check_resumable(uri, format)
@@ -156,7 +161,7 @@ def open_sink(
         _refuse(asked, "nothing is written to null:")
         # As x264 would have its frames, so that they come all the way.
         pix_fmt = "yuv420p10le" if info.colour.bit_depth > 8 else "yuv420p"
-        return NullSink(side, planes=None if device is None else delivery(info, pix_fmt, left=True))
+        return NullSink(side, planes=None if home is None else delivery(info, pix_fmt, left=True))
     if uri.split(":")[0] == "display":
         _refuse(asked, "nothing is encoded for a window")
         if side is not None:
@@ -188,7 +193,7 @@ def open_sink(
     if plan.rate is not None:
         _refuse({"--resume": resume or None}, f"{plan.codec} has a constant rate")
         info = replace(info, time_base=1 / plan.rate)
-    gpu = _nvenc_on(plan, device)
+    gpu = _nvenc_on(plan, home)
     container_options = muxer_options(muxer, side, piped=part is None)
     target.claim()
     with contextlib.ExitStack() as undo:
@@ -242,7 +247,7 @@ def open_sink(
                     f"{name} cannot be written with {plan.codec} in {muxer}: {ffmpeg.explain(error, lines)}",
                     hint="see --codec, --crf, --preset and -e",
                 ) from error
-        planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if device is not None else None
+        planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if home is not None else None
         sink = ContainerSink(container, stream, remuxer, info, plan, target, planes, segments, earlier)
         undo.pop_all()
         return sink
@@ -255,18 +260,18 @@ def _earlier(target: Target, origin: str, stream: Any) -> list[Earlier]:
         OutputExistsError: what has the output's name is none of it.
     """
     fitting = []
-    for path, whole in target.earlier():
-        found = Earlier(path, origin, stream, whole=whole)
+    for path, complete in target.earlier():
+        found = Earlier(path, origin, stream, whole=complete)
         if found.fits:
             fitting.append(found)
-        elif whole:
+        elif complete:
             raise OutputExistsError(
                 f"{target.name} exists already, and is not of the same input and options",
                 hint="choose another name, or pass --overwrite",
             )
         else:
             target.notes += (f"{path} is left as it is: it cannot be read, or is of another input or options",)
-        if whole:
+        if complete:
             target.supersede()
     fitting.sort(key=lambda found: found.frames, reverse=True)
     if fitting:

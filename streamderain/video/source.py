@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from itertools import chain
-from operator import index
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal
 
 import av
 import av.error
@@ -20,6 +19,7 @@ import torch
 from av.container import InputContainer
 
 from streamderain.errors import DeviceError, InputError
+from streamderain.exact import whole
 from streamderain.redaction import redact
 from streamderain.video import colour, cuda, ffmpeg, nvdec, probe, sequence
 from streamderain.video.address import TIMED_OUT, patience
@@ -45,7 +45,7 @@ def open_source(
     subtitles: bool = True,
     read_timeout: float = 5.0,
     decoder: Decoding = "cpu",
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
 ) -> VideoSource:
     """Opens ``uri`` and decodes its first picture.
 
@@ -61,7 +61,7 @@ def open_source(
         decoder: "cpu"; "nvdec", an NVIDIA GPU's own decoder; or "auto", which takes that one if ``device`` is given
             and it does the video, and tells in `notes` why if it does not. Its pictures stay in the GPU's memory
             until they are asked for.
-        device: the CUDA GPU that the frames are for; the first if "nvdec" is asked for without.
+        device: that the frames are for, ``Derainer.plan.device``; the first CUDA GPU if "nvdec" is asked for without.
 
     Raises:
         DeviceError: "nvdec" was asked for and cannot be had.
@@ -74,9 +74,7 @@ def open_source(
         if value is not None and (not math.isfinite(value) or value < 0 or (what == "duration" and value == 0)):
             raise ValueError(f"{what} must be a time in seconds, got {value}")
     if frames is not None:
-        if not isinstance(frames, SupportsIndex) or index(frames) < 1:
-            raise ValueError(f"frames must be a whole number of at least 1, got {frames!r}")
-        frames = index(frames)
+        frames = whole("frames", frames, least=1)
     if on_error not in ("fail", "conceal"):
         raise ValueError(f"on_error must be 'fail' or 'conceal', got {on_error!r}")
     if frame_rate is not None and frame_rate <= 0:
@@ -89,6 +87,7 @@ def open_source(
         raise ValueError(
             "on_error conceal counts damaged pictures, which NVDEC does not tell of; use decoder auto or cpu"
         )
+    for_gpu = cuda.gpu(device)
     uri = ffmpeg.local_path(uri)
     if not uri:
         raise InputError("the input has no name", hint="name a file, such as rainy.mp4")
@@ -104,9 +103,9 @@ def open_source(
             container.close()
             raise
 
-    if decoder == "cpu" or (decoder == "auto" and (device is None or sequence.is_pattern(uri))):
+    if decoder == "cpu" or (decoder == "auto" and (for_gpu is None or sequence.is_pattern(uri))):
         return opened(None)
-    gpu = device or torch.device("cuda", 0)
+    gpu = for_gpu or torch.device("cuda", 0)
     try:
         _expect(gpu)
         if decoder == "auto":

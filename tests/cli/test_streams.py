@@ -487,7 +487,9 @@ def frames() -> Callable[[int], list[Frame]]:
 def test_the_log_says_which_camera_was_lost_and_why(config: Path, clip: Clip, style: str) -> None:
     head = HEAD + "live = true\nframes = 16\n"  # the file ends before, is lost, and begins again
     tables = table("front", clip("f.mp4"), Path("null:")) + table("rear", clip("r.mp4"), Path("null:"))
-    result = run(config, head + tables, "--log-format", style)
+    quiet = run(config, head + tables, "--log-format", style)
+    assert (quiet.exit_code, "is lost" in quiet.stderr) == (0, False), quiet.stderr  # nothing is wrong with a file
+    result = run(config, head + tables, "--log-format", style, "--verbose")
     assert result.exit_code == 0, result.stderr
     lines = result.stderr.splitlines()
     if style == "text":

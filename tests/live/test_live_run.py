@@ -239,7 +239,9 @@ def test_the_time_asked_for_begins_with_the_first_frame_written(late: float) -> 
     assert sink.pts[-1] / 90000 == pytest.approx(24 / 25)
 
 
-@pytest.mark.parametrize("wrong", [{"frames": "5"}, {"frames": 0}, {"duration": float("nan")}, {"max_age": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"frames": "5"}, {"frames": 0}, {"duration": float("nan")}, {"max_age": 0.0}, {"depth": 1.5}]
+)
 def test_an_argument_that_means_nothing_is_refused_before_anything_is_touched(wrong: dict[str, Any]) -> None:
     sink = Collect()
     with pytest.raises(ValueError, match=next(iter(wrong))):

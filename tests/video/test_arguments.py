@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from streamderain.errors import InputError, OutputOptionError
 from streamderain.frame import Frame
@@ -50,9 +51,11 @@ def test_a_path_is_a_file_whatever_it_is_called(clip: Path, monkeypatch: pytest.
     ("wrong", "says"),
     [
         ({"on_error": "concael"}, "on_error must be 'fail' or 'conceal', got 'concael'"),
-        ({"frames": 1.5}, "frames must be a whole number of at least 1, got 1.5"),
-        ({"frames": 0}, "frames must be a whole number of at least 1, got 0"),
+        ({"frames": 1.5}, "frames must be a whole number, got 1.5"),
+        ({"frames": 0}, "frames must be at least 1, got 0"),
         ({"frames": "3"}, "got '3'"),
+        ({"device": "cpuu"}, "device must be a CUDA GPU, such as 'cuda:0', or the CPU, got 'cpuu'"),
+        ({"device": 1.5}, "or the CPU, got 1.5"),
     ],
 )
 def test_a_wrong_argument_is_printed(clip: Path, wrong: dict[str, Any], says: str) -> None:
@@ -96,7 +99,19 @@ def test_what_a_sink_cannot_use_is_told_by_name(clip: Path) -> None:
         for options in ({"g": 12}, ["g=12"], None):
             with pytest.raises(TypeError, match=re.escape(f"such as {{'g': '12'}}, got {options}")):
                 open_sink(out, source.info, options=options)
+        with pytest.raises(ValueError, match="crf must be a whole number, got 'high'"):
+            open_sink(out, source.info, crf="high")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="device must be a CUDA GPU, such as 'cuda:0', or the CPU, got 'gpu'"):
+            open_sink(out, source.info, device="gpu")
     assert not list(clip.parent.glob("out*"))
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_the_cpu_is_a_device_too(clip: Path, device: str | torch.device) -> None:
+    with open_source(clip, decoder="auto", device=device) as source:
+        assert not any("NVDEC" in note for note in source.notes)
+        with open_sink("null:", source.info, device=device) as sink:
+            assert sink.delivery is None
 
 
 def test_an_array_is_no_tensor() -> None:
