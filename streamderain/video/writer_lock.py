@@ -8,6 +8,8 @@ from pathlib import Path
 from streamderain import locks
 from streamderain.errors import OutputError
 
+_NOT_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+
 
 class WriterLock:
     """``path``, made if it is not there, for this process alone until `release` or its end, however that comes.
@@ -19,22 +21,24 @@ class WriterLock:
         name: of what is written there, for people.
 
     Raises:
-        OutputError: another run has it, or it cannot be made.
+        OutputError: another run has it, it is a symbolic link, or it cannot be made.
     """
 
     def __init__(self, path: Path, *, name: str) -> None:
         self._path = path
         self._descriptor: int | None = None
         while self._descriptor is None:
+            if path.is_symlink():  # whoever put it here chose what is to be written over
+                raise OutputError(f"{path} is in the way: it is a link", hint="remove it, or write to another name")
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOT_LINKS, 0o666)
             except OSError as error:
                 raise OutputError(f"{path} cannot be written: {error.strerror}") from error
             try:
                 _take(descriptor, path, name)
                 mine = os.fstat(descriptor)
                 # Another run may have given it another name, or removed it, just before the lock was had.
-                current = path.exists() and os.path.samestat(mine, path.stat())
+                current = path.exists() and os.path.samestat(mine, path.lstat())
             except BaseException:
                 os.close(descriptor)
                 raise

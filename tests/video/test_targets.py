@@ -14,6 +14,7 @@ import pytest
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.video import list_stills, open_sink, open_source, sequence
 from streamderain.video.target import Target
+from streamderain.video.writer_lock import WriterLock
 
 from .clips import COUNT, scene, times, write_clip
 from .copying import copy, copy_open
@@ -153,6 +154,30 @@ def test_a_temporary_name_that_is_no_file_is_in_the_way(clip: Path) -> None:
     clip.with_name("out.mp4.part").mkdir()
     with pytest.raises(OutputError, match=r"out\.mp4\.part is in the way"):
         copy(clip, clip.with_name("out.mp4"))
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "o%d.png", "out.m3u8"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_temporary_name_that_is_a_link_is_in_the_way(clip: Path, name: str, there: bool) -> None:
+    elsewhere = clip.with_name("elsewhere")
+    if there:
+        elsewhere.touch()
+    clip.with_name(f"{name}.part").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match=r"\.part is in the way: it is a link"):
+        copy(clip, clip.with_name(name))
+    assert elsewhere.exists() == there
+    assert not there or elsewhere.read_bytes() == b""
+    assert sorted(clip.parent.glob("*")) == sorted([clip, clip.with_name(f"{name}.part"), *[elsewhere] * there])
+
+
+def test_a_link_that_comes_just_before_the_file_is_made_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.part").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
+    with pytest.raises(OutputError, match=r"out\.part cannot be written"):
+        WriterLock(tmp_path / "out.part", name="out")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_finished_part_leaves_the_older_file_its_name(clip: Path) -> None:
