@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import math
 import socket
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
+from urllib.parse import urlsplit
 
 from streamderain.errors import StreamderainError
 
 _LOG = logging.getLogger("streamderain.web")
-_TIMEOUT = 20.0  # seconds that a client may take nothing, or say nothing
+_TIMEOUT = 20.0  # seconds that a client may take nothing, and within which it must have asked for something
 _MOST_CLIENTS = 32
 
 
@@ -34,15 +37,28 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """What every page of ours has in common; a subclass answers `page`."""
+    """What every page of ours has in common; a subclass answers `page`.
+
+    Bound to this machine alone, only who asked for this machine is answered, so that no web page elsewhere can look at
+    what is served by giving its own name this address.
+    """
 
     server_version = "streamderain"
     sys_version = ""
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT
 
+    def handle_one_request(self) -> None:
+        cast(_Threads, self.server).expect(self.connection, time.monotonic() + self.timeout)
+        super().handle_one_request()
+
     def do_GET(self) -> None:
-        self.page(self.path.partition("?")[0])
+        server = cast(_Threads, self.server)
+        server.expect(self.connection, math.inf)
+        if server.is_meant(self.headers.get("Host")):
+            self.page(self.path.partition("?")[0])
+        else:
+            self.answer(b"this is for this machine\n", kind="text/plain; charset=utf-8", status=403)
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -74,8 +90,9 @@ class _Threads(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self._clients = threading.BoundedSemaphore(_MOST_CLIENTS)
-        self._sockets: set[Any] = set()
+        self._sockets: dict[Any, float] = {}  # until when a request must have come, by time.monotonic
         self._guard = threading.Lock()
+        self._name = host.lower()
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), handler)
@@ -84,12 +101,29 @@ class _Threads(ThreadingHTTPServer):
         TCPServer.server_bind(self)  # HTTPServer's asks the network for this machine's name
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
+    def expect(self, request: Any, until: float) -> None:
+        """Hangs up on a client if it has not asked by then: by a byte now and then it could stay for ever."""
+        with self._guard:
+            self._sockets[request] = until
+
+    def service_actions(self) -> None:
+        self.hang_up(time.monotonic())
+
+    def is_meant(self, asked: str | None) -> bool:
+        """Whether a request's header ``Host`` is this machine's alone, or need not be. No browser leaves it out."""
+        if asked is None or not _is_loopback(self.server_name):
+            return True
+        try:
+            name = urlsplit(f"//{asked}").hostname or ""
+        except ValueError:
+            return False
+        return name in ("localhost", self._name) or _is_loopback(name)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._clients.acquire(blocking=False):
             self.shutdown_request(request)  # too many already: a run is not for serving crowds
             return
-        with self._guard:
-            self._sockets.add(request)
+        self.expect(request, math.inf)
         try:
             super().process_request(request, client_address)
         except Exception:  # there is no thread to be had
@@ -104,7 +138,7 @@ class _Threads(ThreadingHTTPServer):
 
     def _forget(self, request: Any) -> None:
         with self._guard:
-            self._sockets.discard(request)
+            self._sockets.pop(request, None)
         self._clients.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -113,11 +147,13 @@ class _Threads(ThreadingHTTPServer):
         if not isinstance(error, OSError):
             _LOG.warning("a request could not be answered: %r", error, exc_info=_LOG.isEnabledFor(logging.DEBUG))
 
-    def hang_up(self) -> None:
+    def hang_up(self, now: float = math.inf) -> None:
+        """On those who should have asked by ``now``, or on everybody."""
         with self._guard:
-            for one in self._sockets:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+            for one, until in self._sockets.items():
+                if until <= now:
+                    with contextlib.suppress(OSError):
+                        one.shutdown(socket.SHUT_RDWR)
 
 
 class WebServer:
@@ -171,5 +207,12 @@ class WebServer:
 def _is_any(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

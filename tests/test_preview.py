@@ -8,16 +8,18 @@ import http.client
 import json
 import shutil
 import socket
+import socketserver
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -25,10 +27,11 @@ import pytest
 import torch
 
 from streamderain.frame import Frame
+from streamderain.metrics import serve_metrics
 from streamderain.observe import Observer
 from streamderain.preview import JpegEncoder, serve_preview
 from streamderain.preview.jpeg import Pictures
-from streamderain.web import WebServer
+from streamderain.web import Handler, WebServer
 from tests.waiting import wait_until
 
 TICK = Fraction(1, 25)
@@ -125,7 +128,7 @@ def test_mjpeg_is_what_opencv_plays(server: WebServer, observer: Observer) -> No
         thread.join()
 
 
-@pytest.mark.parametrize("path", ["nothing", "picture?kind=all", "picture?stream=7", "picture?after=-1", "page.html"])
+@pytest.mark.parametrize("path", ["nothing", "picture?kind=all", "picture?stream=7", "page.html"])
 def test_what_is_not_there_is_404(server: WebServer, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(server.url + path)
@@ -133,22 +136,82 @@ def test_what_is_not_there_is_404(server: WebServer, path: str) -> None:
         assert caught.value.code == 404
 
 
+@pytest.mark.parametrize("asked", ["after=-1", f"after={'9' * 5000}", "after=²", "stream=x"])
+@pytest.mark.parametrize("path", ["picture", "pair.mjpg"])
+def test_what_is_no_number_is_400_and_nothing_is_said(
+    server: WebServer, path: str, asked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{server.url}{path}?{quote(asked, safe='=')}")
+    with caught.value:
+        assert caught.value.code == 400
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
         ("evil.example:8080", 403),
         ("evil.example", 403),
-        ("localhost:8080", 200),
+        ("localhost.evil.example", 403),
+        ("[evil", 403),
+        ("", 403),
+        ("LocalHost:8080", 200),
         ("localhost", 200),
+        ("127.0.0.3", 200),
         ("[::1]:8080", 200),
+        (None, 200),  # of HTTP/1.0, by no browser
     ],
 )
-def test_a_page_elsewhere_cannot_borrow_this_machine(server: WebServer, host: str, status: int) -> None:
+@pytest.mark.parametrize("bound", ["127.0.0.1", "127.0.0.2", "localhost"])
+@pytest.mark.parametrize("serve", [serve_preview, serve_metrics])
+def test_a_page_elsewhere_cannot_borrow_this_machine(
+    observer: Observer, serve: Callable[..., WebServer], bound: str, host: str | None, status: int
+) -> None:
     """As DNS rebinding does: the attacker's name has this machine's address."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port)
-    connection.request("GET", "/picture", headers={"Host": host})
-    with closing(connection):
-        assert connection.getresponse().status == status
+    with serve([observer], (bound, 0)) as serving, closing(http.client.HTTPConnection(bound, serving.port)) as client:
+        client.putrequest("GET", "/status" if serve is serve_preview else "/metrics", skip_host=True)
+        if host is not None:
+            client.putheader("Host", host)
+        client.endheaders()
+        assert client.getresponse().status == status
+
+
+def test_a_name_that_was_named_is_answered(observer: Observer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Debian gives a machine's own name an address of its loopback."""
+    bind = socketserver.TCPServer.server_bind
+
+    def resolved(server: socketserver.TCPServer) -> None:
+        server.server_address = ("127.0.1.1", 0)
+        bind(server)
+
+    monkeypatch.setattr(socketserver.TCPServer, "server_bind", resolved)
+    with serve_preview([observer], ("Car.local", 0)) as serving:
+        asked = urllib.request.Request(f"http://127.0.1.1:{serving.port}/status", headers={"Host": "car.local"})
+        urllib.request.urlopen(asked).close()
+
+
+def test_a_request_that_comes_byte_by_byte_is_waited_for_only_so_long(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "timeout", 1.0)
+    begin = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+        with contextlib.suppress(OSError):
+            while time.monotonic() < begin + 10:
+                client.sendall(b"a")
+                time.sleep(0.2)
+    assert 1.0 <= time.monotonic() - begin < 5
+
+
+def test_an_answer_may_take_longer_than_a_request(
+    server: WebServer, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "timeout", 0.5)
+    threading.Timer(1.5, lambda: observer.processed(plain(CLEAN), plain(CLEAN))).start()
+    with urllib.request.urlopen(f"{server.url}picture?after=1", timeout=10) as answer:
+        assert answer.headers["X-Serial"] == "2"
 
 
 def test_nothing_is_encoded_when_nobody_watches(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:

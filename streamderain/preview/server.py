@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from streamderain.web import Handler, WebServer
 
 _WAIT = 5.0  # seconds that a request waits for a picture; then it is asked again
 _BOUNDARY = "streamderain-picture"
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 # The page is one file: it may load from here alone, and its own script and style stand in it.
 _POLICY = (
     "default-src 'none'; img-src 'self' data: blob:; connect-src 'self';"
@@ -31,49 +32,43 @@ def serve_preview(observers: Sequence[Observer], address: tuple[str, int]) -> We
     number in the header ``X-Serial``, or 204 when none came for 5 s; ``/clean.mjpg``, ``/rainy.mjpg`` and
     ``/pair.mjpg`` are endless MJPEG for players; ``/status`` says in JSON how each stream is.
 
-    Args:
-        address: host and port. Bound to this machine alone, only browsers that asked for this machine are answered, so
-            that no web page elsewhere can look at the pictures by giving its own name this address.
-
     Raises:
         StreamderainError: the port is taken.
     """
     streams = [Pictures(observer) for observer in observers]
     html = files("streamderain.preview").joinpath("page.html").read_bytes()
-    private = address[0] in _LOOPBACK
 
     class Preview(Handler):
         def page(self, path: str) -> None:
-            host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-            if private and host.strip("[]") not in _LOOPBACK:
-                self.answer(b"this preview is for this machine\n", kind="text/plain", status=403)
-            elif path == "/":
+            asked = parse_qs(self.path.partition("?")[2])
+            numbers = [asked.get(name, ["0"])[0] for name in ("stream", "after")]
+            if not all(map(_NUMBER.fullmatch, numbers)):
+                self.answer(b"stream and after are numbers\n", kind="text/plain", status=400)
+                return
+            stream, after = map(int, numbers)
+            if path == "/":
                 self.answer(html, kind="text/html; charset=utf-8", Content_Security_Policy=_POLICY)
             elif path == "/status":
                 self.answer(json.dumps(_status(streams)).encode(), kind="application/json")
             elif path == "/picture":
-                self._picture()
+                self._picture(asked.get("kind", ["pair"])[0], stream, after)
             elif path.endswith(".mjpg") and path[1:-5] in KINDS:
-                self._stream(cast(Kind, path[1:-5]))
+                self._stream(cast(Kind, path[1:-5]), stream)
             else:
                 self.answer(b"nothing is here\n", kind="text/plain", status=404)
 
-        def _picture(self) -> None:
-            asked = parse_qs(self.path.partition("?")[2])
-            kind, after = asked.get("kind", ["pair"])[0], asked.get("after", ["0"])[0]
-            pictures = self._pictures(asked)
-            if kind not in KINDS or pictures is None or not after.isdecimal():
+        def _picture(self, kind: str, stream: int, after: int) -> None:
+            if kind not in KINDS or stream >= len(streams):
                 self.answer(b"no such picture\n", kind="text/plain", status=404)
                 return
-            made = pictures.newer(kind, int(after), within=_WAIT)
+            made = streams[stream].newer(kind, after, within=_WAIT)
             if made is None:
                 self.answer(b"", kind="image/jpeg", status=204)
             else:
                 self.answer(made[1], kind="image/jpeg", X_Serial=str(made[0]))
 
-        def _stream(self, kind: Kind) -> None:
-            pictures = self._pictures(parse_qs(self.path.partition("?")[2]))
-            if pictures is None or self.command == "HEAD":
+        def _stream(self, kind: Kind, stream: int) -> None:
+            if stream >= len(streams) or self.command == "HEAD":
                 self.answer(b"no such stream\n", kind="text/plain", status=404)
                 return
             self.close_connection = True
@@ -83,19 +78,15 @@ def serve_preview(observers: Sequence[Observer], address: tuple[str, int]) -> We
             self.end_headers()
             serial = 0
             while True:
-                made = pictures.newer(kind, serial, within=_WAIT)
+                made = streams[stream].newer(kind, serial, within=_WAIT)
                 if made is not None:
                     serial, body = made
                     head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
                     self.wfile.write(head.encode() + body + b"\r\n")
-                elif pictures.observer.ended:
+                elif streams[stream].observer.ended:
                     return
                 else:
                     time.sleep(0.05)
-
-        def _pictures(self, asked: dict[str, list[str]]) -> Pictures | None:
-            index = asked.get("stream", ["0"])[0]
-            return streams[int(index)] if index.isdecimal() and int(index) < len(streams) else None
 
     return WebServer(address, Preview, what="--preview")
 
