@@ -20,7 +20,7 @@ _USER = re.compile(
     r"|[^/\s:@\[]*:(?!\d*(?:[/?#\s]|$))\S*@"
     rf"|[^/\s:@\[]*:\S*@{IP_FOLLOWS})"
 )
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_URL = re.compile(r"://\S+")
 _VALUES = re.compile(
     r"(?<=[?&;,/_])"
     r"((?:user|username|usr|login|loginuse|loginpas|pass|passwd|password|passphrase|pwd|psw|secret|token|access_token"

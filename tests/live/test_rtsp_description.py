@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from fractions import Fraction
 
 import pytest
@@ -66,6 +67,12 @@ def test_control_urls_stand_behind_the_base(control: str, base: str, url: str) -
 @pytest.mark.parametrize("sets", ["%%%", "A", "\u00e4", ",,,"])
 def test_parameter_sets_that_cannot_be_read_are_left_out(sets: str) -> None:
     assert _track(_H264.format(sets, "", "x")).parameter_sets == b""
+
+
+def test_a_description_full_of_parameter_sets_takes_no_time() -> None:
+    began = time.process_time()
+    _track(_H264.format("AAAA," * 50_000, "", "x"))
+    assert time.process_time() - began < 0.3
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 
 import pytest
 
@@ -107,3 +108,10 @@ def test_a_session_s_secret_has_the_nonces_in_it() -> None:
     secret = digest(digest("u", "r", "p"), "n", "c")
     assert f'response="{digest(secret, "n", "00000001", "c", "auth", digest("PLAY", "x"))}"' in header
     assert "algorithm=MD5-sess" in header
+
+
+@pytest.mark.parametrize("challenge", ["a" * 8100, "a" + " " * 8000, 'a="' + "\\a" * 4000, ",Digest" * 1100])
+def test_an_answer_full_of_hostile_challenges_takes_no_time(challenge: str) -> None:
+    began = time.process_time()
+    assert not Login("u", "p").challenge([f"Digest {challenge}"] * 97)
+    assert time.process_time() - began < 0.5

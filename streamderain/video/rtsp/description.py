@@ -135,14 +135,15 @@ def _track(media: _Media, base: str, session: str) -> Track:
 
 def _parameter_sets(listed: str) -> bytes:
     """Annex B of what stands there in Base64. What cannot be read is left out: it comes with the pictures as well."""
-    found = b""
+    found = []
     for text in listed.split(","):
         try:
             unit = base64.b64decode(text.strip(), validate=True)
         except (binascii.Error, ValueError):
             continue
-        found += _START + unit if unit else b""
-    return found
+        if unit:
+            found += [_START, unit]
+    return b"".join(found)
 
 
 def _rate(text: str) -> Fraction | None:

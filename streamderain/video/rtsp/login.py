@@ -7,14 +7,16 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable
+from itertools import islice
 
 # Strongest first. "-sess" is each of these with the first nonces in the password's digest.
 _HASHES: dict[str, Callable[[bytes], str]] = {
     "SHA-256": lambda data: hashlib.sha256(data).hexdigest(),
     "MD5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
 }
-_PARAMETER = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_PARAMETER = re.compile(r'(?<!\w)(\w{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SCHEME = re.compile(r"(?:^|,\s*)(Basic|Digest)(?=\s|,|$)", re.IGNORECASE)
+_AT_MOST = 8  # headers, and challenges in one of them; what is behind them is left alone
 
 
 class Login:
@@ -41,7 +43,7 @@ class Login:
         It is not where nothing in them is known, or where the server has refused what it asked for. A fresh nonce is
         another question only if the old one was stale, by its word or because it was good for something before.
         """
-        offered = [one for header in headers for one in _challenges(header)]
+        offered = [one for header in headers[:_AT_MOST] for one in _challenges(header)]
         known = [found for scheme, found in offered if scheme == "digest" and _algorithm(found)[0] in _HASHES]
         known = [found for found in known if "nonce" in found and _qop(found) is not None]
         if known:
@@ -89,7 +91,7 @@ class Login:
 
 def _challenges(header: str) -> list[tuple[str, dict[str, str]]]:
     """Scheme in small letters and parameters, of each challenge in one header."""
-    found = list(_SCHEME.finditer(header))
+    found = list(islice(_SCHEME.finditer(header), _AT_MOST))
     ends = [*(match.start() for match in found[1:]), len(header)]
     return [(match[1].lower(), _parameters(header[match.end() : end])) for match, end in zip(found, ends, strict=False)]
 
