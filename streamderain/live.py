@@ -137,33 +137,38 @@ class _Network:
 
 
 class _StandIn:
-    """What is shown while no frame comes: the last picture, or a slate."""
+    """What is shown while no frame comes: the last pair of rainy and clean, or a slate for both."""
 
     def __init__(self, source: LiveSource, kind: OnLoss) -> None:
         self._source, self._kind = source, kind
-        self._shown: Frame | None = None
+        self._last: tuple[Frame, Frame] | None = None
         self._since = time.monotonic()
         self._slate: torch.Tensor | None = None
+        self._stale = False
 
-    def saw(self, shown: Frame) -> None:
+    def saw(self, rainy: Frame, clean: Frame) -> None:
         """A frame has been put out."""
-        self._shown, self._since = shown, time.monotonic()
+        self._last, self._since, self._stale = (rainy, clean), time.monotonic(), False
 
-    def due(self) -> Frame | None:
-        """The next picture that stands in, if one is due; its pts is the present moment."""
+    def left_out(self) -> None:
+        """A frame was too old to be put out."""
+        self._stale = True
+
+    def due(self) -> tuple[Frame, Frame] | None:
+        """The next pair that stands in, if one is due; its pts is the present moment."""
         now = time.monotonic()
-        if self._shown is None or self._kind not in ("hold", "slate"):
+        if self._last is None or self._kind not in ("hold", "slate"):
             return None
         missed = max(_MISSED, _INTERVALS * self._source.interval)
         if now - self._since < missed:
             return None
         self._since = now - missed + 1 / _HELD_PER_SECOND
-        pixels = self._shown.pixels
-        if self._kind == "slate" and self._source.lost_for() > 0:
+        rainy, clean = (replace(frame, pts=self._source.elapsed(), duration=None) for frame in self._last)
+        if self._kind == "slate" and (self._stale or self._source.lost_for() > 0):
             if self._slate is None:
-                self._slate = torch.full_like(pixels, _SLATE * torch.iinfo(pixels.dtype).max // 255)
-            pixels = self._slate
-        return replace(self._shown, pixels=pixels, pts=self._source.elapsed(), duration=None)
+                self._slate = torch.full_like(clean.pixels, _SLATE * torch.iinfo(clean.pixels.dtype).max // 255)
+            rainy = clean = replace(clean, pixels=self._slate)
+        return rainy, clean
 
 
 def run_live(
@@ -190,11 +195,13 @@ def run_live(
 
     Args:
         view: what is written instead of the clean frame; see `pipeline.comparison`. The sink must be of its size.
+            Pictures that stand in go through it too.
         on_frame: called in this thread with each frame handed on, also those that stand in.
         stop: when it gets set, the run ends.
         on_loss: while no frame comes: "hold" writes the last picture five times a second, "slate" a dark picture once
-            the connection is lost, "pause" nothing; "stop" ends the run at the first loss.
-        max_age: seconds; frames that are older when their turn comes are skipped.
+            the connection is lost or frames come too old, "pause" nothing; "stop" ends the run at the first loss.
+        max_age: seconds; frames that have waited longer than this when their turn comes are skipped. What the least
+            delayed frame of the connection needed is no waiting.
         cheaper: adapt: where ``derainer`` is too slow for the camera, take these in turn, then the last one on smaller
             pictures; and say so in the log. None keeps to ``derainer``. See `adaptive`.
         frames, duration: end after so many frames written, or so many seconds by their times.
@@ -273,24 +280,27 @@ def run_live(
             if gone and on_loss == "stop":
                 lost = StreamLostError(f"{source.name} is lost", hint="--on-loss hold waits for its return")
                 break
-            if captured is None:
-                shown = stand_in.due()
-                if shown is not None:
-                    hand_on(shown, None)
-                    held += 1
-                continue
-            if max_age is not None and time.monotonic() - captured.at > max_age:
+            if captured is not None and max_age is not None and time.monotonic() - captured.due > max_age:
                 too_old += 1
+                stand_in.left_out()
                 if observer is not None:
                     observer.skip()
+                captured = None
+            if captured is None:
+                pair = stand_in.due()
+                if pair is not None:
+                    hand_on(pair[1] if view is None else view(*pair), None)
+                    held += 1
+                    if observer is not None:
+                        observer.held()
+                del pair
                 continue
             clean = network.step(captured)
             if observer is not None:
                 observer.processed(captured.frame, clean)
-            shown = clean if view is None else view(captured.frame, clean)
-            hand_on(shown, captured.at)
-            stand_in.saw(shown)
-            del clean, captured, shown
+            hand_on(clean if view is None else view(captured.frame, clean), captured.at)
+            stand_in.saw(captured.frame, clean)
+            del clean, captured
         source.close()
         if written == 0:
             behind.abort()

@@ -41,6 +41,7 @@ class Snapshot:
         up_seconds: since the `Observer` was made.
         camera_frames: that came from the source. processed_frames: that went through the network.
         skipped: camera frames that were not processed, because newer ones were there or they were too old.
+        held_frames: pictures put out that stood in for a source that was away.
         reconnects: times that the source came back.
         output_dropped, output_reconnects: frames that a network output could not send, and times that it came back.
         output_away_seconds: for which a network output has been away; 0.0 while it is there.
@@ -59,6 +60,7 @@ class Snapshot:
     camera_frames: int
     processed_frames: int
     skipped: int
+    held_frames: int
     reconnects: int
     output_dropped: int
     output_reconnects: int
@@ -90,7 +92,7 @@ class Observer:
         self._began = clock()
         self._last_frame = self._began
         self._state: StreamState = "connecting"
-        self._camera = self._processed = self._skipped = self._reconnects = 0
+        self._camera = self._processed = self._skipped = self._held = self._reconnects = 0
         self._camera_times: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._process_times: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._output = (0, 0)
@@ -112,6 +114,11 @@ class Observer:
         """``count`` frames that came will not be processed."""
         with self._changed:
             self._skipped += count
+
+    def held(self) -> None:
+        """A picture was put out that stands in for a source that is away."""
+        with self._changed:
+            self._held += 1
 
     def reconnected(self) -> None:
         """The source came back after it had been lost."""
@@ -217,6 +224,7 @@ class Observer:
                 camera_frames=self._camera,
                 processed_frames=self._processed,
                 skipped=self._skipped,
+                held_frames=self._held,
                 reconnects=self._reconnects,
                 output_dropped=self._output[0],
                 output_reconnects=self._output[1],

@@ -74,6 +74,7 @@ def test_prometheus_reads_what_happened(observer: Observer, clock: Clock, server
     for age in (0.02, 0.2, 0.21, 30.0):
         observer.processed(FRAME, FRAME, age=age)
     observer.skip(47)
+    observer.held()
     observer.reconnected()
     observer.tell_output(dropped=5, reconnects=2)
     status, body = get(server.url + "metrics")
@@ -82,6 +83,7 @@ def test_prometheus_reads_what_happened(observer: Observer, clock: Clock, server
     assert read["camera_frames_total", ""] == 51
     assert read["camera_fps", ""] == pytest.approx(25, rel=0.01)
     assert read["skipped_frames_total", ""] == 47
+    assert read["held_frames_total", ""] == 1
     assert read["reconnects_total", ""] == 1
     assert (read["output_dropped_frames_total", ""], read["output_reconnects_total", ""]) == (5, 2)
     assert read["output_away_seconds", ""] == 0

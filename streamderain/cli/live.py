@@ -103,8 +103,7 @@ def run_live_video(
 
     with usage_errors():
         wanted = live_source_options(options)
-    began = time.localtime()
-    _with_free_name(target, began, lambda name: check_names(name, None, options))
+    _with_free_name(target, time.localtime(), lambda name: check_names(name, None, options))
     if wanted.wait or "listen=1" in uri:
         reporter.note(f"waiting for {uri}")
     try:
@@ -114,6 +113,7 @@ def run_live_video(
             raise
         reporter.error(NOTHING_WRITTEN, code=signals.exit_code)
         return signals.exit_code
+    began = time.localtime()  # the camera may have been waited for, and the clock set meanwhile
     with ExitStack() as until_run:
         until_run.enter_context(source)
         derainer, view, info = model_and_view(options, "live", source.info, observer)
@@ -206,13 +206,19 @@ class _ToldLive(Told):
         if self._judge and now - began > _JUDGED_AFTER:
             self._judge = False
             came, skipped = self._live.camera_frames - came, self._live.skipped - skipped
-            if skipped > _TOO_SLOW * came:
+            seen = self._observer.snapshot()
+            if (too_old := seen.skipped - self._live.skipped) > _TOO_SLOW * came:
+                self._reporter.note(
+                    f"{too_old} of {counted(came, 'frame')} came too old for --max-age, and were skipped; a longer one"
+                    " takes them"
+                )
+            elif skipped > _TOO_SLOW * came:
                 seconds = now - began
                 self._reporter.note(
                     f"this machine processes {(came - skipped) / seconds:.1f} of the camera's {came / seconds:.1f}"
                     f" frames/s and skips the others; try --adaptive{self._cheapest}"
                 )
-            elif not self._newest and (age := self._observer.snapshot().frame_age or 0.0) > _TOO_OLD:
+            elif not self._newest and (age := seen.frame_age or 0.0) > _TOO_OLD:
                 self._reporter.note(
                     f"this machine is slower than the camera: frames are {age:.1f} s old by now, and ever older;"
                     f" try --adaptive{self._cheapest}, or leave out --latency all"
@@ -225,8 +231,9 @@ def _say_end(reporter: Reporter, target: str, stats: LiveStats, signal_code: int
     code = signal_code if interrupted else DEGRADED if stats.concealed else 0
     if stats.lost is not None:
         code = stats.lost.exit_code
+    held = f" ({stats.held} held)" if stats.held else ""
     line = (
-        f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {rate(stats.fps)} → {target};"
+        f"{counted(stats.frames, 'frame')}{held} in {stats.seconds:.1f} s, {rate(stats.fps)} → {target};"
         f" {counted(stats.skipped, 'frame')} skipped, {counted(stats.reconnects, 'reconnect')}"
     )
     if stats.age_median is not None and stats.age_worst is not None:

@@ -158,7 +158,7 @@ Exit codes:
         help="Process all frames, or only the newest (realtime). auto is realtime for live inputs, all for recordings.",
     ),
     option(
-        "--max-age", type=Seconds(), help="Skip frames that are older than this, such as 200ms.  [default: no limit]"
+        "--max-age", type=Seconds(), help="Skip frames that waited longer than this, such as 200ms. [default: no limit]"
     ),
     option("--adaptive", is_flag=True, help="Use a cheaper model or smaller pictures while the machine is too slow."),
     option(

@@ -61,7 +61,9 @@ class OutputClock:
                 mapped += shift
                 self._anchor = (theirs, ours + shift)
         if mapped is None:
-            mapped = elapsed if self._last is None else max(elapsed, self._last + self._step)
+            mapped = elapsed
+            if self._last is not None and pts is not None:
+                mapped = max(elapsed, self._last + self._step)
             if self._waits and self._last is not None and self._anchor is not None:
                 mapped = self._last + self._step  # the camera's clock was set, and ours says when we were free
             self._anchor = (pts * base, mapped) if pts is not None else None
@@ -78,10 +80,18 @@ class CaptureClock:
     Without a report, the least delay that was seen since the connection began, or since the last report, counts as
     none; what comes later than that has waited somewhere (in a buffer of the network, in a server that had pictures in
     store).
+
+    Attributes:
+        due: of the latest picture, when it would have come with the least delay of its connection, by its time or by
+            the reports, whichever is later: a camera's times may run slowly, and its clock may be set. That the clock
+            is wrong makes no difference.
     """
 
     def __init__(self) -> None:
-        self._least: float | None = None  # seconds: when a picture without delay is taken, less the camera's time
+        self.due = 0.0
+        self._reported: float | None = None  # seconds: when a picture is taken, less the camera's time of it
+        self._least: float | None = None  # seconds: when a picture without delay comes, less the camera's time of it
+        self._least_told: float | None = None  # seconds from capture to arrival, by the reports
         self._latest = (0.0, 0.0)
 
     def captured(self, pts: int | None, base: Fraction, at: float, sent: float | None) -> float:
@@ -91,15 +101,22 @@ class CaptureClock:
             delay = time.time() - (time.monotonic() - at) - sent
             told = at - delay if 0 <= delay < _PLAUSIBLE else None
         if pts is None:
+            self.due = at
             return at if told is None else told
-        theirs = float(pts * base)
+        theirs, offset = float(pts * base), at - float(pts * base)
         before, then = self._latest
         self._latest = (theirs, at)
-        if told is not None:
-            self._least = told - theirs
-            return told
-        offset = at - theirs
+        drift = _DRIFT * max(0.0, at - then)
         if self._least is None or theirs < before - 1.0:  # the clock was set back: nothing before it counts
-            self._least = offset
-        self._least = min(offset, self._least + _DRIFT * max(0.0, at - then))
-        return theirs + self._least
+            self._least, self._reported = offset, None
+        self._least = min(offset, self._least + drift)
+        self.due = theirs + self._least
+        if told is not None:
+            self._reported = told - theirs
+            if self._least_told is None:  # this picture may have waited before the first report came
+                self._least_told = self.due - told
+            self._least_told = min(at - told, self._least_told + drift)
+            self.due = max(self.due, told + self._least_told)
+        elif self._reported is not None:
+            self._reported = min(offset, self._reported + drift)
+        return theirs + (self._least if self._reported is None else self._reported)

@@ -61,7 +61,8 @@ class Arrival(NamedTuple):
 
     Attributes:
         picture: of PyAV.
-        pts: ticks of the stream's time base; None where the source does not say (RTSP: the first picture).
+        pts: ticks of the stream's time base; None where the source does not say (RTSP: the first picture;
+            MJPEG and bare H.264: every one).
         at: ``time.monotonic()`` when its last packet was here.
         sent: Unix time when the camera took it, by its own clock (RTCP); None where it does not say.
     """

@@ -24,6 +24,7 @@ from streamderain.video.outlet import Finishing, check_size
 from streamderain.video.planes import PlaneWriter
 from streamderain.video.remux import Remuxer
 from streamderain.video.segments import SegmentFiles
+from streamderain.video.settling import Settling
 from streamderain.video.target import Target
 from streamderain.yuv import Delivery, YuvFrame
 
@@ -71,6 +72,7 @@ class ContainerSink(Finishing):
         self._counted = plan.codec in _COUNTED
         self._target = target
         self._segments = segments
+        self._settling = Settling(target.part) if info.live and target.part is not None else None
         self._earlier = earlier[0] if earlier else None  # the longest
         self.held = self._earlier.frames if self._earlier is not None else 0
         self._pieces = [found.path for found in earlier if found.path != target.final]
@@ -151,6 +153,8 @@ class ContainerSink(Finishing):
             self._flush()
             self._remuxer.pump()
             self._container.close()
+            if self._settling is not None:
+                self._settling.end()
             if self._segments is not None:
                 self._segments.check()
                 self._segments.tidy()
@@ -168,18 +172,20 @@ class ContainerSink(Finishing):
         finally:
             with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
                 self._container.close()  # nothing happens where it is closed already
+                if self._settling is not None:
+                    self._settling.end()
             self._target.release()
 
     def abort(self) -> None:
         """Finishes what was written so far, so that ``OUT.part`` plays, and gives it no other name. Never raises.
 
-        With no frame written, or none that an earlier run had not, there is nothing worth keeping, and ``OUT.part`` is
-        removed.
+        With no frame written, none that an earlier run had not, or none that the disk had room for, there is nothing
+        worth keeping, and ``OUT.part`` is removed.
         """
         if not self._open:
             return
         self._open = False
-        worth = self.frames_written > self.held
+        worth = self._worth
         # The reason for aborting is what the user must hear.
         with contextlib.suppress(*ffmpeg.WRITE_ERRORS, InputError):
             if self._segments is not None:
@@ -189,7 +195,10 @@ class ContainerSink(Finishing):
                 self._remuxer.pump()
         with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
             self._container.close()
-        if worth:
+        with contextlib.suppress(OSError):
+            if self._settling is not None:
+                self._settling.end()
+        if worth and not self._target.empty:
             self._target.release()
         else:
             self._target.discard()
@@ -276,10 +285,16 @@ class ContainerSink(Finishing):
         if self._segments is not None:
             self._segments.check()
 
+    @property
+    def _worth(self) -> bool:
+        """Whether there is a picture that no earlier run had."""
+        return self.frames_written > self.held
+
     def _failure(self, error: BaseException) -> OutputError:
         after = f"after {ffmpeg.frames(self.frames_written)}"
         part = self._target.part
         if isinstance(error, BrokenPipeError):
             return OutputError(f"the reader of {self._name} went away {after}")
-        kept = f"what was written is in {part}" if part is not None and self.frames_written > self.held else None
+        nothing = isinstance(error, OSError) and self._target.empty  # as on a full disk
+        kept = f"what was written is in {part}" if part is not None and self._worth and not nothing else None
         return OutputError(f"{self._name} cannot be written {after}: {ffmpeg.explain(error)}", hint=kept)

@@ -6,6 +6,7 @@ import contextlib
 import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -28,6 +29,7 @@ from streamderain.video.connection import (
     without_delay,
 )
 
+_NO_TIMES = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
 _NEARLY = 0.9  # of a read time-out: FFmpeg hands out what it still had, and the failure only at the next read
 
 
@@ -75,6 +77,8 @@ class Demuxed:
         self.kind: Kind = "segments" if self._container.format.name == "hls" else "stream"
         if address.paced or (is_served(address.url) and self._container.duration is not None):
             self.kind = "recording"
+        # FFmpeg counts pictures at 25 a second where the container has no times: MJPEG by HTTP, bare H.264 by TCP.
+        self._timed = self.kind != "stream" or not self._container.format.flags & _NO_TIMES
         others = {str(stream.type) for stream in self._container.streams if stream.index != self._video.index}
         if "audio" in others:
             self.notes.append(SOUND_LEFT_OUT)
@@ -84,7 +88,8 @@ class Demuxed:
         return Fraction(self._video.time_base)
 
     def info(self, picture: av.VideoFrame, turned: probe.Orientation) -> VideoInfo:
-        return probe.video_info(picture, self._video, self._container, turned=turned)
+        info = probe.video_info(picture, self._video, self._container, turned=turned)
+        return info if self._timed else replace(info, frame_rate=None)
 
     def describe(self, picture: av.VideoFrame, info: VideoInfo) -> str:
         return probe.describe(self._container, self._video, picture, info)
@@ -107,7 +112,7 @@ class Demuxed:
                     continue  # FFmpeg took a keyframe for two, for GStreamer repeats its headers at each slice
                 before = picture.pts
                 sent = None if offset is None or picture.pts is None else picture.pts * tick + offset
-                yield Arrival(picture, picture.pts, at, sent)
+                yield Arrival(picture, picture.pts if self._timed else None, at, sent)
                 del picture
             # A server that is killed, or hangs up, looks like the end of a file; a camera has none.
             if packet is None:

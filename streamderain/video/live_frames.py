@@ -28,12 +28,15 @@ class Captured(NamedTuple):
 
     Attributes:
         frame: of the source's ``info``; its pts grows over everything that may happen to the camera.
-        at: ``time.monotonic()`` when it was taken, as well as that is known.
+        at: ``time.monotonic()`` when it was taken, as well as that is known: by the camera's own clock if it tells.
+        due: when it would have come with the least delay of its connection. What comes later has waited; this needs no
+            clock but ours.
         connection: a number that grows with each reconnect: between two of them the past is no past.
     """
 
     frame: Frame
     at: float
+    due: float
     connection: int
 
 
@@ -103,7 +106,8 @@ class LiveFrames:
             self._count(arrival.at)
             frame = reader.read(picture, 0, TICK, None)
             frame = Frame(self._box.fit(frame.pixels), self._clock.stamp(arrival.pts, base, arrival.at), TICK)
-            yield Captured(frame, capture.captured(arrival.pts, base, arrival.at, arrival.sent), number)
+            taken = capture.captured(arrival.pts, base, arrival.at, arrival.sent)
+            yield Captured(frame, taken, capture.due, number)
             del frame, picture, arrival
 
     def _count(self, at: float) -> None:

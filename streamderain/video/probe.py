@@ -171,7 +171,7 @@ def picture_info(
 def describe(container: InputContainer, video: Any, picture: av.VideoFrame, info: VideoInfo) -> str:
     """One phrase: container, codec, pixel format, size, rate, colour, orientation."""
     kind = ""
-    if video.average_rate and video.base_rate:
+    if info.frame_rate and video.average_rate and video.base_rate:
         kind = " constant" if video.average_rate == video.base_rate else " variable"
     return phrase(container.format.name.split(",")[0], video.codec_context.name, picture, info, kind=kind)
 

@@ -134,6 +134,11 @@ class Target:
                 self._take_name(self.part, self.final)
         self.release()
 
+    @property
+    def empty(self) -> bool:
+        """Whether ``OUT.part`` is there without a byte in it."""
+        return self.part is not None and self.part.exists() and not self.part.stat().st_size
+
     def discard(self) -> None:
         """Removes ``OUT.part`` if this run wrote it."""
         if self._lock is not None and self._ours:

@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -98,6 +100,43 @@ def test_a_publisher_is_waited_for_and_may_come_again(
         publish(theirs.format(port), container, *options)
         _again(source)
         _fresh(source)
+
+
+@pytest.mark.parametrize("rate", [8, 40])
+def test_mjpeg_by_http_is_timed_by_its_arrival(rate: int) -> None:
+    """It has no times, and FFmpeg has it come at 25 frames/s."""
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=picture")
+            self.end_headers()
+            picture = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
+            head = b"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture)
+            began, number = time.monotonic(), 0
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(head + picture + b"\r\n")
+                    number += 1
+                    time.sleep(max(0.0, began + number / rate - time.monotonic()))
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        assert is_live(url)
+        with open_live(url) as source:
+            taken: list[tuple[float, float, float]] = []  # ours, the frame's, how old
+            while not taken or taken[-1][0] - taken[0][0] < 4.0:
+                captured = source.take(0.1)
+                if captured is not None:
+                    now = time.monotonic()
+                    taken.append((now, captured.frame.pts / 90000, now - captured.at))
+        server.shutdown()
+    ours, theirs = (taken[-1][i] - taken[1][i] for i in (0, 1))
+    assert theirs == pytest.approx(ours, abs=0.3)
+    assert sorted(age for _, _, age in taken)[len(taken) // 2] < 0.3
 
 
 def test_a_transport_stream_by_udp_that_stops_and_goes_on(publish: Publish) -> None:

@@ -217,7 +217,7 @@ class Punctual:
     def take(self, within: float) -> Captured:
         self._pts += 3600
         frame = Frame(torch.zeros(16, 16, 3, dtype=torch.uint8), self._pts, self.info.time_base)
-        return Captured(frame, time.monotonic(), 0)
+        return Captured(frame, time.monotonic(), time.monotonic(), 0)
 
     def elapsed(self) -> int:
         return self._pts
@@ -248,6 +248,55 @@ def test_an_argument_that_means_nothing_is_refused_before_anything_is_touched(wr
         run_live(Punctual(0.0), sink, Stub(), **wrong)
     assert not sink.closed
     assert not sink.aborted
+
+
+class Waiting(Punctual):
+    """Eight frames by a clock that is three seconds slow, then frames that have waited for a second, or none."""
+
+    def __init__(self, *, comes: bool) -> None:
+        super().__init__(0.0)
+        self._comes, self._taken = comes, 0
+
+    def take(self, within: float) -> Captured | None:  # type: ignore[override]
+        self._taken += 1
+        captured = super().take(within)
+        now = time.monotonic()
+        if self._taken <= 8:
+            return captured._replace(at=now - 3.0, due=now)
+        time.sleep(0.02)
+        return captured._replace(at=now - 4.0, due=now - 1.0) if self._comes else None
+
+    def lost_for(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_frames_that_wait_too_long_are_no_live_picture(comes: bool) -> None:
+    sink, observer = Collect(lambda frame: int(frame.pixels[0, 0, 0]) == 24), Observer()
+    stats = run_live(
+        Waiting(comes=comes), sink, Stub(paint=lambda pixels, step: pixels + 200), max_age=0.5, on_loss="slate",
+        frames=12, observer=observer,
+    )  # fmt: skip
+    assert (stats.frames, stats.held) == (12, 4)
+    assert sink.seen == [False] * 8 + [comes] * 4
+    assert observer.snapshot().held_frames == 4
+    assert (stats.skipped > 0) == comes
+
+
+def test_pictures_that_stand_in_go_through_the_view_each_by_itself() -> None:
+    shown: list[tuple[int, int]] = []
+
+    def view(rainy: Frame, clean: Frame) -> Frame:
+        shown.append((int(rainy.pixels.max()), int(clean.pixels.max())))
+        return Frame(clean.pixels + len(shown), clean.pts, clean.time_base)
+
+    sink = Collect(lambda frame: int(frame.pixels.max()))
+    stub = Stub(paint=lambda pixels, step: pixels + 100)
+    run_live(Waiting(comes=False), sink, stub, view=view, frames=11)
+    assert shown == [(0, 100)] * 11
+    assert sink.seen == list(range(101, 112))
+    run_live(Waiting(comes=True), sink, stub, view=view, frames=11, max_age=0.5, on_loss="slate")
+    assert shown[19:] == [(24, 24)] * 3
 
 
 def test_a_source_that_is_closed_ends_the_run(camera: Make, running: Start) -> None:
@@ -282,7 +331,8 @@ class Aged(Punctual):
         self._ages = iter(ages)
 
     def take(self, within: float) -> Captured:
-        return super().take(within)._replace(at=time.monotonic() - next(self._ages))
+        taken = time.monotonic() - next(self._ages)
+        return super().take(within)._replace(at=taken, due=taken)
 
 
 def test_ages_are_of_the_last_frames_and_the_worst_of_99_in_100(monkeypatch: pytest.MonkeyPatch) -> None:

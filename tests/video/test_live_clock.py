@@ -132,6 +132,31 @@ def test_a_camera_whose_second_is_too_long_has_no_old_pictures() -> None:
         assert clock.captured(second * 90000, BASE, at, None) == pytest.approx(at, abs=0.01)
 
 
+@pytest.mark.parametrize("behind", [0.0, 0.5, 3.0, 60.0])
+def test_what_has_waited_is_told_whatever_the_cameras_clock_says(behind: float) -> None:
+    clock = CaptureClock()
+    past, now = time.time() - 60, time.monotonic() - 60
+    for i in range(100):
+        at = now + i * 0.04
+        clock.captured(i * 3600, BASE, at, past + i * 0.04 - 0.02 - behind if i else None)
+        assert clock.due == pytest.approx(at, abs=0.05)
+    for i in range(100, 150):  # the network stops for two seconds, and then brings everything at once
+        clock.captured(i * 3600, BASE, now + 6.0, past + i * 0.04 - 0.02 - behind)
+        assert clock.due == pytest.approx(now + i * 0.04, abs=0.05)
+    for i in range(150, 200):  # and the camera's clock is set
+        clock.captured(i * 3600, BASE, now + i * 0.04, past + i * 0.04 - 2.0 - behind)
+        assert clock.due == pytest.approx(now + i * 0.04, abs=0.05)
+
+
+def test_what_has_waited_is_told_where_a_cameras_times_are_too_slow() -> None:
+    """Stamps of 25 pictures a second, half of which come."""
+    clock = CaptureClock()
+    past, now = time.time() - 120, time.monotonic() - 120
+    for i in range(750):
+        clock.captured(i * 3600, BASE, now + i * 0.08, past + i * 0.08 - 0.02 if i else None)
+        assert clock.due == pytest.approx(now + i * 0.08, abs=0.1)
+
+
 def test_a_file_that_stands_in_for_a_camera_begins_at_once_wherever_its_times_begin() -> None:
     stop = MagicMock()
     paced = pace.Pace(stop, late=math.inf)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +21,7 @@ import torch
 
 from streamderain.errors import OutputError, OutputExistsError
 from streamderain.frame import Frame, VideoInfo
-from streamderain.video import open_sink, open_source
+from streamderain.video import open_sink, open_source, settling
 
 from .clips import COUNT, times, write_clip
 from .copying import copy, copy_open
@@ -276,6 +279,58 @@ def test_a_disk_that_is_full_from_the_start_is_told_as_such(tmp_path: Path) -> N
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert "sound" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_a_disk_without_room_for_a_byte_leaves_nothing_behind(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+    noise = torch.Generator().manual_seed(0)
+
+    def write() -> None:
+        with open_sink(tmp_path / "out.mkv", VideoInfo(64, 48, Fraction(1, 90000), live=True)) as sink:
+            for number in range(500):
+                pixels = torch.randint(0, 256, (48, 64, 3), dtype=torch.uint8, generator=noise)
+                sink.write(Frame(pixels, number * 3600, Fraction(1, 90000)))
+
+    try:
+        with pytest.raises(OutputError, match="File too large") as caught:
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert caught.value.hint is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_recording_of_a_camera_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    told: list[tuple[int, bool]] = []
+
+    def sync(descriptor: int) -> None:
+        told.append((os.fstat(descriptor).st_size, (tmp_path / "out.mkv").exists()))
+
+    monkeypatch.setattr(settling, "_EVERY", 0.05)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with open_sink(tmp_path / "out.mkv", VideoInfo(64, 48, Fraction(1, 90000), live=live)) as sink:
+        for number in range(20):
+            sink.write(Frame(torch.zeros(48, 64, 3, dtype=torch.uint8), number * 3600, Fraction(1, 90000)))
+            time.sleep(0.02)
+    assert (len(told) > 3) == live
+    assert told[-1:] == ([((tmp_path / "out.mkv").stat().st_size, False)] if live else [])
+    assert not any(thread.name == "streamderain-settle" for thread in threading.enumerate())
+
+
+def test_a_disk_that_fails_late_is_an_output_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    sink = open_sink(tmp_path / "out.mkv", VideoInfo(64, 48, Fraction(1, 90000), live=True))
+    sink.write(Frame(torch.zeros(48, 64, 3, dtype=torch.uint8), 0, Fraction(1, 90000)))
+    with pytest.raises(OutputError, match="No space left on device"):
+        sink.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mkv.part"]
 
 
 _KILLED = """
