@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from streamderain.video.address import Address
-from streamderain.video.connection import Connection
+from streamderain.video.connection import Connection, LostError
 from streamderain.video.demuxed import Demuxed
 from streamderain.video.rtsp.camera import Camera
 from streamderain.video.rtsp.description import UnknownToUsError
+
+_NAME_IT = "FFmpeg might read it, but would take the password along to any host: name the address that it leads to"
 
 
 def connect(address: Address, *, read_timeout: float, busy: Callable[[bool], None]) -> Connection:
@@ -27,6 +29,8 @@ def connect(address: Address, *, read_timeout: float, busy: Callable[[bool], Non
         try:
             return Camera(address, read_timeout=read_timeout, busy=busy)
         except UnknownToUsError as error:
+            if error.redirected and "@" in address.url:
+                raise LostError(f"after a redirect {error}", hint=_NAME_IT) from error
             why = str(error)
     connection = Demuxed(address, read_timeout=read_timeout, busy=busy)
     if why is not None:

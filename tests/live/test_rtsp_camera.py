@@ -247,6 +247,32 @@ def test_redirects_are_followed_and_passwords_stay_with_their_host(scripted: Scr
     assert not any("authorization" in request.headers for request in asked)
 
 
+@pytest.mark.parametrize("where", ["http://localhost/cam", "", "rtsp://[::1/cam"])
+def test_no_password_goes_to_another_host_by_ffmpeg(scripted: Script, where: str) -> None:
+    goal = scripted("m=video 0 RTP/AVP 26\r\n", answer=_asks)
+
+    def answer(request: Request) -> bytes | None:
+        if request.method == "OPTIONS":
+            return reply(request)
+        ours = request.headers["user-agent"] == "streamderain"
+        there = where if ours else goal.url().replace("127.0.0.1", "localhost")
+        return reply(request, "302 Found", f"Location: {there}")
+
+    with pytest.raises(LostError, match="after a redirect"):
+        _connect(scripted(answer=answer).url(user="admin:secret"), open_timeout=2.0)
+    assert not goal.requests
+
+
+def test_after_a_redirect_ffmpeg_reads_only_what_has_no_password(scripted: Script) -> None:
+    goal = scripted("m=video 0 RTP/AVP 26\r\n")
+    first = scripted(answer=lambda request: reply(request, "302 Found", f"Location: {goal.url()}"))
+    with pytest.raises(LostError, match="after a redirect it sends JPEG"):
+        _connect(first.url(user="admin:secret"))
+    assert not goal.asked("OPTIONS")  # with which FFmpeg begins
+    _connect(first.url()).close()
+    assert goal.asked("OPTIONS")
+
+
 @pytest.mark.parametrize(
     ("url", "first", "port", "login"),
     [

@@ -64,6 +64,7 @@ class Client:
         self._number = 0
         self._session = ""
         self._login: Login | None = None
+        self._redirected = False
         self._timeout: float = _TIMEOUT
         self._alive = "OPTIONS"  # which every server answers; what it offers of better ones is in the answer
         self._may_get = True
@@ -73,8 +74,10 @@ class Client:
             self._describe(url, deadline)
             self._set_up(deadline)
             self._request("PLAY", self.track.session, deadline, {"Range": "npt=0.000-"})
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, UnknownToUsError):
+                error.redirected = self._redirected
             raise
         self._asked_at = time.monotonic()
 
@@ -114,6 +117,7 @@ class Client:
                 self.track = track
                 return
             self._wire.close()
+            self._redirected = True
             asked = answer.headers.get("location", "")
             if not re.match(r"rtsps?://", asked, re.IGNORECASE):
                 raise UnknownToUsError("it sends us to something else")

@@ -21,7 +21,13 @@ _MEDIA_AT_MOST = 64
 
 
 class UnknownToUsError(Exception):
-    """The camera is beyond what is done here; FFmpeg's reader may know better. Says why in a few words."""
+    """The camera is beyond what is done here; FFmpeg's reader may know better. Says why in a few words.
+
+    Attributes:
+        redirected: the address led here by a redirect.
+    """
+
+    redirected = False
 
 
 @dataclass(frozen=True, slots=True)
