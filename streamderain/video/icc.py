@@ -10,10 +10,13 @@ from streamderain.video import image_parts, tiff
 _JPEG_NAME = b"ICC_PROFILE\0"
 _JPEG_MOST = image_parts.MOST_IN_JPEG - len(_JPEG_NAME) - 2  # bytes of profile in one APP2 segment
 _HOLDS = {"png", "mjpeg"}
+_MOST = 16 << 20  # bytes; none that is real is as long, and a small PNG may hold what would fill the memory
 
 
 def profile_in(data: bytes) -> bytes | None:
     """The profile in a whole png, jpg, webp or tiff file; None if there is none, or a damaged one.
+
+    Of one that is too long for `obstacle` only the beginning.
 
     Read from the bytes: PyAV 18.1 frees the side data of a decoded PNG twice, and the process with it.
     """
@@ -23,7 +26,9 @@ def profile_in(data: bytes) -> bytes | None:
             return tiff.value_of(tiff.COLOUR_PROFILE, data)
         for kind, body in image_parts.parts_of(data):
             if kind == b"iCCP":
-                return zlib.decompress(body[body.index(b"\0") + 2 :])
+                inflating = zlib.decompressobj()
+                profile = inflating.decompress(body[body.index(b"\0") + 2 :], _MOST + 1)
+                return profile if inflating.eof or len(profile) > _MOST else None
             if kind == b"ICCP":
                 return body
             if kind == b"\xff\xe2" and body.startswith(_JPEG_NAME):
@@ -35,6 +40,8 @@ def profile_in(data: bytes) -> bytes | None:
 
 def obstacle(profile: bytes, codec: str) -> str | None:
     """Why ``profile`` cannot go with an R'G'B' picture encoded by ``codec``; None when it can."""
+    if len(profile) > _MOST:
+        return f"it is longer than {_MOST >> 20} MiB"
     space = profile[16:20].decode("latin-1").strip()
     if space != "RGB":
         return f"it is for {space or 'nothing known'}, and what is written is RGB"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8"
@@ -53,3 +53,16 @@ def with_part(data: bytes, kind: bytes, body: bytes) -> bytes:
     if data.startswith(JPEG):
         return data[: len(JPEG)] + kind + struct.pack(">H", len(body) + 2) + body + data[len(JPEG) :]
     raise ValueError(f"a part is put into a PNG or a JPEG, got a file that begins with {data[:8]!r}")
+
+
+def without_parts(data: bytes, kinds: Collection[bytes]) -> bytes:
+    """``data`` without its chunks of these kinds, if it is a PNG; whole or not."""
+    if not data.startswith(PNG):
+        return data
+    kept, at = [PNG], len(PNG)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind not in kinds:
+            kept.append(data[at : at + 12 + length])
+        at += 12 + length
+    return b"".join(kept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import os
 import re
 from collections.abc import Callable
@@ -12,13 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.error
-from av.container import InputContainer
 
 from streamderain.atomic import write_whole
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError
 from streamderain.frame import Colour, Frame, VideoInfo
-from streamderain.video import colour, exif, ffmpeg, icc, probe
+from streamderain.video import colour, exif, ffmpeg, icc, image_parts, probe, tiff
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,18 @@ _KINDS = {
     ".webp": _Kind("libwebp", "bgra", options=(("lossless", "1"),)),
 }
 SUFFIXES = frozenset(_KINDS)
+# How a picture begins, and its decoder. FFmpeg is not to open a file as it thinks best: some texts, called pictures,
+# would have it read other files or listen to the network.
+_DECODERS = {
+    image_parts.PNG: "png",
+    image_parts.JPEG: "mjpeg",
+    b"BM": "bmp",
+    **dict.fromkeys(tiff.HEADERS, "tiff"),
+    **{b"P%d" % kind: "ppm" for kind in range(1, 8)},
+    b"RIFF": "webp",
+    b"GIF8": "gif",
+}
+_INFLATED = (b"iCCP", b"zTXt")  # chunks of a PNG that FFmpeg's decoder inflates, into any amount of memory
 _JFIF = Colour(matrix=5, range=colour.FULL)
 _TICK = Fraction(1, 25)
 
@@ -106,28 +115,24 @@ def _decoded(path: Path | str) -> tuple[av.VideoFrame, probe.Orientation]:
     with ffmpeg.listening() as lines:
         try:
             data = Path(path).read_bytes()
+            # By content: a PNG called .jpg is no rarity.
+            decoder = next((codec for begin, codec in _DECODERS.items() if data.startswith(begin)), None)
+            if decoder is None:
+                raise InputError(
+                    f"{name} cannot be read as a picture: it begins as none does", hint="is the file whole?"
+                )
+            context = av.CodecContext.create(decoder, "r")
+            assert isinstance(context, av.VideoCodecContext)
+            context.thread_count = 1  # threads would hold the picture back, and wait to be listened to
+            picture = next(iter(context.decode(av.Packet(image_parts.without_parts(data, _INFLATED)))), None)
             turned = probe.exif_orientation(data) or probe.Orientation(0, mirrored=False)
-            try:
-                # By name, but neither a pattern nor a protocol is to be read into it.
-                options = {"pattern_type": "none"}
-                with av.open(f"file:{name}", "r", format="image2", container_options=options) as container:
-                    return _first(container, name), turned
-            except (av.error.FFmpegError, InputError):
-                # By content: a PNG called .jpg is no rarity.
-                with av.open(io.BytesIO(data), "r") as container:
-                    return _first(container, name), turned
         except (*ffmpeg.ERRORS, IndexError) as error:
             reason = ffmpeg.explain(error, lines)
             raise InputError(f"{name} cannot be read as a picture: {reason}", hint="is the file whole?") from error
-
-
-def _first(container: InputContainer, name: str) -> av.VideoFrame:
-    video = probe.video_stream(container, name)
-    picture = next(container.decode(video), None)
     if picture is None:
         raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
     assert isinstance(picture, av.VideoFrame)
-    return picture
+    return picture, turned
 
 
 def write_still(

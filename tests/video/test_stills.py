@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import struct
 import threading
+import zlib
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -18,8 +22,8 @@ from PIL import ExifTags, Image
 
 from streamderain.errors import InputError, OutputError, OutputExistsError
 from streamderain.frame import Colour, Frame, VideoInfo
-from streamderain.video import list_stills, open_sink, open_source, read_still, write_still
-from streamderain.video.image_parts import parts_of
+from streamderain.video import icc, list_stills, open_sink, open_source, read_still, write_still
+from streamderain.video.image_parts import parts_of, with_part
 
 from .clips import COUNT, Array, scene, times, write_clip
 from .copying import copy
@@ -159,6 +163,30 @@ def test_a_colour_profile_that_cannot_be_carried_over_is_noted(
     assert says in notes[0]
 
 
+@pytest.mark.parametrize(("kind", "says"), [(b"iCCP", ["longer than 16 MiB"]), (b"zTXt", [])])
+def test_a_small_png_cannot_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes, says: list[str]
+) -> None:
+    bomb = zlib.compress(profile(b"RGB ", 600) + bytes(20 << 20), 1)
+    write_still(tmp_path / "plain.png", frame_of(scene(1)))
+    data = with_part((tmp_path / "plain.png").read_bytes(), kind, b"x\0\0" + bomb)
+    (tmp_path / "in.png").write_bytes(data)
+    decoded, notes, packet = list[bytes](), list[str](), av.Packet
+    monkeypatch.setattr(av, "Packet", lambda data: (decoded.append(data), packet(data))[1])
+    write_still(tmp_path / "out.png", read_still(tmp_path / "in.png"), like=tmp_path / "in.png", note=notes.append)
+    assert decoded == [(tmp_path / "plain.png").read_bytes()]  # FFmpeg would inflate all of it
+    assert len(icc.profile_in(data) or b"") == ((16 << 20) + 1 if says else 0)
+    assert [note.partition("it is ")[2] for note in notes] == says
+    assert (seen_by_opencv(tmp_path / "out.png") == scene(1)).all()
+
+
+def test_a_colour_profile_that_is_cut_off_is_none(tmp_path: Path) -> None:
+    write_still(tmp_path / "plain.png", frame_of(scene(1)))
+    body = b"x\0\0" + zlib.compress(profile(b"RGB ", 600))
+    whole, cut = (with_part((tmp_path / "plain.png").read_bytes(), b"iCCP", part) for part in (body, body[:-100]))
+    assert (icc.profile_in(whole), icc.profile_in(cut)) == (profile(b"RGB ", 600), None)
+
+
 def with_exif(path: Path, *, turned: int = 6) -> None:
     """As a camera writes it: who made it, when and how, turned, with a thumbnail."""
     tags = Image.Exif()
@@ -267,6 +295,20 @@ def test_a_png_called_jpg_is_read_all_the_same(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), scene(1)[..., ::-1])
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert (read_still(tmp_path / "a.jpg").pixels.numpy() == scene(1)).all()
+
+
+_SDP = "v=0\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile secret.mp4\n", _SDP])
+def test_a_text_is_no_picture_whatever_ffmpeg_would_do_with_it(tmp_path: Path, text: str, suffix: str) -> None:
+    write_clip(tmp_path / "secret.mp4", count=1)
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as ours:
+        ours.bind(("127.0.0.1", 0))  # so that FFmpeg would be told at once that it cannot listen here
+        (tmp_path / f"a{suffix}").write_text(text.format(port=ours.getsockname()[1]))
+        with pytest.raises(InputError, match=r"a\.\w+ cannot be read as a picture: it begins as none does"):
+            read_still(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a picture at all" * 20])
