@@ -1,6 +1,6 @@
 """Words for people, without secrets of addresses and without what terminals obey.
 
-Only the standard library: every line goes this way.
+Only the standard library: every line goes this way, and strangers name files and what is in them.
 
 Whoever asks for help pastes what was printed. Cameras take user and password before the ``@``, many take them in the
 query or even in the path (``/user=admin&password=…``), and who sends by RTMP has a stream key as the path's last part,
@@ -10,6 +10,7 @@ which is told from a mere name by its length where it is not known that somethin
 from __future__ import annotations
 
 import re
+from unicodedata import category
 
 #: An IP address follows, as it does the user and the password of a camera.
 IP_FOLLOWS = r"(?=\d{1,3}(?:\.\d{1,3}){3}(?:[:/?#\s]|$))"
@@ -51,7 +52,14 @@ def redact_said(text: str, uri: str) -> str:
     return redact(text if found is None else re.sub(rf"(?<!\w){re.escape(found[2])}(?!\w)", "***", text))
 
 
+def visible(text: str, *, kept: str = "\n\t") -> str:
+    """``text`` with a question mark for each letter that terminals obey or do not show, but for those in ``kept``."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in kept or category(one) == "Zs" else "?" for one in text)
+
+
 def in_line(text: str, *, most: int = 200) -> str:
     """What a file says, fit to be shown: one line of at most so many characters, and nothing that a terminal obeys."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+    shown = visible(text[:most], kept="")
     return shown if len(text) <= most else f"{shown}…"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from streamderain.redaction import redact, redact_said, redact_target
+from streamderain.redaction import in_line, redact, redact_said, redact_target, visible
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,16 @@ def test_a_long_word_takes_no_time() -> None:
     began = time.process_time()
     assert redact("a" * 20_000) == "a" * 20_000
     assert time.process_time() - began < 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;title\x07\x1b[2J\x9b31m\x7f", "?]0;title??[2J?31m?"),
+        ("gepj.\u202e4pm, zero\u200bwidth, \ud800", "gepj.?4pm, zero?width, ?"),
+        ("Überführung 雨\u3000at 10.00\u202fAM\xa0🌧", "Überführung 雨\u3000at 10.00\u202fAM\xa0🌧"),
+    ],
+)
+def test_what_terminals_obey_is_not_shown(text: str, shown: str) -> None:
+    assert visible(text) == in_line(text) == shown
+    assert (visible(f"{text}\n\t"), in_line(f"{text}\n\t")) == (f"{shown}\n\t", f"{shown}??")

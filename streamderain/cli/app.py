@@ -17,6 +17,7 @@ from streamderain import __version__
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.report import Reporter
 from streamderain.errors import DeviceError, OutputError, StreamderainError
+from streamderain.redaction import visible
 
 # name -> (module, attribute); the help lines of `streamderain --help` import them all, which is cheap: none of them
 # imports torch or PyAV before it runs.
@@ -36,14 +37,14 @@ _NO_ARGUMENTS: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "N
 
 
 class _Stdout:
-    """stdout whose errors are ours, whatever is printed; a reader that has gone is none."""
+    """stdout whose errors are ours, whatever is printed; a reader that has gone is none. Terminals obey none of it."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         with _told():
-            return self._stream.write(text)
+            return self._stream.write(visible(text))
 
     def flush(self) -> None:
         with _told():

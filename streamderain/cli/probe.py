@@ -12,12 +12,14 @@ import click
 from streamderain.cli.options import Seconds, model_options, talk_options, usage_errors
 from streamderain.cli.report import Reporter, counted
 from streamderain.errors import StreamderainError
-from streamderain.redaction import redact
+from streamderain.redaction import in_line, redact
 
 if TYPE_CHECKING:
     from streamderain.frame import VideoInfo
     from streamderain.video import VideoSource
     from streamderain.video.live import LiveSource
+
+_LONGEST = 2000  # characters of a line; what files say of themselves may be of any length
 
 
 @click.command("probe")
@@ -66,7 +68,7 @@ def probe_command(
         return
     for key, value in found.items():
         for line in value if isinstance(value, list) else [_plain(value)]:
-            click.echo(f"{key.replace('_', ' '):>20}  {line}")
+            click.echo(f"{key.replace('_', ' '):>20}  {in_line(line, most=_LONGEST)}")
 
 
 def _opened(uri: str, read_timeout: float, reporter: Reporter) -> LiveSource | VideoSource:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self, cast
 import click
 
 from streamderain.cli.interrupt import Signals
-from streamderain.redaction import redact
+from streamderain.redaction import redact, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -114,10 +114,10 @@ class Reporter:
             click.echo(line, file=_STDERR)
 
     def line(self, event: str, message: str, **fields: Any) -> str:
-        """What `say` writes, without its end, and without the secrets of any address."""
+        """What `say` writes, without its end, the secrets of any address, and what a terminal would obey."""
         if self.style == "text":
             whole = message if event == "debug" else " ".join(message.splitlines())  # names may hold ends of lines
-            return redact(f"streamderain: {whole}")
+            return visible(redact(f"streamderain: {whole}"))
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         return redact(json.dumps({"time": now, "event": event, "message": message, **fields}, default=str))
 

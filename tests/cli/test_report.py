@@ -48,3 +48,10 @@ def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     for note in ("one", "two", "one"):
         reporter.note(note)
     assert capsys.readouterr().err == "streamderain: one\nstreamderain: two\n"
+
+
+@pytest.mark.parametrize("event", ["note", "debug"])
+def test_a_terminal_obeys_no_line(event: str) -> None:
+    said = "cannot read \x1b]0;evil\x07\r\x1b[2J.mp4"
+    assert Reporter().line(event, said).isprintable()
+    assert Reporter(style="json").line(event, said).isprintable()

@@ -339,6 +339,22 @@ def test_probe_tells_size_times_colour_streams_and_plan(clip: Clip) -> None:
     assert {("width", "64"), ("height", "48"), ("live", "no")} <= {(key, value) for key, value in told}
 
 
+def test_what_a_file_says_of_itself_is_not_obeyed_by_a_terminal(tmp_path: Path) -> None:
+    spoken = tmp_path / "\x1b[2J.mkv"
+    with av.open(str(spoken), "w") as out:
+        video, tone = out.add_stream("mpeg4", rate=25), out.add_stream("pcm_s16le", rate=16000, layout="mono")
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        tone.metadata["language"] = "\x1b]0;evil\x07\n streamderain: all is well"
+        picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        out.mux([*video.encode(picture), *video.encode(None)])
+    result = CliRunner().invoke(cli, ["probe", str(spoken), "-m", "identity", "--device", "cpu"])
+    assert result.exit_code == 0
+    assert "?[2J.mkv" in result.output
+    assert "?]0;evil?" in result.output
+    assert all(line.isprintable() for line in result.output.split("\n"))
+    assert "\n streamderain: all is well" not in result.output
+
+
 def test_probe_of_nothing_is_4(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["probe", str(tmp_path / "nothing.mp4")])
     assert_refused(result, 4, "nothing.mp4")
