@@ -55,7 +55,7 @@ def takes_live(ctx: click.Context, uri: str, options: RunOptions) -> bool:
     as_live = options.wait > 0 or any(name != "read_timeout" for name in given_only_for(ctx, "live"))
     live = options.live
     if live is None:
-        live = is_live(uri, read_timeout=wanted.read_timeout, unknown=as_live)
+        live = is_live(uri, read_timeout=wanted.read_timeout, unknown=as_live, insecure=options.insecure)
     if not live and options.latency == "realtime":
         raise click.UsageError(
             "--latency realtime would skip frames of INPUT, which is a recording; add --live if it is not", ctx=ctx
@@ -83,6 +83,7 @@ def live_source_options(options: RunOptions) -> LiveOptions:
         reconnect_limit=options.reconnect_limit,
         wait=options.wait,
         transport=options.transport,
+        insecure=options.insecure,
     )
 
 

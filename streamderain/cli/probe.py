@@ -33,6 +33,7 @@ _LONGEST = 2000  # characters of a line; what files say of themselves may be of 
     show_default=True,
     help="Stop if a camera or server sends nothing for this long.",
 )
+@click.option("--insecure", is_flag=True, help="Accept any certificate of an https or rtmps INPUT.")
 @talk_options
 @click.pass_context
 def probe_command(
@@ -41,6 +42,7 @@ def probe_command(
     source: str,
     as_json: bool,
     read_timeout: float,
+    insecure: bool,
     verbose: bool,
     debug: bool,
     **model: Any,
@@ -58,7 +60,7 @@ def probe_command(
     if stills is not None:
         found |= {"kind": "pictures", "pictures": len(stills)}
     else:
-        with usage_errors(), _opened(source, read_timeout, reporter) as opened:
+        with usage_errors(), _opened(source, read_timeout, reporter, insecure=insecure) as opened:
             found |= {"kind": "video", "description": opened.description, **_facts(opened.info)}
             found["streams"] = [] if opened.side is None else [str(stream) for stream in opened.side.streams]
             found["notes"] = list(opened.notes)
@@ -71,15 +73,15 @@ def probe_command(
             click.echo(f"{key.replace('_', ' '):>20}  {in_line(line, most=_LONGEST)}")
 
 
-def _opened(uri: str, read_timeout: float, reporter: Reporter) -> LiveSource | VideoSource:
+def _opened(uri: str, read_timeout: float, reporter: Reporter, *, insecure: bool) -> LiveSource | VideoSource:
     """The input as `run` would open it."""
     from streamderain.video import open_source
     from streamderain.video.address import is_live
     from streamderain.video.live import LiveOptions, open_live
 
-    options = LiveOptions(read_timeout=read_timeout, open_timeout=read_timeout, reconnect=False)
-    if not is_live(uri, read_timeout=read_timeout):
-        return open_source(uri, read_timeout=read_timeout)
+    options = LiveOptions(read_timeout=read_timeout, open_timeout=read_timeout, reconnect=False, insecure=insecure)
+    if not is_live(uri, read_timeout=read_timeout, insecure=insecure):
+        return open_source(uri, read_timeout=read_timeout, insecure=insecure)
     if "listen=1" in uri:
         reporter.note(f"waiting for {uri}")
     return open_live(uri, options)

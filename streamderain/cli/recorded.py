@@ -115,6 +115,7 @@ def _open(uri: str, options: RunOptions, reporter: Reporter, gpu: torch.device |
             audio=options.audio == "copy",
             subtitles=options.subs == "copy",
             read_timeout=options.read_timeout,
+            insecure=options.insecure,
             decoder=decoder,
             device=gpu,
         )

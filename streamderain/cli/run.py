@@ -187,6 +187,12 @@ Exit codes:
         help="Transport of RTSP; auto uses UDP if TCP is unavailable.",
     ),
     only_for="live",
+    option(
+        "--insecure",
+        only_for=None,
+        is_flag=True,
+        help="Accept any certificate of an https or rtmps INPUT. Those of rtsps are never checked.",
+    ),
 )
 @section(
     "Several streams",

@@ -97,6 +97,7 @@ class RunOptions:
     read_timeout: float
     wait: float
     transport: Literal["auto", "tcp", "udp"]
+    insecure: bool
     hud: bool
     preview: tuple[str, int] | None
     metrics: tuple[str, int] | None

@@ -14,7 +14,7 @@ import av.error
 
 from streamderain.errors import InputError
 from streamderain.redaction import IP_FOLLOWS, redact
-from streamderain.video import ffmpeg
+from streamderain.video import certificates, ffmpeg
 
 Transport = Literal["auto", "tcp", "udp"]
 TRANSPORTS: tuple[Transport, ...] = ("auto", "tcp", "udp")
@@ -82,17 +82,19 @@ def is_device(uri: str) -> bool:
     return _DEVICE.fullmatch(uri) is not None or (uri.isdecimal() and not os.path.exists(uri))
 
 
-def is_live(uri: str, *, read_timeout: float = 5.0, unknown: bool = False) -> bool:
+def is_live(uri: str, *, read_timeout: float = 5.0, unknown: bool = False, insecure: bool = False) -> bool:
     """Whether ``uri`` is a camera or a stream that goes on by the clock.
 
     What HTTP serves may be either. It is opened once to see whether it says how long it is: a recording does, also one
     that is served as a playlist. What cannot be opened counts as ``unknown``; who opens it next will say why.
+    ``insecure``: any certificate will do.
 
     Raises:
         InputError: who serves it says nothing for ``read_timeout`` seconds, and it is not taken for live.
     """
     if is_served(uri):
         options, timeout = patience(uri, read_timeout)
+        options |= certificates.checking(uri, insecure=insecure)
         try:
             with av.open(uri, options=_LATER | options, timeout=timeout) as container:
                 return container.duration is None
@@ -127,7 +129,9 @@ def unanswered(uri: str) -> str:
     return f"is {where(uri)} reachable from here, and does it send?"
 
 
-def address(uri: str | os.PathLike[str], *, transport: Transport = "auto", open_timeout: float = 10.0) -> Address:
+def address(
+    uri: str | os.PathLike[str], *, transport: Transport = "auto", open_timeout: float = 10.0, insecure: bool = False
+) -> Address:
     """How to open ``uri`` live.
 
     Args:
@@ -137,6 +141,7 @@ def address(uri: str | os.PathLike[str], *, transport: Transport = "auto", open_
         transport: of RTSP. "auto" asks for TCP first, which loses nothing, and takes UDP where there is no TCP. What
             comes by UDP is read by FFmpeg, one picture later.
         open_timeout: seconds.
+        insecure: any certificate of https and rtmps will do; those of rtsps are never checked.
 
     Raises:
         ValueError: ``transport`` is none of these words.
@@ -167,7 +172,8 @@ def address(uri: str | os.PathLike[str], *, transport: Transport = "auto", open_
     if listens:  # TCP reads the word from the URL itself, RTMP wants it beside
         url, beside = (uri, {}) if scheme == "tcp" else (_LISTEN.sub("", uri).rstrip("?&"), {"listen": "1"})
         return Address(url, name, None, probing | beside, listens=True, open_timeout=_LISTEN_FOR)
-    return Address(uri, name, None, dict(probing), open_timeout=open_timeout)
+    options = probing | certificates.checking(uri, insecure=insecure)
+    return Address(uri, name, None, options, open_timeout=open_timeout)
 
 
 def listening_for(address: Address, seconds: float) -> Address:

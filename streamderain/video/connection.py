@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ import av
 import av.error
 
 from streamderain.frame import VideoInfo
-from streamderain.video import ffmpeg
+from streamderain.video import certificates, ffmpeg
 from streamderain.video.address import ESCAPES, splits_password, unanswered, where
 from streamderain.video.probe import Orientation
 
@@ -136,11 +136,14 @@ def check_pictures(since: float, read_timeout: float) -> None:
         raise LostError(f"data comes, but no picture for {since:.0f} s")
 
 
-def refusal(error: BaseException, url: str, *, within: float | None = None) -> tuple[str, str | None]:
+def refusal(
+    error: BaseException, url: str, *, within: float | None = None, options: Mapping[str, str] = {}
+) -> tuple[str, str | None]:
     """Why ``url`` cannot be opened, and what to do about it.
 
     Args:
         within: seconds after which it was given up, if that is why.
+        options: with which FFmpeg opened it.
     """
     if within is not None:
         return f"no answer within {within:g} s", unanswered(url)
@@ -153,6 +156,10 @@ def refusal(error: BaseException, url: str, *, within: float | None = None) -> t
     unknown = isinstance(error, (socket.gaierror, UnicodeError))
     if unknown or (getattr(error, "errno", None) == errno.EIO and not _resolves(url)):
         reason, hint = "no host of this name is known", f"check the name: {place}"
+    elif getattr(error, "errno", None) == errno.EIO and options.get("tls_verify") == "1":
+        why = certificates.distrust(url)
+        if why is not None:
+            reason, hint = f"its certificate is not accepted: {why}", certificates.HINT
     return reason, hint
 
 

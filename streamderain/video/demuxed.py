@@ -150,8 +150,10 @@ class Demuxed:
 
     def _cannot(self, error: BaseException, *, late: bool) -> LostError:
         late = late or isinstance(error, TIMED_OUT)
-        reason, hint = refusal(error, self._address.url, within=self._address.open_timeout if late else None)
-        if self._address.format == "video4linux2":
+        address = self._address
+        within = address.open_timeout if late else None
+        reason, hint = refusal(error, address.url, within=within, options=address.options)
+        if address.format == "video4linux2":
             hint = "v4l2-ctl --list-devices shows which cameras there are"
         return LostError(reason, hint=hint, final=isinstance(error, av.error.HTTPUnauthorizedError), late=late)
 

@@ -48,6 +48,7 @@ class LiveOptions:
         wait: seconds that the first connection is tried for; 0 fails at once, as a mistyped address should, and waits
             for ever where it is we who are connected to.
         transport: of RTSP: "auto", "tcp" or "udp".
+        insecure: any certificate of https and rtmps will do; those of rtsps are never checked.
     """
 
     newest: bool = True
@@ -57,6 +58,7 @@ class LiveOptions:
     reconnect_limit: float | None = None
     wait: float = 0.0
     transport: Transport = "auto"
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         for what in ("read_timeout", "open_timeout"):
@@ -404,7 +406,8 @@ def open_live(
         UnsupportedInputError: HDR, or a colour matrix that cannot be converted.
     """
     chosen = options if options is not None else LiveOptions()
-    source = LiveSource(address(uri, transport=chosen.transport, open_timeout=chosen.open_timeout), chosen, observer)
+    where = address(uri, transport=chosen.transport, open_timeout=chosen.open_timeout, insecure=chosen.insecure)
+    source = LiveSource(where, chosen, observer)
     try:
         while not source.wait_first(_LOOK_EVERY):
             if stop is not None and stop.is_set():

@@ -21,7 +21,7 @@ from av.container import InputContainer
 from streamderain.errors import DeviceError, InputError
 from streamderain.exact import whole
 from streamderain.redaction import redact
-from streamderain.video import colour, cuda, ffmpeg, nvdec, probe, sequence
+from streamderain.video import certificates, colour, cuda, ffmpeg, nvdec, probe, sequence
 from streamderain.video.address import TIMED_OUT, patience
 from streamderain.video.connection import refusal
 from streamderain.video.decode import Decoder, Picture
@@ -44,6 +44,7 @@ def open_source(
     audio: bool = True,
     subtitles: bool = True,
     read_timeout: float = 5.0,
+    insecure: bool = False,
     decoder: Decoding = "cpu",
     device: torch.device | str | None = None,
 ) -> VideoSource:
@@ -58,6 +59,7 @@ def open_source(
         frame_rate: frames/s of an image sequence, 25 if not given.
         audio, subtitles: whether those streams are read at all.
         read_timeout: seconds that a server may say nothing. Files and pipes may take as long as they like.
+        insecure: any certificate of https and rtmps will do; those of rtsps are never checked.
         decoder: "cpu"; "nvdec", an NVIDIA GPU's own decoder; or "auto", which takes that one if ``device`` is given
             and it does the video, and tells in `notes` why if it does not. Its pictures stay in the GPU's memory
             until they are asked for.
@@ -94,7 +96,7 @@ def open_source(
     name = redact("standard input" if uri == "-" else uri)
 
     def opened(gpu: torch.device | None) -> VideoSource:
-        container = _open_container(uri, name, frame_rate, read_timeout, gpu)
+        container = _open_container(uri, name, frame_rate, read_timeout, gpu, insecure=insecure)
         try:
             return _start(
                 container, uri, name, start, duration, frames, on_error, gpu, audio=audio, subtitles=subtitles
@@ -138,7 +140,7 @@ def _only_if_all_the_same(uri: str, on_error: Literal["fail", "conceal"]) -> Non
 
 
 def _open_container(
-    uri: str, name: str, frame_rate: Fraction | None, read_timeout: float, gpu: torch.device | None
+    uri: str, name: str, frame_rate: Fraction | None, read_timeout: float, gpu: torch.device | None, *, insecure: bool
 ) -> InputContainer:
     options: dict[str, str] = {}
     container_format = None
@@ -170,11 +172,12 @@ def _open_container(
     if frame_rate is not None and container_format is None:
         raise ValueError(f"frame_rate is for image sequences such as f%05d.png, got {frame_rate} for {name}")
     limits, timeout = patience(uri, read_timeout)
+    options |= limits | certificates.checking(uri, insecure=insecure)
     began = time.monotonic()
     with ffmpeg.listening() as lines, cuda.current(gpu):
         try:
             return av.open(
-                url, "r", format=container_format, container_options=options | limits, timeout=timeout,
+                url, "r", format=container_format, container_options=options, timeout=timeout,
                 metadata_errors="replace", hwaccel=None if gpu is None else cuda.acceleration(gpu, kept=True),
             )  # fmt: skip
         except ffmpeg.ERRORS as error:
@@ -183,7 +186,7 @@ def _open_container(
                 # Cut off by the time limit, RTSP says that what it got so far makes no sense.
                 senseless = isinstance(error, av.error.InvalidDataError)
                 late = isinstance(error, TIMED_OUT) or (senseless and time.monotonic() - began > 0.9 * read_timeout)
-                reason, hint = refusal(error, uri, within=read_timeout if late else None)
+                reason, hint = refusal(error, uri, within=read_timeout if late else None, options=options)
             raise InputError(
                 f"{name} cannot be opened: {reason}", hint=hint or "is it a video file, and whole?"
             ) from ffmpeg.redacted(error)
