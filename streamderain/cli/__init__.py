@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import tempfile
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: Latin-1 and Windows' pipes have no ✓ and no →
     _keep_freed_memory()
+    _do_without_temporary_files()
     from streamderain.cli.interrupt import Signals, leave
 
     with Signals() as signals:  # before click is imported, even: a signal may come at any time
@@ -66,6 +68,18 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def _do_without_temporary_files() -> None:
+    """Has PyTorch run where no temporary folder can be written, as on a read-only root.
+
+    Its compiler wants a folder for its files as soon as it is imported, even to work out shapes. One that is there
+    will do: what really compiles asks for a temporary folder of its own.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(os.sep))
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Size, device_options, flag_of, talk_options, usage_errors
+from streamderain.cli.options import (
+    Size,
+    complete_files,
+    complete_models,
+    device_options,
+    flag_of,
+    talk_options,
+    usage_errors,
+)
 from streamderain.cli.report import Reporter
 from streamderain.errors import InputError, OutputError
 
@@ -29,7 +37,7 @@ Examples:
 
 
 @click.command("bench", epilog=_EXAMPLES)
-@click.argument("model", default="balanced")
+@click.argument("model", default="balanced", shell_complete=complete_models)
 @click.option("--size", type=Size(), metavar="WxH", help="Size of the generated clip.  [default: 1280x720]")
 @click.option(
     "--frames", type=click.IntRange(min=1), help="Frames in a round, at most.  [default: 100; all of --input]"
@@ -37,8 +45,16 @@ Examples:
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; the median one counts."
 )
-@click.option("--input", "clip", metavar="FILE", help="Read this video instead of a generated clip.")
-@click.option("--output", "out", metavar="FILE", help="Write the result here.  [default: null:]")
+@click.option(
+    "--input",
+    "clip",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Read this video instead of a generated clip.",
+)
+@click.option(
+    "--output", "out", metavar="FILE", shell_complete=complete_files, help="Write the result here.  [default: null:]"
+)
 @click.option("--overwrite", is_flag=True, help="Replace --output if it exists.")
 @click.option("--encode", is_flag=True, help="Encode into a temporary file.")
 @click.option("--preset", metavar="NAME", help="Preset of the encoder, as with `run`.")

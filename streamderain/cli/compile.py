@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Size, device_options, talk_options, usage_errors, was_given
+from streamderain.cli.engines import accessible
+from streamderain.cli.options import Size, complete_models, device_options, talk_options, usage_errors, was_given
 from streamderain.cli.report import Reporter, counted
 from streamderain.errors import EngineError
 
@@ -26,7 +27,7 @@ Examples:
 
 
 @click.command("compile", epilog=_EXAMPLES)
-@click.argument("what", metavar="[MODEL|RECIPE.toml]", default="balanced")
+@click.argument("what", metavar="[MODEL|RECIPE.toml]", default="balanced", shell_complete=complete_models)
 @click.option(
     "--size", type=Size(), multiple=True, metavar="WxH", help="Size of the frames; repeatable.  [default: 1280x720]"
 )
@@ -62,6 +63,7 @@ def compile_command(ctx: click.Context, /, what: str, as_json: bool, verbose: bo
     reporter = Reporter(verbose=verbose, debug=debug)
     reporter.attach(ctx)
     recipe = _recipe(ctx, what, values)
+    from streamderain.runtime.cache import EngineCache
     from streamderain.session import job_for, padded_size
 
     template = job_for(recipe.model)
@@ -78,9 +80,10 @@ def compile_command(ctx: click.Context, /, what: str, as_json: bool, verbose: bo
         elsewhere = ", ".join(recipe.compute_capabilities)
         where = f"for GPUs of compute capability {elsewhere}, {plans[0].backend}, {plans[0].precision}"
     reporter.say("start", f"{counted(len(jobs), 'engine')} of {template.model} {where}", engines=len(jobs))
-    for job in jobs:
-        plans, line = _compile(job, plans, reporter)
-        built.append(line)
+    with accessible(EngineCache(), "written"):
+        for job in jobs:
+            plans, line = _compile(job, plans, reporter)
+            built.append(line)
     if as_json:
         click.echo(json.dumps(built, indent=2))
         return
@@ -134,7 +137,11 @@ def _plans(template: Job, recipe: EngineRecipe) -> tuple[Plan, ...]:
 
 
 def _compile(job: Job, plans: tuple[Plan, ...], reporter: Reporter) -> tuple[tuple[Plan, ...], dict[str, Any]]:
-    """Build one; the plans that are left, for where the best cannot build, and what is to be told."""
+    """Build one; the plans that are left, for where the best cannot build, and what is to be told.
+
+    Raises:
+        OSError: the cache cannot be written, whatever is built.
+    """
     import time
 
     from streamderain.runtime import backend_of, ensure, named

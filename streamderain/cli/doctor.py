@@ -49,8 +49,8 @@ def doctor_command(as_json: bool) -> None:
     ]
     looks = (
         *(("PyTorch", _torch), ("models", _models), ("PyAV", _av), ("protocols", _protocols)),
-        ("GPU codecs", _gpu_codecs),
-        *(("backends", _backends), ("optional parts", _optional), ("cache folder", _cache)),
+        *(("GPU codecs", _gpu_codecs), ("backends", _backends), ("optional parts", _optional)),
+        *(("cache folder", _cache), ("temporary folder", _temporary)),
     )
     for name, look in looks:
         try:
@@ -98,6 +98,8 @@ def _models() -> list[Finding]:
             load_model(name)
         except StreamderainError as error:
             findings.append(Finding(f"model {name}", "broken", str(error), "install streamderain again"))
+        except Exception as error:  # noqa: BLE001 - not of its weights; the others may load
+            findings.append(Finding(f"model {name}", "broken", f"{type(error).__name__}: {error}"))
         else:
             loaded.append(name)
     if loaded:
@@ -233,8 +235,19 @@ def _cache() -> list[Finding]:
         hint = "set STREAMDERAIN_CACHE to a folder that can be written"
         return [Finding("cache folder", "broken", f"{folder}: {error.strerror}", hint)]
     held = f"{counted(len(entries), 'engine')}, {size_in_words(sum(entry.bytes for entry in entries))}"
-    damaged = [entry.digest for entry in entries if entry.damage is not None]
+    forbidden = [entry.digest for entry in entries if entry.forbidden]
+    damaged = [entry.digest for entry in entries if entry.damage is not None and not entry.forbidden]
+    if forbidden:
+        held += f"; this user may not read {', '.join(forbidden)}"
     if damaged:
         hint = "a run builds them again; `streamderain engines verify` says what is wrong"
         return [Finding("cache folder", "broken", f"{folder}: {held}; damaged: {', '.join(damaged)}", hint)]
     return [Finding("cache folder", "ok", f"{folder} can be written; {held}")]
+
+
+def _temporary() -> list[Finding]:
+    try:
+        return [Finding("temporary folder", "ok", tempfile.gettempdir())]
+    except FileNotFoundError:
+        hint = "set TMPDIR to a folder that can be written"
+        return [Finding("temporary folder", "broken", "none can be written", hint)]

@@ -35,7 +35,7 @@ def engines_group() -> None:
 def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
     """List the engines, last used first. No run uses those marked "of another version"."""
     cache = _cache(ctx, verbose=verbose, debug=debug)
-    with _accessible(cache, "read"):
+    with accessible(cache, "read"):
         entries = cache.entries()
     if as_json:
         click.echo(json.dumps([_as_json(entry) for entry in entries], indent=2))
@@ -81,10 +81,13 @@ def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, 
 @talk_options
 @click.pass_context
 def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> int:
-    """Compare the files of every engine with what was built. Exits with 1 if one is damaged; a run builds it again."""
+    """Compare the files of every engine with what was built.
+
+    Exits with 1 if one is damaged, which a run builds again, or may not be read.
+    """
     cache = _cache(ctx, verbose=verbose, debug=debug)
     findings: list[tuple[Entry, str | None]] = []
-    with _accessible(cache, "read"):
+    with accessible(cache, "read"):
         for entry in cache.entries():
             with suppress(FileNotFoundError):  # another process has removed it meanwhile
                 findings.append((entry, cache.verify(entry)))
@@ -112,7 +115,7 @@ def prune_command(
         raise click.UsageError("--all and --max-size exclude each other", ctx=ctx)
     cache = _cache(ctx, verbose=verbose, debug=debug)
     limit = -1 if everything else MAX_BYTES if max_size is None else max_size
-    with _accessible(cache, "written"):
+    with accessible(cache, "written"):
         removed = cache.prune(limit)
         left = len(cache.entries())
     if as_json:
@@ -130,7 +133,7 @@ def _cache(ctx: click.Context, *, verbose: bool, debug: bool) -> EngineCache:
 
 
 @contextmanager
-def _accessible(cache: EngineCache, used: Literal["read", "written"]) -> Iterator[None]:
+def accessible(cache: EngineCache, used: Literal["read", "written"]) -> Iterator[None]:
     """Raises EngineError: if the file system refuses it within."""
     try:
         yield
@@ -142,7 +145,7 @@ def _accessible(cache: EngineCache, used: Literal["read", "written"]) -> Iterato
 
 
 def _find(cache: EngineCache, digest: str) -> Entry:
-    with _accessible(cache, "read"):
+    with accessible(cache, "read"):
         found = [entry for entry in cache.entries() if entry.digest.startswith(digest.lower())]
     if len(found) != 1:
         what = "no engine has" if not found else f"{len(found)} engines have"
@@ -164,7 +167,7 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 
 def _summary(entry: Entry) -> str:
     if entry.manifest is None:
-        return f"damaged: it {entry.damage}"
+        return f"damaged: it {entry.damage}" if not entry.forbidden else f"it {entry.damage}"
     key = entry.manifest.key
     target = key.get("option compute capability")
     where = key.get("device", "?") if target is None else f"compute capability {target}"

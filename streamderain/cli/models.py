@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import talk_options
+from streamderain.cli.options import complete_models, talk_options
 from streamderain.cli.report import Reporter
 from streamderain.errors import ModelError
 from streamderain.redaction import in_line
@@ -50,7 +50,7 @@ def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) 
 
 
 @models_group.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_models)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @talk_options
 @click.pass_context
@@ -76,7 +76,7 @@ def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, de
 
 
 @models_group.command("verify")
-@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@click.argument("names", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models)
 @talk_options
 @click.pass_context
 def verify_command(ctx: click.Context, names: tuple[str, ...], verbose: bool, debug: bool) -> int:

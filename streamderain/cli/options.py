@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -113,6 +115,19 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]  # no generic before 
         return key, text
 
 
+def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Leaves it to the shell, which knows its files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of the weights that ship, without PyTorch, which takes its time; and files."""
+    weights = Path(__file__).parents[1].glob("networks/weights/*.safetensors")
+    names = sorted(path.stem for path in weights if path.stem.startswith(incomplete))
+    # Bash drops the names that come before the word for files.
+    return [*complete_files(ctx, param, incomplete), *map(CompletionItem, names)]
+
+
 class Option(click.Option):
     """An option that shows its default, and knows where it stands in the help and what it is for.
 
@@ -165,6 +180,7 @@ model_options = section(
         "-m",
         "--model",
         default="balanced",
+        shell_complete=complete_models,
         help="Model to use: a name from `streamderain models list`, or a file of weights.",
     ),
     _DEVICE,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Seconds, model_options, talk_options, usage_errors
+from streamderain.cli.options import Seconds, complete_files, model_options, talk_options, usage_errors
 from streamderain.cli.report import Reporter, counted
 from streamderain.errors import StreamderainError
 from streamderain.redaction import in_line, redact
@@ -23,7 +23,7 @@ _LONGEST = 2000  # characters of a line; what files say of themselves may be of 
 
 
 @click.command("probe")
-@click.argument("source", metavar="INPUT")
+@click.argument("source", metavar="INPUT", shell_complete=complete_files)
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(

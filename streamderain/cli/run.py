@@ -13,6 +13,7 @@ from streamderain.cli.options import (
     Rate,
     Seconds,
     Sectioned,
+    complete_files,
     flag_of,
     given_only_for,
     model_options,
@@ -56,8 +57,8 @@ Exit codes:
 
 
 @click.command("run", cls=Sectioned, epilog=_EXAMPLES, context_settings={"max_content_width": 100})
-@click.argument("source", metavar="INPUT", required=False)
-@click.argument("target", metavar="OUTPUT", required=False)
+@click.argument("source", metavar="INPUT", required=False, shell_complete=complete_files)
+@click.argument("target", metavar="OUTPUT", required=False, shell_complete=complete_files)
 @model_options
 @section(
     "Processing",
@@ -186,13 +187,13 @@ Exit codes:
         default="auto",
         help="Transport of RTSP; auto uses UDP if TCP is unavailable.",
     ),
-    only_for="live",
     option(
         "--insecure",
         only_for=None,
         is_flag=True,
         help="Accept any certificate of an https or rtmps INPUT. Those of rtsps are never checked.",
     ),
+    only_for="live",
 )
 @section(
     "Several streams",

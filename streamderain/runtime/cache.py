@@ -18,12 +18,14 @@ from streamderain import locks
 from streamderain.runtime.manifest import (
     NAME,
     DamagedEngineError,
+    ForbiddenEngineError,
     Manifest,
     check_files,
     check_key,
     digest_of,
     manifest_of,
     read_manifest,
+    unreadable,
 )
 
 MAX_BYTES = 4 * 10**9
@@ -36,7 +38,7 @@ _Seen = TypeVar("_Seen")
 def cache_folder() -> Path:
     """``$STREAMDERAIN_CACHE``, else ``streamderain`` in the user's cache folder, which nobody may be able to write."""
     if chosen := os.environ.get("STREAMDERAIN_CACHE"):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))  # a Path's own method raises where nobody has that home
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches) / "streamderain"
     try:
@@ -48,13 +50,18 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One engine on the shelf. ``manifest`` is None where it is damaged, and ``damage`` says how."""
+    """One engine on the shelf. ``manifest`` is None where it cannot be used, and ``damage`` says why.
+
+    Attributes:
+        forbidden: it may be whole, but this user may not read it.
+    """
 
     folder: Path
     manifest: Manifest | None
     damage: str | None
     bytes: int
     last_used: datetime
+    forbidden: bool = False
 
     @property
     def digest(self) -> str:
@@ -139,11 +146,11 @@ class EngineCache:
                 return False
             place = Path(tempfile.mkdtemp(prefix=f"{path.name}{_BEING_MADE}", dir=self.folder))
             try:
-                place.chmod(0o755)  # mkdtemp's folders are for one user, and a shelf may be for several
                 began = time.monotonic()
                 parity = make(place)
                 seconds = time.monotonic() - began
                 manifest_of(place, key, model=model, build_seconds=seconds, parity=parity).write(place)
+                _open_to_all(place)
                 self._put_away(path)
                 os.replace(place, path)
             except BaseException:
@@ -159,7 +166,7 @@ class EngineCache:
         """What is on the shelf, the last used first. Contents are not compared; `verify` does.
 
         Raises:
-            OSError: if the folder is there and cannot be listed.
+            OSError: if something is there that cannot be listed.
         """
         found = (self._entry(path) for path in self._paths())
         there = (entry for entry in found if entry is not None)
@@ -215,7 +222,7 @@ class EngineCache:
         """Of everything that has an engine's name: hexadecimal digits and nothing else."""
         try:
             found = list(self.folder.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return []
         return [path for path in found if path.name and set(path.name) <= set("0123456789abcdef")]
 
@@ -224,15 +231,14 @@ class EngineCache:
         """What stands at ``path``; None where another process has just removed it."""
 
         def look() -> Entry:
-            used, size = path.lstat().st_mtime, _bytes_in(path)
+            used, size, forbidden = path.lstat().st_mtime, _bytes_in(path), False
             try:
                 manifest, damage = read_manifest(path), None
                 used = (path / NAME).stat().st_mtime
-            except DamagedEngineError as error:
-                manifest, damage = None, str(error)
-            except OSError as error:  # the folder may not be looked into
-                manifest, damage = None, f"cannot be read: {error.strerror}"
-            return Entry(path, manifest, damage, size, _moment(used))
+            except (DamagedEngineError, OSError) as error:
+                wrong = unreadable(error) if isinstance(error, OSError) else error
+                manifest, damage, forbidden = None, str(wrong), isinstance(wrong, ForbiddenEngineError)
+            return Entry(path, manifest, damage, size, _moment(used), forbidden)
 
         try:
             return _settled(path, look)
@@ -319,8 +325,14 @@ def _damage(path: Path) -> str | None:
     except DamagedEngineError as damage:
         return str(damage)
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return str(unreadable(error))
     return None
+
+
+def _open_to_all(folder: Path) -> None:
+    """Lets every user read what is in ``folder``, whatever this one's umask: a shelf may be for several."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _bytes_in(path: Path) -> int:

@@ -33,6 +33,10 @@ class DamagedEngineError(Exception):
     """An engine's folder is not what it should be; the message says what is wrong in a few words."""
 
 
+class ForbiddenEngineError(DamagedEngineError):
+    """This user may not read the engine's folder, which may well be whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineFile:
     """One file of an engine: its size in bytes and its sha256."""
@@ -152,11 +156,18 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise DamagedEngineError(f"has no {NAME}: it was left half-written") from None
     except OSError as error:
-        raise DamagedEngineError(f"cannot be read: {NAME}: {error.strerror}") from error
+        raise unreadable(error, NAME) from error
     try:
         return _parse(json.loads(text.decode()))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedEngineError(f"has a {NAME} that is garbage") from error
+
+
+def unreadable(error: OSError, name: str = "") -> DamagedEngineError:
+    """What a folder is that the file system does not let be read, or the file ``name`` in it."""
+    if isinstance(error, PermissionError):
+        return ForbiddenEngineError(f"may not be read by this user{name and f': {name}'}")
+    return DamagedEngineError(f"cannot be read: {name and f'{name}: '}{error.strerror}")
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -226,7 +237,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     try:
         found = _files_in(folder)
     except OSError as error:
-        raise DamagedEngineError(f"cannot be read: {error.strerror}") from error
+        raise unreadable(error) from error
     # Whatever is in the folder may be loaded: a file that nobody vouches for is as bad as one that was changed.
     if unnamed := sorted(found - manifest.files.keys()):
         raise DamagedEngineError(f"holds {in_line(unnamed[0])}, which its manifest does not name")
@@ -246,7 +257,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         except FileNotFoundError:
             raise DamagedEngineError(f"has lost its file {shown}") from None
         except OSError as error:
-            raise DamagedEngineError(f"cannot be read: {shown}: {error.strerror}") from error
+            raise unreadable(error, shown) from error
 
 
 def _files_in(folder: Path) -> set[str]:

@@ -18,7 +18,7 @@ from streamderain.runtime.backend import Backend, Job, Progress
 from streamderain.runtime.cache import EngineCache
 from streamderain.runtime.eager import reference
 from streamderain.runtime.engine import Engine
-from streamderain.runtime.manifest import DamagedEngineError, key_of
+from streamderain.runtime.manifest import DamagedEngineError, ForbiddenEngineError, key_of
 from streamderain.runtime.memory import no_memory, ran_out
 from streamderain.runtime.parity import compare, moving_texture
 
@@ -61,7 +61,10 @@ def engine_for(
         instead_of = cache.identity(key)
         what = f"the engine in {cache.path(key)} {damage}"
         if not build:
-            raise EngineError(what, hint=f"build it again: {compile_command(backend, job)}") from damage
+            hint = f"build it again: {compile_command(backend, job)}"
+            if isinstance(damage, ForbiddenEngineError):
+                hint = f"its owner can change that: chmod -R a+rX {shlex.quote(str(cache.path(key)))}"
+            raise EngineError(what, hint=hint) from damage
         _log.warning("%s; building it again", what)
     else:
         if engine is not None:
@@ -80,7 +83,8 @@ def ensure(
         Its folder, and whether it was built now.
 
     Raises:
-        EngineError: if it cannot be built, or the cache cannot be written.
+        EngineError: if it cannot be built.
+        OSError: if the cache cannot be written.
     """
     cache = EngineCache() if cache is None else cache
     key = key_of(backend, job)
@@ -92,13 +96,7 @@ def ensure(
     except DamagedEngineError as damage:
         instead_of = cache.identity(key)
         _log.warning("the engine in %s %s; building it again", cache.path(key), damage)
-    try:
-        return cache.path(key), _build(backend, job, cache, key, instead_of, progress)
-    except OSError as error:
-        raise EngineError(
-            f"the cache folder {cache.folder} cannot be written: {error.strerror}",
-            hint="set STREAMDERAIN_CACHE to one that can",
-        ) from error
+    return cache.path(key), _build(backend, job, cache, key, instead_of, progress)
 
 
 def named(backend: Backend, job: Job) -> str:
@@ -124,7 +122,7 @@ def in_words(seconds: float) -> str:
 
 
 def _load(backend: Backend, job: Job, cache: EngineCache, key: Mapping[str, str]) -> Engine | None:
-    """Raises DamagedEngineError: if it is there and of no use."""
+    """Raises DamagedEngineError: if it is there and of no use. EngineError: if not it, but the machine is to blame."""
     with cache.reading(key, waiting=lambda: _waiting(backend, job)) as folder:
         if folder is None:
             return None
@@ -133,6 +131,8 @@ def _load(backend: Backend, job: Job, cache: EngineCache, key: Mapping[str, str]
         except Exception as error:
             if ran_out(error):
                 raise no_memory(job.device, job.height, job.width) from error
+            if isinstance(error, OSError) and not _within(folder, error.filename):
+                raise EngineError(f"{named(backend, job)} cannot be loaded: {_first_line(error)}") from error
             raise DamagedEngineError(f"cannot be loaded ({_first_line(error)})") from error
 
 
@@ -210,6 +210,10 @@ def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -
     if not parity.mean_error <= _ROUNDING + _WRONG[job.precision] * parity.change:  # not-a-number is wrong too
         raise EngineError(f"{what} gives other pictures than PyTorch: mean error {parity.mean_error:.2g} of 1")
     return {name: value for name, value in asdict(parity).items() if value is not None}
+
+
+def _within(folder: Path, filename: object) -> bool:
+    return isinstance(filename, str | os.PathLike) and Path(filename).is_relative_to(folder)
 
 
 def _waiting(backend: Backend, job: Job) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -216,6 +218,41 @@ def test_completion_script(shell: str) -> None:
     assert f"_STREAMDERAIN_COMPLETE={shell}_complete" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "files", "plain"),
+    [
+        ("run ra", True, []),
+        ("run rainy.mp4 ", True, []),
+        ("run rainy.mp4 clear.mp4 -m ba", True, ["balanced"]),
+        ("run --config ", True, []),
+        ("probe ra", True, []),
+        ("compile paper", True, ["paper-a", "paper-b"]),
+        ("bench fa", True, ["fast"]),
+        ("bench --input ", True, []),
+        ("models show q", True, ["quality"]),
+        ("models verify fast q", True, ["quality"]),
+        ("en", False, ["engines"]),
+    ],
+)
+def test_bash_completes_files_and_models(words: str, files: bool, plain: list[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COMP_WORDS", f"streamderain {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" "))))
+    monkeypatch.setenv("_STREAMDERAIN_COMPLETE", "bash_complete")
+    answer = CliRunner().invoke(cli, [], prog_name="streamderain").output
+    monkeypatch.delenv("_STREAMDERAIN_COMPLETE")
+    script = CliRunner().invoke(cli, ["completion", "bash"]).stdout
+    # What bash gives the function, and what it takes: completions, else (compopt -o default) names of files.
+    within = """
+    complete() { :; }; env() { printf '%s' "$ANSWER"; }; compopt() { echo "compopt $1 $2"; }
+    eval "$SCRIPT"; COMP_WORDS=($WORDS); COMP_CWORD=1; COMPREPLY=(); _streamderain_completion streamderain
+    printf '%s\n' "${COMPREPLY[@]}"
+    """
+    given = {**os.environ, "ANSWER": answer, "SCRIPT": script, "WORDS": words}
+    taken = subprocess.run(["bash", "-c", within], env=given, capture_output=True, text=True, check=True)
+    assert [line for line in taken.stdout.splitlines() if line] == ["compopt -o default"] * files + plain
+    assert not taken.stderr
+
+
 def test_completion_completes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_WORDS", "streamderain run --comp")
     monkeypatch.setenv("COMP_CWORD", "2")
@@ -329,6 +366,25 @@ def test_doctor_says_which_weights_load_and_what_limits_the_threads(monkeypatch:
     assert (found["models"]["state"], found["models"]["detail"]) == ("ok", "these load: identity")
     assert (found["model damaged"]["state"], found["model damaged"]["detail"]) == ("broken", "the weights are damaged")
     assert "OMP_NUM_THREADS is 1" in found["PyTorch"]["detail"]
+
+
+def test_doctor_tells_of_a_machine_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    def load(name: str) -> object:
+        return none() if name == "odd" else None
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    monkeypatch.setattr("streamderain.networks.load_model", load)
+    monkeypatch.setattr("streamderain.networks.model_names", lambda: ("odd", "even"))
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    place = found["temporary folder"]
+    assert (place["state"], place["detail"]) == ("broken", "none can be written")
+    assert place["hint"] == "set TMPDIR to a folder that can be written"
+    assert "No usable temporary directory" in found["model odd"]["detail"]
+    assert found["models"]["detail"] == "these load: even"
 
 
 def test_doctor_survives_what_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

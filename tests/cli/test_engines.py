@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,20 @@ def test_every_size_is_built_in_batches_and_the_next_backend_taken_for_good_wher
     assert command("compile", "fast").exit_code == 5
 
 
+def test_a_cache_that_cannot_be_written_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="needs the extra `openvino`")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("streamderain.runtime.backends._AUTO", {"cpu": ("openvino",), "cuda": ("openvino",)})
+    result = command("compile", "fast", "--size", "64x48")
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert result.stderr.splitlines() == [
+        "streamderain: 1 engine of fast on cpu, openvino, int8",
+        f"streamderain: the cache folder {tmp_path}/file/cache cannot be written: Not a directory: "
+        "set STREAMDERAIN_CACHE to one that can",
+    ]
+
+
 def test_a_model_with_nothing_to_compile_says_so(cache: Path) -> None:
     result = command("compile", "identity", "--size", "64x48")
     assert result.exit_code == 5
@@ -253,12 +268,13 @@ def test_odd_manifests_are_damage_and_go_with_all_the_others(cache: Path) -> Non
     assert (removed.exit_code, removed.stdout.split(",")[0]) == (0, "4 engines removed")
 
 
-@pytest.mark.parametrize("folder", ["loop", "x" * 300])
+@pytest.mark.parametrize("folder", ["loop", "x" * 300, "file", "file/x"])
 @pytest.mark.parametrize("words", [("list",), ("list", "--json"), ("show", "a"), ("verify",), ("prune",)])
 def test_a_cache_folder_that_cannot_be_listed_is_told_in_one_line(
     words: tuple[str, ...], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("")
     monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path / folder))
     result = command("engines", *words)
     assert (result.exit_code, result.stdout) == (5, "")
@@ -277,6 +293,17 @@ def test_doctor_tells_of_a_cache_folder_that_can_be_written_and_not_listed(
     monkeypatch.setattr(Path, "iterdir", refused)  # tests may be run by root, whom nothing refuses
     (found,) = _cache()
     assert (found.state, found.detail) == ("broken", f"{cache}: Permission denied")
+
+
+def test_what_this_user_may_not_read_is_not_damaged(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("streamderain.runtime.manifest._bytes_of", refused)
+    digest = engine_in(cache).name
+    assert f"{digest}  it may not be read by this user: manifest.json  " in command("engines", "list").stdout
+    (found,) = _cache()
+    assert (found.state, found.detail.split("; ")[-1]) == ("ok", f"this user may not read {digest}")
 
 
 def test_prune_keeps_what_fits(cache: Path) -> None:
@@ -305,6 +332,22 @@ def test_run_takes_the_engine_and_says_so(cache: Path, clip: Clip, tmp_path: Pat
     assert result.exit_code == 0, result.stderr
     start = json.loads(result.stderr.splitlines()[0])
     assert (start["event"], start["backend"], start["precision"]) == ("start", "openvino", "fp32")
+
+
+@pytest.mark.usefixtures("cache")
+def test_run_takes_the_engine_where_no_temporary_folder_can_be_written(
+    clip: Clip, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file_may_grow() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # PyTorch sets it where it has found a folder
+    words = ("--model", "fast", "--backend", "openvino", "--precision", "fp32", "--no-progress")
+    process = start("run", clip(), "null:", *words, preexec_fn=no_file_may_grow)
+    said = process.communicate(timeout=240)[1].decode().splitlines()
+    assert process.returncode == 0, said
+    assert said[0].startswith("streamderain: fast on cpu, openvino, fp32")
+    assert len(said) == 2, said
 
 
 @pytest.mark.usefixtures("cache")

@@ -29,10 +29,13 @@ from streamderain.errors import EngineError
 from streamderain.networks import NetworkSpec
 from streamderain.runtime import Backend, Engine, EngineCache, Job, backend_of, compile_command, engine_for
 from streamderain.runtime import cache as cache_module
+from streamderain.runtime import manifest as manifest_module
+from streamderain.runtime.cache import cache_folder
 from streamderain.runtime.manifest import (
     FORMAT,
     DamagedEngineError,
     EngineFile,
+    ForbiddenEngineError,
     Manifest,
     digest_of,
     key_of,
@@ -477,11 +480,63 @@ def test_an_engine_can_be_read_by_others(shelf: EngineCache) -> None:
     key = {"torch": "any"}
 
     def make(folder: Path) -> dict[str, float]:
+        (folder / "parts").mkdir()
+        (folder / "parts" / "engine").write_text("whole")
+        return {}
+
+    usual = os.umask(0o077)
+    try:
+        assert shelf.build(key, make, model="any", waiting=lambda: None, instead_of=None)
+    finally:
+        os.umask(usual)
+    path = shelf.path(key)
+    modes = [stat.S_IMODE((path / name).stat().st_mode) for name in ("", "parts", "parts/engine", "manifest.json")]
+    assert modes == [0o755, 0o755, 0o644, 0o644]
+
+
+@pytest.mark.parametrize("closed", ["_bytes_of", "_files_in", "sha256_of"])
+def test_an_engine_that_this_user_may_not_read_is_not_called_damaged(
+    closed: str, shelf: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(folder: Path) -> dict[str, float]:
         (folder / "engine").write_text("whole")
         return {}
 
+    def refused(path: Path) -> object:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    key = {"torch": "any"}
     assert shelf.build(key, make, model="any", waiting=lambda: None, instead_of=None)
-    assert stat.S_IMODE(shelf.path(key).stat().st_mode) == 0o755
+    monkeypatch.setattr(manifest_module, closed, refused)  # tests may be run by root, whom nothing refuses
+    (entry,) = shelf.entries()
+    assert entry.forbidden == (closed == "_bytes_of")
+    assert str(shelf.verify(entry)).startswith("may not be read by this user")
+    with pytest.raises(ForbiddenEngineError, match="may not be read"), shelf.reading(key, waiting=lambda: None):
+        pass
+
+
+def test_who_may_not_read_an_engine_is_told_who_can_change_that(
+    openvino: Backend, make_job: MakeJob, built: Path, shelf: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    shutil.copytree(built, shelf.folder)
+    monkeypatch.setattr(manifest_module, "_bytes_of", refused)
+    folder = shelf.path(key_of(openvino, make_job()))
+    with pytest.raises(EngineError) as told:
+        engine_for(openvino, make_job(), build=False)
+    assert str(told.value) == (
+        f"the engine in {folder} may not be read by this user: manifest.json: "
+        f"its owner can change that: chmod -R a+rX {folder}"
+    )
+
+
+def test_a_tilde_is_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for chosen, folder in (("~/c", "/home/somebody/c"), ("~nobody-of-this-name/c", "~nobody-of-this-name/c")):
+        monkeypatch.setenv("STREAMDERAIN_CACHE", chosen)
+        assert cache_folder() == Path(folder)
 
 
 def test_no_ingredient_is_left_out_of_the_key(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,7 +620,7 @@ def test_a_full_disk_is_told_as_such_and_costs_the_engine_and_not_the_run(
     )
     clean(engine_for(openvino, make_job()))
     assert f"{shelf.folder} cannot be written (No space left on device): the engine is kept for this run" in caplog.text
-    with pytest.raises(EngineError, match=r"cannot be written: No space left on device: set STREAMDERAIN_CACHE"):
+    with pytest.raises(OSError, match="No space left on device"):
         ensure(openvino, make_job())
     assert not shelf.entries()
 

@@ -106,6 +106,20 @@ def test_want_of_memory_is_told_as_such_and_the_engine_stays(make_job: MakeJob, 
     assert shelf.path(key_of(backend, job)).is_dir()
 
 
+def test_only_errors_of_the_engine_itself_have_it_built_again(make_job: MakeJob, shelf: EngineCache) -> None:
+    backend, job = Building(), make_job()
+    engine_for(backend, job)
+    backend.loading = FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+    with pytest.raises(EngineError, match=r"tiny at 64x48, off fp32 cannot be loaded: .*No usable temporary directory"):
+        engine_for(backend, job)
+    assert backend.builds_made == 1
+    for error in (RuntimeError("nonsense"), OSError(5, "I/O error", str(shelf.path(key_of(backend, job)) / "engine"))):
+        backend.loading = error
+        with pytest.raises(EngineError):
+            engine_for(backend, job)
+    assert backend.builds_made == 3
+
+
 @pytest.mark.parametrize(
     ("error", "memory"),
     [
