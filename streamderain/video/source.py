@@ -31,6 +31,8 @@ from streamderain.video.truncation import missing_bytes
 from streamderain.video.video_source import VideoSource
 
 _THREADS = 4
+# FFmpeg takes a list for what it is by its content: a stranger's in.mp4 would show what else is in its folder.
+_LISTS = (".ffconcat", ".ffcat", ".txt")
 
 
 def open_source(
@@ -176,7 +178,7 @@ def _open_container(
     began = time.monotonic()
     with ffmpeg.listening() as lines, cuda.current(gpu):
         try:
-            return av.open(
+            container = av.open(
                 url, "r", format=container_format, container_options=options, timeout=timeout,
                 metadata_errors="replace", hwaccel=None if gpu is None else cuda.acceleration(gpu, kept=True),
             )  # fmt: skip
@@ -190,6 +192,12 @@ def _open_container(
             raise InputError(
                 f"{name} cannot be opened: {reason}", hint=hint or "is it a video file, and whole?"
             ) from ffmpeg.redacted(error)
+    if container.format.name == "concat" and not uri.lower().endswith(_LISTS):
+        container.close()
+        raise InputError(
+            f"{name} is a list of other files, and not called one", hint="if it is yours, name it .ffconcat"
+        )
+    return container
 
 
 def _rewinds() -> bool:

@@ -232,6 +232,18 @@ def test_what_is_no_video_is_one_line(tmp_path: Path, name: str, content: bytes 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["in.mp4", "in.ffconcat"])
+def test_a_list_of_other_files_is_read_only_if_it_is_called_one(tmp_path: Path, name: str) -> None:
+    write_clip(tmp_path / "secret.mp4")
+    (tmp_path / name).write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    if name == "in.ffconcat":
+        with open_source(tmp_path / name) as source:
+            assert len(list(source)) == COUNT
+    else:
+        with pytest.raises(InputError, match=r"in\.mp4 is a list of other files, and not called one"):
+            open_source(tmp_path / name)
+
+
 def test_a_folder_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         open_source(str(tmp_path))
