@@ -208,16 +208,16 @@ class _ToldLive(Told):
             self._judge = False
             came, skipped = self._live.camera_frames - came, self._live.skipped - skipped
             seen = self._observer.snapshot()
-            if (too_old := seen.skipped - self._live.skipped) > _TOO_SLOW * came:
-                self._reporter.note(
-                    f"{too_old} of {counted(came, 'frame')} came too old for --max-age, and were skipped; a longer one"
-                    " takes them"
-                )
-            elif skipped > _TOO_SLOW * came:
+            if skipped > _TOO_SLOW * came:
                 seconds = now - began
                 self._reporter.note(
                     f"this machine processes {(came - skipped) / seconds:.1f} of the camera's {came / seconds:.1f}"
                     f" frames/s and skips the others; try --adaptive{self._cheapest}"
+                )
+            elif (too_old := seen.skipped - self._live.skipped) > _TOO_SLOW * came:
+                self._reporter.note(
+                    f"{too_old} of {counted(came, 'frame')} came too old for --max-age, and were skipped; a longer one"
+                    " takes them"
                 )
             elif not self._newest and (age := seen.frame_age or 0.0) > _TOO_OLD:
                 self._reporter.note(
