@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -11,6 +13,7 @@ from typing import BinaryIO
 
 from streamderain.video import ffmpeg
 from streamderain.video.muxer import SEGMENT
+from streamderain.video.writer_lock import NOT_LINKS
 
 
 class SegmentFiles:
@@ -80,7 +83,7 @@ class _Segment:
         self._file: BinaryIO | None = None
         if files.error is None:
             try:
-                self._file = path.open("wb", buffering=0)
+                self._file = _made(path)
             except OSError as error:
                 files.error = error
 
@@ -105,3 +108,10 @@ class _Segment:
         self._files.error = self._files.error or error
         self._path.unlink(missing_ok=True)
         self.close()
+
+
+def _made(path: Path) -> BinaryIO:
+    """``path``, empty; raises OSError: it cannot be, or is a link, which may lead to anything."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, f"{path} is in the way: it is a link")
+    return open(path, "wb", buffering=0, opener=lambda *by: os.open(by[0], by[1] | NOT_LINKS, 0o666))

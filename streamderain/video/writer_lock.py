@@ -8,7 +8,8 @@ from pathlib import Path
 from streamderain import locks
 from streamderain.errors import OutputError
 
-_NOT_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+#: For `os.open`: to follow no link that was put where a file is to be made. Windows has no such flag.
+NOT_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
 
 
 class WriterLock:
@@ -31,7 +32,7 @@ class WriterLock:
             if path.is_symlink():  # whoever put it here chose what is to be written over
                 raise OutputError(f"{path} is in the way: it is a link", hint="remove it, or write to another name")
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOT_LINKS, 0o666)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NOT_LINKS, 0o666)
             except OSError as error:
                 raise OutputError(f"{path} cannot be written: {error.strerror}") from error
             try:

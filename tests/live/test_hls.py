@@ -11,7 +11,7 @@ import av
 import pytest
 
 from streamderain.errors import OutputError, OutputExistsError, OutputOptionError
-from streamderain.video import open_sink
+from streamderain.video import open_sink, segments
 from streamderain.video.segments import SegmentFiles
 
 from .test_publish import INFO, grey
@@ -117,6 +117,13 @@ def test_a_file_s_playlist_removes_what_the_older_one_listed_and_nothing_that_is
         assert sum(1 for _ in back.decode(video=0)) == 100
 
 
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links are followed, so that one to /dev/full is a full disk."""
+    monkeypatch.setattr(segments, "_made", lambda path: path.open("wb", buffering=0))
+
+
+@pytest.mark.usefixtures("followed")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("full", ["out_00001.m4s.tmp", "out.m3u8.tmp", "out_00002.m4s.tmp"])
@@ -143,6 +150,7 @@ def test_a_full_disk_is_an_error_and_the_playlist_stays_whole(
     assert not capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("followed")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("full", ["out_00012.m4s.tmp", "out.m3u8.tmp"])
 def test_all_that_a_live_playlist_lists_outlives_a_full_disk(tmp_path: Path, full: str) -> None:

@@ -170,6 +170,15 @@ def test_a_temporary_name_that_is_a_link_is_in_the_way(clip: Path, name: str, th
     assert sorted(clip.parent.glob("*")) == sorted([clip, clip.with_name(f"{name}.part"), *[elsewhere] * there])
 
 
+@pytest.mark.parametrize("name", ["out_init.mp4", "out_00000.m4s.tmp", "out.m3u8.tmp"])
+def test_a_link_in_place_of_a_segment_is_not_followed(clip: Path, name: str) -> None:
+    clip.with_name("elsewhere").write_text("kept")
+    clip.with_name(name).symlink_to("elsewhere")
+    with pytest.raises(OutputError, match=rf"{name} is in the way: it is a link"):
+        copy(clip, clip.with_name("out.m3u8"))
+    assert clip.with_name("elsewhere").read_text() == "kept"
+
+
 def test_a_link_that_comes_just_before_the_file_is_made_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
