@@ -42,7 +42,7 @@ class LiveStats:
 
     Attributes:
         frames: written to the sink, ``held`` ones included.
-        held: pictures that stood in for a camera that was away.
+        held: pictures that stood in where no frame came, or none in time.
         camera_frames: frames that came from the camera.
         skipped: how many of them were not processed, because newer ones were there or they were too old.
         reconnects: times that the camera came back.

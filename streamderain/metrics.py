@@ -20,7 +20,7 @@ _NUMBERS: tuple[tuple[str, str, str, Callable[[Snapshot], float]], ...] = (
     ("camera_frames_total", "counter", "Frames that came from the source.", lambda s: s.camera_frames),
     ("processed_frames_total", "counter", "Frames that went through the network.", lambda s: s.processed_frames),
     ("skipped_frames_total", "counter", "Frames left out because newer ones were there.", lambda s: s.skipped),
-    ("held_frames_total", "counter", "Pictures that stood in for a source that was away.", lambda s: s.held_frames),
+    ("held_frames_total", "counter", "Pictures that stood in where no frame came in time.", lambda s: s.held_frames),
     ("reconnects_total", "counter", "Times that the source came back.", lambda s: s.reconnects),
     ("output_dropped_frames_total", "counter", "Frames that the output could not send.", lambda s: s.output_dropped),
     ("output_reconnects_total", "counter", "Times that the output came back.", lambda s: s.output_reconnects),

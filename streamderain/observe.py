@@ -41,7 +41,7 @@ class Snapshot:
         up_seconds: since the `Observer` was made.
         camera_frames: that came from the source. processed_frames: that went through the network.
         skipped: camera frames that were not processed, because newer ones were there or they were too old.
-        held_frames: pictures put out that stood in for a source that was away.
+        held_frames: pictures put out that stood in where no frame came, or none in time.
         reconnects: times that the source came back.
         output_dropped, output_reconnects: frames that a network output could not send, and times that it came back.
         output_away_seconds: for which a network output has been away; 0.0 while it is there.
@@ -116,7 +116,7 @@ class Observer:
             self._skipped += count
 
     def held(self) -> None:
-        """A picture was put out that stands in for a source that is away."""
+        """A picture was put out that stands in where no frame comes, or none in time."""
         with self._changed:
             self._held += 1
 

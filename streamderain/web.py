@@ -21,6 +21,7 @@ from streamderain.errors import StreamderainError
 _LOG = logging.getLogger("streamderain.web")
 _TIMEOUT = 20.0  # seconds that a client may take nothing, and within which it must have asked for something
 _MOST_CLIENTS = 32
+_NOT_MEANT = b"this is for this machine: ask for localhost, or have it bound to another address\n"
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -58,7 +59,11 @@ class Handler(BaseHTTPRequestHandler):
         if server.is_meant(self.headers.get("Host")):
             self.page(self.path.partition("?")[0])
         else:
-            self.answer(b"this is for this machine\n", kind="text/plain; charset=utf-8", status=403)
+            self.answer(
+                _NOT_MEANT,
+                kind="text/plain; charset=utf-8",
+                status=403,
+            )
 
     do_HEAD = do_GET  # noqa: N815
 

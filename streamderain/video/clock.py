@@ -23,12 +23,12 @@ class OutputClock:
     jumps, and a picture without a time begin at the moment on the wall.
 
     Args:
-        step: ticks between two pictures, nominally.
+        step: ticks between two pictures, nominally; 0 where nobody knows.
         waits: pictures wait for who takes them. However late they come then, it says nothing of the camera's clock.
     """
 
     def __init__(self, step: int, *, waits: bool = False) -> None:
-        self._step = max(1, step)
+        self._step = step
         self._waits = waits
         self._began: float | None = None
         self._anchor: tuple[Fraction, float] | None = None  # the camera's time in seconds, ours in ticks
@@ -61,9 +61,7 @@ class OutputClock:
                 mapped += shift
                 self._anchor = (theirs, ours + shift)
         if mapped is None:
-            mapped = elapsed
-            if self._last is not None and pts is not None:
-                mapped = max(elapsed, self._last + self._step)
+            mapped = elapsed if self._last is None else max(elapsed, self._last + self._step)
             if self._waits and self._last is not None and self._anchor is not None:
                 mapped = self._last + self._step  # the camera's clock was set, and ours says when we were free
             self._anchor = (pts * base, mapped) if pts is not None else None

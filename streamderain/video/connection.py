@@ -160,6 +160,8 @@ def refusal(
         why = certificates.distrust(url)
         if why is not None:
             reason, hint = f"its certificate is not accepted: {why}", certificates.HINT
+        elif hint is None:
+            hint = "if it leads on to a server whose certificate is not accepted, --insecure accepts any"
     return reason, hint
 
 

@@ -77,8 +77,10 @@ class Demuxed:
         self.kind: Kind = "segments" if self._container.format.name == "hls" else "stream"
         if address.paced or (is_served(address.url) and self._container.duration is not None):
             self.kind = "recording"
-        # FFmpeg counts pictures at 25 a second where the container has no times: MJPEG by HTTP, bare H.264 by TCP.
-        self._timed = self.kind != "stream" or not self._container.format.flags & _NO_TIMES
+        # MJPEG by HTTP and bare H.264 by TCP have neither times nor a rate, and FFmpeg assumes 25 pictures a second.
+        # What has a size is a file, which may come faster than it was taken.
+        untimed = self.kind == "stream" and self._container.format.flags & _NO_TIMES and self._container.size <= 0
+        self._timed = not untimed
         others = {str(stream.type) for stream in self._container.streams if stream.index != self._video.index}
         if "audio" in others:
             self.notes.append(SOUND_LEFT_OUT)

@@ -133,7 +133,7 @@ class LiveFrames:
             self.description = connection.describe(picture, self.info)
             self.interval = float(1 / (rate or ffmpeg.ASSUMED_RATE))
             self._box = Letterbox(info.width, info.height)
-            self._clock = OutputClock(round(1 / (rate or ffmpeg.ASSUMED_RATE) / TICK), waits=not self._newest)
+            self._clock = OutputClock(round(1 / rate / TICK) if rate else 0, waits=not self._newest)
         else:
             shown = (picture.width, picture.height)[:: -1 if turned.turn in (90, 270) else 1]
             if shown != (size := (self.info.width, self.info.height)):

@@ -192,7 +192,8 @@ def _open_container(
             raise InputError(
                 f"{name} cannot be opened: {reason}", hint=hint or "is it a video file, and whole?"
             ) from ffmpeg.redacted(error)
-    if container.format.name == "concat" and not uri.lower().endswith(_LISTS):
+    called = uri.partition("?")[0] if ffmpeg.is_url(uri) else uri
+    if container.format.name == "concat" and not called.lower().endswith(_LISTS):
         container.close()
         raise InputError(
             f"{name} is a list of other files, and not called one", hint="if it is yours, name it .ffconcat"

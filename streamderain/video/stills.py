@@ -119,7 +119,8 @@ def _decoded(path: Path | str) -> tuple[av.VideoFrame, probe.Orientation]:
             decoder = next((codec for begin, codec in _DECODERS.items() if data.startswith(begin)), None)
             if decoder is None:
                 raise InputError(
-                    f"{name} cannot be read as a picture: it begins as none does", hint="is the file whole?"
+                    f"{name} cannot be read as a picture: it begins as none of those that are read",
+                    hint="PNG, JPEG, TIFF, WebP, BMP, PNM and GIF are, whatever they are called; is the file whole?",
                 )
             context = av.CodecContext.create(decoder, "r")
             assert isinstance(context, av.VideoCodecContext)

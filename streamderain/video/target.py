@@ -137,7 +137,10 @@ class Target:
     @property
     def empty(self) -> bool:
         """Whether ``OUT.part`` is there without a byte in it."""
-        return self.part is not None and self.part.exists() and not self.part.stat().st_size
+        try:
+            return self.part is not None and not self.part.stat().st_size
+        except OSError:
+            return False
 
     def discard(self) -> None:
         """Removes ``OUT.part`` if this run wrote it."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -132,6 +132,25 @@ def test_any_other_is_refused_before_the_password_is_said(serve: Serve, name: st
     assert "--insecure" in told.output
     assert _SECRET not in told.output
     assert not server.passwords
+
+
+def test_one_that_is_refused_behind_a_redirect_has_a_hint(serve: Serve) -> None:
+    away = serve("own").url()
+
+    class Leads(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", away)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Leads) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match="--insecure accepts any"):
+            open_source(f"http://127.0.0.1:{server.server_port}/x.ts")
+        server.shutdown()
 
 
 def test_insecure_accepts_any(serve: Serve) -> None:

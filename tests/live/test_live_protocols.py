@@ -262,6 +262,17 @@ def test_http_is_live_when_it_has_no_end_and_a_recording_is_not(web: str, tmp_pa
     assert not is_live(f"{web}/nothing.mp4")
 
 
+def test_a_file_without_times_that_http_serves_keeps_its_rate(web: str, tmp_path: Path) -> None:
+    """However fast it comes: it has a size, which no camera has."""
+    write_clip(tmp_path / "in.h264", options={"bf": "0"})
+    with open_live(f"{web}/in.h264", LiveOptions(newest=False, reconnect=False)) as source:
+        pts: list[int] = []
+        with suppress(StreamLostError):
+            pts += (frame.pts for frame in source)
+    assert pts == [3600 * number for number in range(len(pts))]
+    assert len(pts) > 3
+
+
 def test_an_endless_http_stream_opens_and_is_fresh(web: str) -> None:
     with open_live(f"{web}/live") as source:
         _fresh(source)

@@ -6,7 +6,10 @@ import os
 import random
 import re
 import stat
+import threading
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,6 +245,17 @@ def test_a_list_of_other_files_is_read_only_if_it_is_called_one(tmp_path: Path, 
     else:
         with pytest.raises(InputError, match=r"in\.mp4 is a list of other files, and not called one"):
             open_source(tmp_path / name)
+
+
+def test_a_list_on_a_server_is_called_one_before_its_query(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4")
+    (tmp_path / "in.ffconcat").write_text("ffconcat version 1.0\nfile in.mp4\n")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with open_source(f"http://127.0.0.1:{server.server_port}/in.ffconcat?token=1") as source:
+            assert len(list(source)) == COUNT
+        server.shutdown()
 
 
 def test_a_folder_is_no_video(tmp_path: Path) -> None:

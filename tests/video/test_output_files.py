@@ -301,6 +301,26 @@ def test_a_disk_without_room_for_a_byte_leaves_nothing_behind(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_is_gone_is_an_output_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a network's: nothing can be asked of the file any more."""
+    sink = open_sink(tmp_path / "out.mkv", VideoInfo(64, 48, Fraction(1, 90000)))
+    stat = Path.stat
+
+    def gone(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.name == "out.mkv.part":
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    def fail(*, kept: int) -> None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    monkeypatch.setattr(Path, "stat", gone)
+    monkeypatch.setattr(sink, "_mux", fail)
+    with pytest.raises(OutputError, match="not connected"):
+        sink.write(Frame(torch.zeros(48, 64, 3, dtype=torch.uint8), 0, Fraction(1, 90000)))
+    sink.abort()
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_a_recording_of_a_camera_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: bool

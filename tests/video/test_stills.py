@@ -307,7 +307,7 @@ def test_a_text_is_no_picture_whatever_ffmpeg_would_do_with_it(tmp_path: Path, t
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as ours:
         ours.bind(("127.0.0.1", 0))  # so that FFmpeg would be told at once that it cannot listen here
         (tmp_path / f"a{suffix}").write_text(text.format(port=ours.getsockname()[1]))
-        with pytest.raises(InputError, match=r"a\.\w+ cannot be read as a picture: it begins as none does"):
+        with pytest.raises(InputError, match=r"a\.\w+ cannot be read as a picture: it begins as none"):
             read_still(tmp_path / f"a{suffix}")
 
 
