@@ -29,7 +29,7 @@ class WriterLock:
         self._path = path
         self._descriptor: int | None = None
         while self._descriptor is None:
-            if path.is_symlink():  # whoever put it here chose what is to be written over
+            if os.path.islink(path):  # whoever put it here chose what is to be written over
                 raise OutputError(f"{path} is in the way: it is a link", hint="remove it, or write to another name")
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NOT_LINKS, 0o666)

@@ -26,7 +26,6 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddn": ("ddn", {"channels": 8, "blocks": 2}),
     "paper-b": ("ecnet", {"channels": 8, "channel_attention": "one-block", "skips": "mspam"}),
     "paper-b-as-written": ("ecnet", {"channels": 8, "channel_attention": "blocks", "skips": "mspam"}),
-    "ecnet": ("ecnet", {"channels": 8}),
     "ecnet-ll": ("ecnet", {"channels": 4, "recurrences": 2}),
     "prenet": ("prenet", {"channels": 8, "stages": 2}),
     "prenet-r": ("prenet", {"channels": 8, "stages": 2, "shared": True}),

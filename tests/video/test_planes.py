@@ -15,7 +15,7 @@ from streamderain.frame import Colour, Frame, VideoInfo
 from streamderain.pipeline import comparison, run
 from streamderain.preprocess.colour import rgb_frame
 from streamderain.session import Derainer
-from streamderain.video import ContainerSink, open_sink, open_source
+from streamderain.video import ContainerSink, cuda, open_sink, open_source
 from streamderain.video.planes import chroma_is_left, format_of
 from streamderain.yuv import LAYOUTS, Delivery, YuvFormat, YuvFrame
 
@@ -25,6 +25,11 @@ from .copying import copy
 CPU = torch.device("cpu")  # in place of a GPU: nothing but the copies is different there
 CODECS = {"yuv420p": "libx264", "yuv420p10le": "libx264", "yuv422p": "libx264", "yuv444p10le": "libx264"}
 CODECS |= {"yuvj420p": "mjpeg", "nv12": "rawvideo"}
+
+
+@pytest.fixture(autouse=True)
+def _a_cpu_is_taken_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "gpu", lambda device: device)
 
 
 def samples(path: Path) -> list[list[Array]]:

@@ -183,7 +183,7 @@ def test_a_link_that_comes_just_before_the_file_is_made_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out.part").symlink_to(tmp_path / "elsewhere")
-    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
+    monkeypatch.setattr(os.path, "islink", lambda path: False)
     with pytest.raises(OutputError, match=r"out\.part cannot be written"):
         WriterLock(tmp_path / "out.part", name="out")
     assert not (tmp_path / "elsewhere").exists()
