@@ -225,15 +225,17 @@ def _version(module: str) -> str:
 def _cache() -> list[Finding]:
     from streamderain.runtime import EngineCache, cache_folder
 
-    folder = cache_folder()
+    folder, entries, can = cache_folder(), [], "can be written"
     try:
+        entries = EngineCache(folder).entries()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        entries = EngineCache(folder).entries()
     except OSError as error:
-        hint = "set STREAMDERAIN_CACHE to a folder that can be written"
-        return [Finding("cache folder", "broken", f"{folder}: {error.strerror}", hint)]
+        if not entries:
+            hint = "set STREAMDERAIN_CACHE to a folder that can be written"
+            return [Finding("cache folder", "broken", f"{folder}: {error.strerror}", hint)]
+        can = f"can only be read ({error.strerror})"
     held = f"{counted(len(entries), 'engine')}, {size_in_words(sum(entry.bytes for entry in entries))}"
     forbidden = [entry.digest for entry in entries if entry.forbidden]
     damaged = [entry.digest for entry in entries if entry.damage is not None and not entry.forbidden]
@@ -242,7 +244,7 @@ def _cache() -> list[Finding]:
     if damaged:
         hint = "a run builds them again; `streamderain engines verify` says what is wrong"
         return [Finding("cache folder", "broken", f"{folder}: {held}; damaged: {', '.join(damaged)}", hint)]
-    return [Finding("cache folder", "ok", f"{folder} can be written; {held}")]
+    return [Finding("cache folder", "ok", f"{folder} {can}; {held}")]
 
 
 def _temporary() -> list[Finding]:

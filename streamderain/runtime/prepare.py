@@ -131,7 +131,7 @@ def _load(backend: Backend, job: Job, cache: EngineCache, key: Mapping[str, str]
         except Exception as error:
             if ran_out(error):
                 raise no_memory(job.device, job.height, job.width) from error
-            if isinstance(error, OSError) and not _within(folder, error.filename):
+            if isinstance(error, OSError) and error.errno is not None and not _within(folder, error.filename):
                 raise EngineError(f"{named(backend, job)} cannot be loaded: {_first_line(error)}") from error
             raise DamagedEngineError(f"cannot be loaded ({_first_line(error)})") from error
 

@@ -295,6 +295,22 @@ def test_doctor_tells_of_a_cache_folder_that_can_be_written_and_not_listed(
     assert (found.state, found.detail) == ("broken", f"{cache}: Permission denied")
 
 
+@pytest.mark.parametrize("engine", [True, False])
+def test_doctor_takes_a_shelf_that_can_only_be_read_for_one(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, engine: bool
+) -> None:
+    if not engine:
+        shutil.rmtree(engine_in(cache))
+
+    def refused(dir: Path) -> None:
+        raise OSError(30, "Read-only file system", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    (found,) = _cache()
+    assert found.state == ("ok" if engine else "broken")
+    assert "Read-only file system" in found.detail
+
+
 def test_what_this_user_may_not_read_is_not_damaged(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
