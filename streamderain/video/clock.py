@@ -101,7 +101,8 @@ class CaptureClock:
         if pts is None:
             self.due = at
             return at if told is None else told
-        theirs, offset = float(pts * base), at - float(pts * base)
+        theirs = float(pts * base)
+        offset = at - theirs
         before, then = self._latest
         self._latest = (theirs, at)
         drift = _DRIFT * max(0.0, at - then)

@@ -172,8 +172,9 @@ class ContainerSink(Finishing):
         finally:
             with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
                 self._container.close()  # nothing happens where it is closed already
+            with contextlib.suppress(OSError):
                 if self._settling is not None:
-                    self._settling.end()
+                    self._settling.end()  # as above
             self._target.release()
 
     def abort(self) -> None:

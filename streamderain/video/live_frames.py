@@ -29,8 +29,8 @@ class Captured(NamedTuple):
     Attributes:
         frame: of the source's ``info``; its pts grows over everything that may happen to the camera.
         at: ``time.monotonic()`` when it was taken, as well as that is known: by the camera's own clock if it tells.
-        due: when it would have come with the least delay of its connection. What comes later has waited; this needs no
-            clock but ours.
+        due: when it would have come with the least delay of its connection; see `CaptureClock`. What comes later has
+            waited.
         connection: a number that grows with each reconnect: between two of them the past is no past.
     """
 
