@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -91,10 +90,8 @@ class _Stamped:
         self._source.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self._source.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._source.__exit__(*error)
 
 
 class _Aged:
@@ -116,10 +113,8 @@ class _Aged:
         self._sink.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self._sink.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._sink.__exit__(*error)
 
 
 def time_pipeline(
@@ -180,11 +175,8 @@ def _stages(stats: RunStats) -> dict[str, float]:
 def time_network(
     derainers: Sequence[Derainer], *, width: int, height: int, frames: int = 50, rounds: int = 3
 ) -> tuple[Timing, ...]:
-    """The network alone, its state as it lies: no decoder, no alignment, no colours, no transfers.
-
-    An engine that has the alignment in its graph is timed with it; ``stage_ms`` then says "network with alignment".
-    """
-    held = [_upload(pixels, width, height) for pixels in islice(texture(width, height), _HELD)]
+    """The network alone, its state as it lies: no decoder, no alignment, no colours, no transfers."""
+    held = [_upload(pixels) for pixels in islice(texture(width, height), _HELD)]
     engines = {}
     for derainer in derainers:
         engine = derainer.engine(height, width)
@@ -197,23 +189,21 @@ def time_network(
 
     def one(derainer: Derainer) -> _Round:
         engine, inputs = engines[id(derainer)]
-        infer = getattr(engine, "infer", None) or engine.step
         state = engine.zero_state()
         ages = []
         with torch.inference_mode():
             for index in range(-_WARM_UP, frames):
                 begin = time.perf_counter()
-                _, state = infer(inputs[index % _HELD], state)
+                _, state = engine.infer(inputs[index % _HELD], state)
                 _wait(engine)
                 if index >= 0:
                     ages.append(time.perf_counter() - begin)
-        name = "network" if hasattr(engine, "infer") else "network with alignment"
-        return _Round(frames, sum(ages), {name: sum(ages)}, tuple(ages))
+        return _Round(frames, sum(ages), {"network": sum(ages)}, tuple(ages))
 
     return _take_turns(derainers, one, rounds)
 
 
-def _upload(pixels: Tensor, width: int, height: int) -> Tensor:
+def _upload(pixels: Tensor) -> Tensor:
     """[H, W, 3] uint8 -> [1, 3, H, W], 0..1."""
     return pixels.permute(2, 0, 1)[None].float() / 255
 

@@ -23,13 +23,13 @@ from typing import ClassVar
 
 
 class StreamderainError(Exception):
-    """Base class. ``hint`` is the next step, kept apart so that a log can show it beside the message."""
+    """Base class. ``hint`` is the next step, kept apart from the ``message`` that it follows in the error's words."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message}: {hint}")
-        self.hint = hint
+        self.message, self.hint = message, hint
 
 
 class InputError(StreamderainError):

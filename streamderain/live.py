@@ -80,14 +80,13 @@ class LiveStats:
 class _Ages:
     """The ages of the last frames. Filled by the thread that writes, read when that has ended."""
 
-    def __init__(self, observer: Observer | None) -> None:
+    def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._order: deque[float] = deque()
         self._sorted: list[float] = []
 
     def add(self, age: float) -> None:
-        if self._observer is not None:
-            self._observer.aged(age)
+        self._observer.aged(age)
         self._order.append(age)
         insort(self._sorted, age)
         if len(self._order) > _REMEMBERED:
@@ -107,7 +106,7 @@ class _Network:
         derainer: DerainerLike,
         cheaper: Sequence[DerainerLike] | None,
         source: LiveSource,
-        observer: Observer | None,
+        observer: Observer,
     ) -> None:
         height, width = source.info.height, source.info.width
         self._session: SessionLike | AdaptiveSession = (
@@ -131,8 +130,7 @@ class _Network:
         clean = self._session.step(frame)
         if isinstance(self._session, AdaptiveSession) and self._session.rung != self._rung:
             self._rung = self._session.rung
-            if self._observer is not None:
-                self._observer.describe(model=self._session.description)
+            self._observer.describe(model=self._session.description)
         return clean
 
 
@@ -169,6 +167,42 @@ class _StandIn:
                 self._slate = torch.full_like(clean.pixels, _SLATE * torch.iinfo(clean.pixels.dtype).max // 255)
             rainy = clean = replace(clean, pixels=self._slate)
         return rainy, clean
+
+
+class _Output:
+    """The sink, written to by a thread of its own. Its times begin at 0 and increase strictly.
+
+    Attributes:
+        behind: that thread, for who waits for it.
+        frames: handed on so far.
+        first_pts: of the first of them, by the source's clock; None before.
+    """
+
+    def __init__(self, sink: FrameSink, depth: int, ages: _Ages, on_frame: Callable[[Frame], object] | None) -> None:
+        self._sink, self._ages, self._on_frame = sink, ages, on_frame
+        self.frames = 0
+        self.first_pts: int | None = None
+        self._last_pts = 0
+        self.behind: WriteBehind[tuple[Frame, float | None]] = WriteBehind(
+            self._write, sink.close, sink.abort, depth, name="streamderain-encode"
+        )
+
+    def put(self, frame: Frame, captured_at: float | None) -> None:
+        if self.first_pts is None:  # loading the model may have taken as long as it liked
+            self.first_pts = frame.pts
+        else:
+            self._last_pts = max(frame.pts - self.first_pts, self._last_pts + APART)
+        frame = replace(frame, pts=self._last_pts)
+        self.behind.write((frame, captured_at))
+        self.frames += 1
+        if self._on_frame is not None:
+            self._on_frame(frame)
+
+    def _write(self, item: tuple[Frame, float | None]) -> None:
+        frame, captured_at = item
+        self._sink.write(frame)
+        if captured_at is not None:
+            self._ages.add(time.monotonic() - captured_at)
 
 
 def run_live(
@@ -226,53 +260,31 @@ def run_live(
         frames = whole("frames", frames, least=1)
     depth = whole("depth", depth, least=1)
     stopped = stop if stop is not None else threading.Event()
+    observer = observer if observer is not None else Observer()  # which nobody reads
     began = time.monotonic()
     stand_in, ages = _StandIn(source, on_loss), _Ages(observer)
-    written = held = too_old = told = 0
+    output = _Output(sink, depth, ages, on_frame)
+    held = too_old = told = 0
     interrupted, lost = False, None
-    first_pts: int | None = None
-    last_pts = 0
     connection: int | None = None
-
-    def write(item: tuple[Frame, float | None]) -> None:
-        frame, captured_at = item
-        sink.write(frame)
-        if captured_at is not None:
-            ages.add(time.monotonic() - captured_at)
-
-    behind: WriteBehind[tuple[Frame, float | None]] = WriteBehind(
-        write, sink.close, sink.abort, depth, name="streamderain-encode"
-    )
-
-    def hand_on(frame: Frame, captured_at: float | None) -> None:
-        nonlocal written, first_pts, last_pts
-        if first_pts is None:  # loading the model may have taken as long as it liked
-            first_pts = frame.pts
-        last_pts = max(frame.pts - first_pts, last_pts + APART) if written else 0
-        frame = replace(frame, pts=last_pts)
-        behind.write((frame, captured_at))
-        written += 1
-        if on_frame is not None:
-            on_frame(frame)
-
-    with behind, source:
+    with output.behind, source:
         network = _Network(derainer, cheaper, source, observer)  # in here: an engine that cannot be had ends both
         while not (interrupted := stopped.is_set()):
-            if frames is not None and written >= frames:
+            if frames is not None and output.frames >= frames:
                 break
             try:
                 captured = source.take(_LOOK_EVERY)
             except StreamLostError as error:
                 lost = error
                 break
-            behind.check()  # raises a sink's error now, not when the next frame comes
-            if duration is not None and first_pts is not None:
+            output.behind.check()  # raises a sink's error now, not when the next frame comes
+            if duration is not None and output.first_pts is not None:
                 pts = source.elapsed() if captured is None else captured.frame.pts
-                if (pts - first_pts) * source.info.time_base >= duration:
+                if (pts - output.first_pts) * source.info.time_base >= duration:
                     break
-            if observer is not None and source.skipped > told:
-                observer.skip(source.skipped - told)
-                told = source.skipped
+            skipped = source.skipped
+            observer.skip(skipped - told)
+            told = skipped
             if captured is None:
                 gone = source.lost_for() > 0
             else:  # a loss may be over before it is seen
@@ -283,29 +295,26 @@ def run_live(
             if captured is not None and max_age is not None and time.monotonic() - captured.due > max_age:
                 too_old += 1
                 stand_in.left_out()
-                if observer is not None:
-                    observer.skip()
+                observer.skip()
                 captured = None
             if captured is None:
                 pair = stand_in.due()
                 if pair is not None:
-                    hand_on(pair[1] if view is None else view(*pair), None)
+                    output.put(pair[1] if view is None else view(*pair), None)
                     held += 1
-                    if observer is not None:
-                        observer.held()
+                    observer.held()
                 del pair
                 continue
             clean = network.step(captured)
-            if observer is not None:
-                observer.processed(captured.frame, clean)
-            hand_on(clean if view is None else view(captured.frame, clean), captured.at)
+            observer.processed(captured.frame, clean)
+            output.put(clean if view is None else view(captured.frame, clean), captured.at)
             stand_in.saw(captured.frame, clean)
             del clean, captured
         source.close()
-        if written == 0:
-            behind.abort()
+        if output.frames == 0:
+            output.behind.abort()
     return LiveStats(
-        frames=written,
+        frames=output.frames,
         held=held,
         camera_frames=source.camera_frames,
         skipped=source.skipped + too_old,

@@ -6,17 +6,20 @@ import hashlib
 import logging
 import os
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import Literal, Protocol, Self, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamderain.errors import EngineError
 from streamderain.frame import Frame, check_frame
-from streamderain.networks import load_model, model_path
+from streamderain.networks import load_model
+from streamderain.networks.quantise import calibration_text
 from streamderain.preprocess import Past, reflect_pad
 from streamderain.runtime import (
     Engine,
@@ -28,6 +31,7 @@ from streamderain.runtime import (
     has_state,
     make_plans,
     memory_told,
+    one_thread,
 )
 from streamderain.runtime.transfer import download, upload
 from streamderain.yuv import Delivery, YuvFrame
@@ -38,6 +42,8 @@ _LEAST = 16  # px; the smallest engine there is
 Build = Literal["auto", "ready", "never"]
 BUILDS: tuple[Build, ...] = ("auto", "ready", "never")
 
+_threads_in: int | None = None  # the first process in which engines had threads
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +51,8 @@ class Derainer:
     """A model loaded once, for one device and precision: it makes a session per stream.
 
     It may serve any number of threads at once, each with a session of its own. Its plan may change: where ``auto``
-    finds that an engine of the best one cannot be built, sessions made from then on run on the next.
+    finds that an engine of the best one cannot be built, sessions made from then on run on the next. In another process
+    it is loaded anew, by the same name or path.
 
     Args:
         model: the name of shipped weights (``streamderain models list``) or a .safetensors file of ours.
@@ -82,8 +89,20 @@ class Derainer:
         self._plans = make_plans(
             self._job, device=device, precision=precision, backend=backend, allow_fallback=allow_fallback
         )
+        self._anew = partial(
+            self.__class__, model, device=device, precision=precision, backend=backend, allow_fallback=allow_fallback
+        )
         self._prepared: Engine | None = None
         self._taking = threading.Lock()
+
+    def __copy__(self) -> Self:
+        """One that builds and plans for itself; the model is shared."""
+        other = self.__class__.__new__(self.__class__)
+        vars(other).update(vars(self), _prepared=None)
+        return other
+
+    def __reduce__(self) -> tuple[Callable[[], Derainer], tuple[()]]:
+        return partial(self._anew, build=self.build), ()
 
     @property
     def plan(self) -> Plan:
@@ -104,7 +123,7 @@ class Derainer:
         """Have the engine for frames of this size ready: the next `session` of the size does not wait for it.
 
         Raises:
-            EngineError: if it may not or cannot be built.
+            EngineError: if it may not or cannot be built, or in a process forked from one that had engines.
             DeviceError: if the device is out of memory.
         """
         self._prepared = self._engine(*self.padded(height, width))
@@ -112,6 +131,7 @@ class Derainer:
     def session(self, height: int, width: int) -> Session:
         """A fresh session for frames of ``height`` x ``width`` px, both at least 1. Raises as `prepare` does."""
         padded = self.padded(height, width)
+        _check_process(self.plan)
         with self._taking:
             engine, self._prepared = self._prepared, None  # an engine serves one stream
         if engine is None or (engine.height, engine.width) != padded:
@@ -135,12 +155,14 @@ class Derainer:
         return padded_size(self._job, height, width)
 
     def _engine(self, height: int, width: int, *, batch: int = 1) -> Engine:
+        _check_process(self.plan)
         best: EngineError | None = None  # why there is none of the best plan
         while True:
             plan = self.plan
             job = plan.job(replace(self._job, height=height, width=width, batch=batch))
             try:
-                engine = engine_for(backend_of(plan.backend), job, build=self.build == "auto")
+                with _in_full(plan.device):
+                    engine = engine_for(backend_of(plan.backend), job, build=self.build == "auto")
             except EngineError as error:
                 if batch > 1 or plan is self._plans[-1] or self.build == "never":
                     raise
@@ -162,18 +184,47 @@ def job_for(model: str | Path) -> Job:
     Raises:
         ModelError: as `load_model` does.
     """
-    network, spec = load_model(model)
-    path = model_path(model)
+    with one_thread():
+        network, spec = load_model(model)
     return Job(
         model=str(model),
-        weights="" if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
+        weights=_digest(network),
         network=network,
         spec=spec,
+        calibration=calibration_text(model),
         height=_LEAST,
         width=_LEAST,
         device=torch.device("cpu"),
         precision="fp32",
     )
+
+
+def _digest(network: nn.Module) -> str:
+    """Of what was loaded: the file may have been replaced since."""
+    tensors = network.state_dict()
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        content.update(name.encode() + tensors[name].numpy().tobytes())
+    return content.hexdigest() if tensors else ""
+
+
+def _check_process(plan: Plan) -> None:
+    """Raises EngineError: where the engine would wait for threads that a fork has left behind."""
+    global _threads_in
+    if (plan.backend, plan.device.type) == ("eager", "cpu") and torch.get_num_threads() == 1:
+        return  # it has none but the caller's
+    if _threads_in is None:
+        _threads_in = os.getpid()
+    if _threads_in != os.getpid():
+        raise EngineError(
+            "this process was forked from one that has used engines, and lacks their threads",
+            hint='use multiprocessing.get_context("spawn") or "forkserver", or fork before the first session',
+        )
+
+
+def _in_full(device: torch.device) -> AbstractContextManager[None]:
+    """Within, a caller's autocast does not hold: an engine computes in its own precision, whoever asks."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def padded_size(job: Job, height: int, width: int) -> tuple[int, int]:
@@ -204,7 +255,7 @@ class Session:
     def __init__(self, engine: Engine, height: int, width: int) -> None:
         self._engine = engine
         self.height, self.width = height, width
-        with self._memory_told():
+        with self._at_work():
             self._state = engine.zero_state()
         self._prepared: tuple[Tensor, Tensor] | None = None  # the frame that was prepared last, and its previous one
 
@@ -219,7 +270,7 @@ class Session:
 
         Raises: as `step`.
         """
-        with self._memory_told(), torch.inference_mode(), few_threads():
+        with self._at_work(), torch.inference_mode(), few_threads():
             rainy = self._upload(frame)
             past = None if self._prepared is None else self._engine.look_back(rainy, *self._prepared)
         self._prepared = rainy, rainy if past is None else past.previous
@@ -241,25 +292,32 @@ class Session:
             ValueError: if the frame's size is not this session's.
             DeviceError: if the device is out of memory.
         """
-        with self._memory_told():
+        with self._at_work():
             with torch.inference_mode():
                 ready = frame if isinstance(frame, Prepared) else Prepared(frame, self._upload(frame), None)
                 frame = ready.frame
+                self._check(frame)
                 clean, self._state = self._engine.step(ready.rainy, self._state, ready.past)
             # Ordinary tensors, which callers may write into.
             return download(clean[..., : self.height, : self.width], frame, delivery)
 
-    def _memory_told(self) -> AbstractContextManager[None]:
-        return memory_told(self._engine.device, self.height, self.width)
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Within, there is no autocast, whatever the caller has on; memory that runs out is told."""
+        with memory_told(self._engine.device, self.height, self.width), _in_full(self._engine.device):
+            yield
 
     def _upload(self, frame: Frame | YuvFrame) -> Tensor:
         """The frame as [1, 3, H', W'], 0..1, padded to the engine's size by reflection."""
         check_frame(frame)
-        if (frame.height, frame.width) != (self.height, self.width):
-            raise ValueError(f"this session is for {self.width}x{self.height} frames, got {frame.width}x{frame.height}")
+        self._check(frame)
         engine = self._engine
         image = upload(frame, engine.device).to(engine.dtype)
         return reflect_pad(image, right=engine.width - self.width, bottom=engine.height - self.height)
+
+    def _check(self, frame: Frame | YuvFrame) -> None:
+        if (frame.height, frame.width) != (self.height, self.width):
+            raise ValueError(f"this session is for {self.width}x{self.height} frames, got {frame.width}x{frame.height}")
 
 
 class SessionLike(Protocol):

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections import Counter, deque
 from copy import copy
-from types import TracebackType
 from typing import overload
 
 from streamderain.errors import DeviceError, EngineError
@@ -52,9 +51,7 @@ class FifoLock:
                     self._hand_on()
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._guard:
             self._hand_on()
 

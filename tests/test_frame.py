@@ -66,5 +66,5 @@ def test_a_video_has_a_size_a_rate_and_quarter_turns() -> None:
 
 def test_a_rate_and_a_shape_of_pixels_that_no_video_has_are_unknown() -> None:
     told = {"rate": Fraction(-25), "aspect": Fraction(-1, 2), "time_base": TICK, "count": None}
-    info = picture_info(av.VideoFrame(64, 48, "yuv420p"), turned=Orientation(0, mirrored=False), **told)
+    info = picture_info(av.VideoFrame(64, 48, "yuv420p"), "h264", turned=Orientation(0, mirrored=False), **told)
     assert (info.frame_rate, info.sample_aspect_ratio) == (None, 1)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -19,7 +23,8 @@ from torch import Tensor
 from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
-from streamderain.runtime import Backend, EagerEngine, backend_of, ran_out
+from streamderain.networks.quantise import Calibration, Rounding, with_calibration
+from streamderain.runtime import Backend, EagerEngine, EngineCache, backend_of, ran_out
 from streamderain.session import Derainer
 
 _BASE = Fraction(1, 25)
@@ -126,6 +131,69 @@ def test_one_derainer_serves_three_threads_as_it_serves_one(tiny: Path, monkeypa
     assert derainer.plan is plan
 
 
+def test_a_derainer_is_loaded_anew_where_a_pickle_of_it_comes_to(tiny: Path) -> None:
+    derainer = Derainer(tiny, device="cpu", precision="fp32", build="never")
+    derainer.build = "ready"
+    there = pickle.loads(pickle.dumps(derainer))
+    assert (there.description, there.build) == (derainer.description, "ready")
+    expected = derainer.session(48, 64).step(_frame(48, 64)).pixels
+    assert torch.equal(there.session(48, 64).step(_frame(48, 64)).pixels, expected)
+
+
+def test_a_copy_shares_the_model_and_no_engine(tiny: Path) -> None:
+    derainer = Derainer(tiny, device="cpu")
+    derainer.prepare(48, 64)
+    first, second = copy(derainer).session(48, 64), derainer.session(48, 64)
+    assert first._engine is not second._engine
+    assert copy(derainer)._job is derainer._job
+
+
+_FORKS = """
+import os, signal
+from fractions import Fraction
+import torch
+from streamderain import Derainer, Frame
+from streamderain.errors import EngineError
+
+torch.set_num_threads(2)
+derainer = Derainer("fast", device="cpu", backend="eager")
+frame = Frame(torch.zeros(96, 96, 3, dtype=torch.uint8), 0, Fraction(1))  # of few values: none shared
+
+
+def step():
+    derainer.session(96, 96).step(frame)
+
+
+def in_a_fork():
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # where it would wait for ever
+        try:
+            step()
+        except EngineError as error:
+            print(error, flush=True)
+            os._exit(5)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+print(in_a_fork(), flush=True)
+step()
+print(in_a_fork(), flush=True)
+torch.set_num_threads(1)
+print(in_a_fork(), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process with threads is not to be forked at all")
+def test_a_fork_without_the_threads_that_engines_had_is_told_so() -> None:
+    ended = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=200)
+    before, told, after, alone = ended.stdout.splitlines()
+    assert (before, after, alone) == ("0", "5", "0"), ended.stderr
+    assert "forked from one that has used engines" in told
+    assert 'multiprocessing.get_context("spawn")' in told
+
+
 def test_an_engine_prepared_for_another_size_is_not_taken() -> None:
     derainer, frame = Derainer("identity", device="cpu"), _frame(64, 48)
     derainer.prepare(32, 48)
@@ -134,8 +202,14 @@ def test_an_engine_prepared_for_another_size_is_not_taken() -> None:
 
 def test_another_size_is_refused(tiny: Path) -> None:
     session = Derainer(tiny).session(48, 64)
-    with pytest.raises(ValueError, match="64x48 frames, got 48x64"):
-        session.step(_frame(64, 48))
+    other = Derainer(tiny).session(64, 48)
+    for take, frame in (
+        (session.step, _frame(64, 48)),
+        (session.prepare, _frame(64, 48)),
+        (session.step, other.prepare(_frame(64, 48))),
+    ):
+        with pytest.raises(ValueError, match="64x48 frames, got 48x64"):
+            take(frame)
 
 
 def test_what_is_no_frame_and_what_is_no_model_is_told_as_such() -> None:
@@ -196,8 +270,8 @@ _NO_MEMORY = (
 
 
 @contextmanager
-def _under(default: torch.dtype | torch.device) -> Iterator[None]:
-    if isinstance(default, torch.device):
+def _under(default: torch.dtype | torch.device | torch.autocast) -> Iterator[None]:
+    if not isinstance(default, torch.dtype):
         with default:
             yield
         return
@@ -211,11 +285,16 @@ def _under(default: torch.dtype | torch.device) -> Iterator[None]:
 @pytest.mark.parametrize("backend", ["eager", pytest.param("openvino", marks=needs_openvino)])
 @pytest.mark.parametrize(
     ("default", "width"),  # of no other test: tables are made once for each size
-    [(torch.float64, 40), (torch.bfloat16, 42), (torch.device("meta"), 46)],
-    ids=str,
+    [
+        (torch.float64, 40),
+        (torch.bfloat16, 42),
+        (torch.device("meta"), 46),
+        (torch.autocast("cpu", dtype=torch.bfloat16), 38),
+    ],
+    ids=lambda value: "autocast" if isinstance(value, torch.autocast) else str(value),
 )
-def test_the_programs_default_dtype_and_device_change_nothing(
-    tiny: Path, backend: str, default: torch.dtype | torch.device, width: int
+def test_the_programs_default_dtype_device_and_autocast_change_nothing(
+    tiny: Path, backend: str, default: torch.dtype | torch.device | torch.autocast, width: int
 ) -> None:
     frames = [replace(frame, pixels=frame.pixels[:36, :width]) for frame in _panned(3)]
 
@@ -254,3 +333,18 @@ def test_the_processor_s_own_allocator_says_so_in_words_that_are_known() -> None
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 62, dtype=torch.uint8)
     assert ran_out(caught.value)
+
+
+@needs_openvino
+def test_weights_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMDERAIN_CACHE", str(tmp_path / "cache"))
+    spec, path = NetworkSpec("streaming", {"channels": [4, 8, 8]}), tmp_path / "mine.safetensors"
+    save_checkpoint(path, spec.build(), spec, Provenance(), half=False)
+    with_calibration(path, Calibration({"stem": Rounding(0.0, 1.0)}), path)
+    derainer = Derainer(path, device="cpu", backend="openvino")
+    assert str(derainer.plan) == "cpu, openvino, int8"
+    path.rename(tmp_path / "moved.safetensors")
+    session, again = derainer.session(48, 64), derainer.session(48, 64)
+    assert str(derainer.plan) == "cpu, openvino, int8"
+    assert torch.equal(again.step(_frame(48, 64)).pixels, session.step(_frame(48, 64)).pixels)
+    assert len(EngineCache().entries()) == 1

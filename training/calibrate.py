@@ -43,6 +43,7 @@ _LEAST_SHARE, _TRIED = 0.3, 15  # candidates for each end of a range, as shares 
 _SEARCHED = 200_000  # values that candidates are tried on
 _EVENNESS = (0.8, 0.5)  # tried in turn: which is better depends on the weights
 _SHIFT_FRAMES = 24
+_JUDGED_BY = 12  # held-out stills
 
 Clip = tuple[Tensor, list[Past]]  # frames [T, 3, H, W] and the past of each; none for a network of single images
 
@@ -71,11 +72,11 @@ class Judgement:
         )
 
 
-def calibration_clips(recipe: ClipRecipe, files: Split, *, clips: int, frames: int, seed: int = 0) -> Iterator[Tensor]:
+def calibration_clips(recipe: ClipRecipe, files: Split, *, clips: int, frames: int) -> Iterator[Tensor]:
     """Rainy clips [T, 3, 256, 384] made of ``files``, 0..1 in 255 steps; one in four is dry."""
     fit_stills(files.stills, _SIZE)
     for index in range(clips):
-        generator = torch.Generator().manual_seed(recipe.seed * 7907 + seed * 101 + index)
+        generator = torch.Generator().manual_seed(recipe.seed * 7907 + index)
         clean = clean_clip(files, generator, frames=frames, video_share=recipe.data.video_share, size=_SIZE)
         dry = index % _DRY_EVERY == _DRY_EVERY - 1
         yield to_8bit(clean if dry else rain_clip(clean, generator, visible_share=recipe.data.visible_share)[0])
@@ -229,10 +230,10 @@ def run_clip(network: nn.Module, rainy: Tensor, pasts: list[Past]) -> Tensor:
 
 
 def _held_out(
-    network: nn.Module, recipe: ClipRecipe, files: Split, *, clips: int, frames: int, seed: int
+    network: nn.Module, recipe: ClipRecipe, files: Split, *, frames: int
 ) -> Iterator[tuple[str, Clip, Tensor, Tensor]]:
     """Kind, rainy clip, what ``network`` makes of it, and the truth: rain that training never saw, and no rain."""
-    drawn = evaluation_clips(recipe.data, files, stills=clips, frames=frames, seed=seed, size=_SIZE)
+    drawn = evaluation_clips(recipe.data, files, stills=_JUDGED_BY, frames=frames, seed=1, size=_SIZE)
     for index, (kind, rainy, target) in enumerate(drawn):
         truth = to_8bit(target)
         for name, seen in ((kind, to_8bit(rainy)), ("dry", truth))[: 2 if index % _DRY_EVERY == 0 else 1]:
@@ -263,7 +264,7 @@ def judge(
 
 
 def calibrate_weights(
-    recipe: ClipRecipe, weights: Path, data: Path, out: Path, *, clips: int = 16, frames: int = 10, seed: int = 1
+    recipe: ClipRecipe, weights: Path, data: Path, out: Path, *, clips: int, frames: int
 ) -> Judgement:
     """Write ``weights`` to ``out`` with a calibration in the header, or without one where int8 would cost too much.
 
@@ -277,7 +278,7 @@ def calibrate_weights(
     text = f"{clips} clips of {frames} frames of {recipe.name}'s training part"
     parts = split(recipe.data, data)
     seen = list(calibration_clips(recipe, parts["train"], clips=clips, frames=frames))
-    held_out = list(_held_out(network, recipe, parts["validation"], clips=12, frames=frames + 2, seed=seed))
+    held_out = list(_held_out(network, recipe, parts["validation"], frames=frames + 2))
     tried = []
     for evenness in _EVENNESS:
         calibration = calibrate(network, seen, evenness=evenness, measured_on=text)

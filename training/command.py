@@ -310,7 +310,7 @@ def _demo(args: argparse.Namespace) -> None:
         sheet.write(args.sheet)
 
 
-def main() -> None:
+def _parser() -> Parser:
     parser = Parser(prog="python -m training", description=__doc__)
     parser.add_argument("--threads", type=parse_count, help="CPU threads for PyTorch; default: its own choice")
     commands = parser.add_subparsers(required=True)
@@ -440,8 +440,11 @@ def main() -> None:
     show.add_argument("--seed", type=parse_number, default=1)
     show.add_argument("--sheet", type=Path, help="write two frames before, after and without rain, .png or .jpg")
     show.set_defaults(run_command=_demo)
+    return parser
 
-    args = parser.parse_args()
+
+def main() -> None:
+    args = _parser().parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     try:

@@ -10,15 +10,22 @@ import torch
 from torch import Tensor
 
 from streamderain.frame import Frame
-from streamderain.session import Derainer
+from streamderain.session import Derainer, Session
 from training.metrics import luma, psnr, ssim, temporal_error, to_8bit
 
 
 def derain_clip(rainy: Tensor, derainer: Derainer) -> Tensor:
     """Run a clip [T, 3, H, W], 0..1, through a fresh session; what comes back is 8-bit, as a user gets it."""
-    session = derainer.session(*rainy.shape[-2:])
-    pixels = rainy.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
-    clean = [session.step(Frame(p, i, Fraction(1, 25))).pixels for i, p in enumerate(pixels)]
+    return step_through(derainer.session(*rainy.shape[-2:]), rainy)
+
+
+def step_through(session: Session, rainy: Tensor, *, single: bool = False) -> Tensor:
+    """The same through a session as it is; ``single``: every frame by itself."""
+    clean = []
+    for index, pixels in enumerate(rainy.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()):
+        if single:
+            session.reset()
+        clean.append(session.step(Frame(pixels, index, Fraction(1, 25))).pixels)
     return torch.stack(clean).permute(0, 3, 1, 2).float() / 255
 
 

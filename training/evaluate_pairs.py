@@ -20,7 +20,7 @@ from streamderain.networks import NetworkSpec, Provenance, count_parameters, sav
 from streamderain.networks.named import NAMED
 from streamderain.networks.prenet import PReNet, published_name
 from streamderain.session import Derainer
-from training.metrics import luma, psnr, ssim
+from training.metrics import fidelity
 from training.pairs import Pair, Pictures, pairs_of
 from training.recipe import PairRecipe, load_recipe
 
@@ -122,8 +122,8 @@ def evaluate_pairs(derainer: Derainer, pairs: Sequence[Pair], *, show: Show | No
         ours = _derain(derainer, rainy)
         seconds = time.perf_counter() - begun
         before, after, truth = (t[None].float() / 255 for t in (rainy, ours, target))
-        figures = {**_figures(after, truth, ""), **_figures(before, truth, "_in"), "seconds": seconds}
-        rows.append(figures)
+        of_input = {f"{key}_in": value for key, value in fidelity(before, truth).items()}
+        rows.append({**fidelity(after, truth), **of_input, "seconds": seconds})
         if show is not None:
             show(pair.name, before[0], after[0], truth[0])
     means = {key: round(statistics.fmean(row[key] for row in rows), 4) for key in rows[0]}
@@ -141,13 +141,3 @@ def _derain(derainer: Derainer, rainy: Tensor) -> Tensor:
     session = derainer.session(rainy.shape[1], rainy.shape[2])
     frame = Frame(rainy.permute(1, 2, 0).contiguous(), 0, Fraction(1, 25))
     return session.step(frame).pixels.permute(2, 0, 1)
-
-
-def _figures(image: Tensor, truth: Tensor, suffix: str) -> dict[str, float]:
-    y, true_y = luma(image), luma(truth)
-    return {
-        f"psnr{suffix}": float(psnr(image, truth)),
-        f"ssim{suffix}": float(ssim(image, truth)),
-        f"psnr_y{suffix}": float(psnr(y, true_y)),
-        f"ssim_y{suffix}": float(ssim(y, true_y)),
-    }

@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,17 @@ import torch
 from torch import Tensor
 
 from streamderain.atomic import write_whole
-from streamderain.frame import Frame
 from streamderain.networks import count_parameters
-from streamderain.session import Derainer, Session
+from streamderain.session import Derainer
 from streamderain.video import open_source
 from training.arguments import read_json
 from training.camera import simulate_camera
 from training.chart import chart
 from training.data import Split, clean_clip, evaluation_clips, read_clip
 from training.errors import UsageError
+from training.evaluate import step_through
 from training.evaluate_pairs import find_spec, open_network
-from training.metrics import luma, psnr, ssim, temporal_error, to_8bit
+from training.metrics import fidelity, psnr, temporal_error, to_8bit
 from training.noreference import neighbours, traces
 from training.recipe import ClipData
 from training.record import differences
@@ -217,19 +216,9 @@ def open_model(text: str) -> Iterator[tuple[str, Run, Derainer]]:
 
         def run(clips: Sequence[Tensor]) -> list[Tensor]:
             session = derainer.session(*clips[0].shape[-2:])
-            return [_through(session, clip, single=single) for clip in clips]
+            return [step_through(session, clip, single=single) for clip in clips]
 
         yield (f"{name}, every frame alone" if single else name), run, derainer
-
-
-def _through(session: Session, clip: Tensor, *, single: bool) -> Tensor:
-    """[T, 3, H, W], 0..1 -> the same, clean, 8-bit steps."""
-    clean = []
-    for index, picture in enumerate(clip.mul(255).round().byte().permute(0, 2, 3, 1).contiguous()):
-        if single:
-            session.reset()
-        clean.append(session.step(Frame(picture, index, Fraction(1, 25))).pixels)
-    return torch.stack(clean).permute(0, 3, 1, 2).float() / 255
 
 
 def measure(text: str, material: Material, protocol: Protocol) -> dict[str, Any]:
@@ -256,12 +245,8 @@ def measure(text: str, material: Material, protocol: Protocol) -> dict[str, Any]
 
 
 def _scores(clean: Tensor, target: Tensor) -> Figures:
-    y, true_y = luma(clean), luma(target)
     return {
-        "psnr": float(psnr(clean, target).mean()),
-        "ssim": float(ssim(clean, target).mean()),
-        "psnr_y": float(psnr(y, true_y).mean()),
-        "ssim_y": float(ssim(y, true_y).mean()),
+        **fidelity(clean, target),
         "temporal": float(temporal_error(clean, target)),
         "first": float(psnr(clean[:1], target[:1])),
         "settled": float(psnr(clean[_SETTLED:], target[_SETTLED:]).mean()),

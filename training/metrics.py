@@ -59,6 +59,17 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     return (numerator / denominator).flatten(1).mean(1)
 
 
+def fidelity(image: Tensor, reference: Tensor) -> dict[str, float]:
+    """Means over the pictures: ``psnr`` and ``ssim`` in RGB, ``psnr_y`` and ``ssim_y`` in luma."""
+    y, reference_y = luma(image), luma(reference)
+    return {
+        "psnr": float(psnr(image, reference).mean()),
+        "ssim": float(ssim(image, reference).mean()),
+        "psnr_y": float(psnr(y, reference_y).mean()),
+        "ssim_y": float(ssim(y, reference_y).mean()),
+    }
+
+
 def temporal_error(clip: Tensor, reference: Tensor) -> Tensor:
     """Mean |(o_t - o_t-1) - (c_t - c_t-1)| in 8-bit levels, of clips [T, 3, H, W]; a scalar."""
     return (clip.diff(dim=0) - reference.diff(dim=0)).abs().mean() * 255

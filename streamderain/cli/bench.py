@@ -18,10 +18,11 @@ from streamderain.cli.options import (
     complete_models,
     device_options,
     flag_of,
+    json_option,
     talk_options,
     usage_errors,
 )
-from streamderain.cli.report import Reporter
+from streamderain.cli.report import Reporter, in_columns
 from streamderain.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ Examples:
 )
 @click.option("--vs", metavar="BACKEND[:PRECISION]", help="Time this backend too, in turns, and print the ratio.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the network.  [default: PyTorch's choice]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @talk_options
 @click.pass_context
 def bench_command(
@@ -173,9 +174,8 @@ def _own_hints(ctx: click.Context) -> Iterator[None]:
         named = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", error.hint or ""))
         if named <= {word for parameter in ctx.command.params for word in parameter.opts}:
             raise
-        what = str(error).removesuffix(f": {error.hint}")
         hint = "name another --input" if isinstance(error, InputError) else "see --output and --preset"
-        raise type(error)(what, hint=hint) from error
+        raise type(error)(error.message, hint=hint) from error
 
 
 def _derainer(model: str, device: str, backend: str, precision: str) -> Derainer:
@@ -194,14 +194,7 @@ def _table(result: dict[str, Any], timings: tuple[Timing, ...]) -> str:
     for timing in timings:
         cells = [f"{timing.stage_ms[name]:.1f}" if name in timing.stage_ms else "" for name in stages]
         rows.append([timing.what, f"{timing.fps:.2f}", *cells, *(f"{timing.age_ms[name]:.1f}" for name in ages)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = [*in_columns(rows, "<" + ">" * (len(head) - 1))]
     if "ratio" in result:
         lines.append(f"{timings[0].what} is {result['ratio']:.2f} times as fast as {timings[1].what}")
     peaks = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in result["peak_memory_mib"].items())

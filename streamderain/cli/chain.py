@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamderain.cli.interrupt import Signals
 from streamderain.cli.options import usage_errors
@@ -21,18 +21,12 @@ if TYPE_CHECKING:
     from streamderain.observe import Observer
     from streamderain.pipeline import View
     from streamderain.session import DerainerLike
-    from streamderain.video import VideoSink
+    from streamderain.video import VideoSink, VideoSource
+    from streamderain.video.live import LiveSource
     from streamderain.video.remux import SideStreams
 
 DEGRADED = 3  # exit code: finished, but not every frame or every input was good
 NOTHING_WRITTEN = "interrupted before the first frame: nothing was written"
-
-
-class _Noting(Protocol):
-    """The part of a source that `Told` reads."""
-
-    @property
-    def notes(self) -> tuple[str, ...]: ...
 
 
 def gpu_of(options: RunOptions) -> torch.device | None:
@@ -98,14 +92,14 @@ def open_output(
     from streamderain.video.nvenc import ON_THE_CPU
 
     # Only what was asked for is passed on: the sink knows its defaults, which depend on the codec.
-    asked: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
-    asked |= {"format": options.container, "pix_fmt": options.pix_fmt}
-    more |= {key: value for key, value in asked.items() if value is not None}
+    settings: dict[str, Any] = {"codec": options.codec, "crf": options.crf, "preset": options.preset}
+    settings |= {"format": options.container, "pix_fmt": options.pix_fmt}
+    asked = {key: value for key, value in settings.items() if value is not None}
     try:
         with usage_errors():
             return open_sink(
                 target, info, options=dict(options.encoder_options), overwrite=options.overwrite,
-                resume=options.resume, **more,
+                resume=options.resume, **asked, **more,
             )  # fmt: skip
     except DeviceError as error:
         instead = ON_THE_CPU.get(options.codec or "")
@@ -113,10 +107,8 @@ def open_output(
             raise
         # Presets and other options are each encoder's own.
         dropped = "".join(f", without -e {key}={value}" for key, value in options.encoder_options)
-        why = str(error).partition(": use ")[0]
-        reporter.note(f"{why}; encoding with {instead} and its own preset instead{dropped}")
+        reporter.note(f"{error.message}; encoding with {instead} and its own preset instead{dropped}")
         cpu = replace(options, codec=instead, preset=None, encoder_options=())
-        more = {key: value for key, value in more.items() if key not in asked}
         return open_output(target, info, cpu, reporter, signals, **more)
     except OutputError:
         if not signals.seen():
@@ -133,7 +125,13 @@ class Told:
     """
 
     def __init__(
-        self, reporter: Reporter, observer: Observer, source: _Noting, sink: VideoSink, *, counts: bool = False
+        self,
+        reporter: Reporter,
+        observer: Observer,
+        source: VideoSource | LiveSource,
+        sink: VideoSink,
+        *,
+        counts: bool = False,
     ) -> None:
         self._reporter, self._observer, self._counts = reporter, observer, counts
         self._source, self._sink = source, sink

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from streamderain.runtime import Job, Plan
     from streamderain.runtime.recipe import EngineRecipe
 
-_FIELDS = {"size": "sizes", "compute_capability": "compute_capabilities"}
 _EXAMPLES = """\b
 Examples:
   streamderain compile fast --size 1280x720 --size 720x1280
@@ -29,7 +28,12 @@ Examples:
 @click.command("compile", epilog=_EXAMPLES)
 @click.argument("what", metavar="[MODEL|RECIPE.toml]", default="balanced", shell_complete=complete_models)
 @click.option(
-    "--size", type=Size(), multiple=True, metavar="WxH", help="Size of the frames; repeatable.  [default: 1280x720]"
+    "--size",
+    "sizes",
+    type=Size(),
+    multiple=True,
+    metavar="WxH",
+    help="Size of the frames; repeatable.  [default: 1280x720]",
 )
 @click.option(
     "--batch",
@@ -47,6 +51,7 @@ Examples:
 )
 @click.option(
     "--compute-capability",
+    "compute_capabilities",
     multiple=True,
     metavar="N.N",
     help="Build for GPUs of this compute capability, such as 8.6, with tensorrt-rtx; needs no GPU; repeatable.",
@@ -98,10 +103,7 @@ def _recipe(ctx: click.Context, what: str, values: dict[str, Any]) -> EngineReci
 
     with usage_errors():
         recipe = read_recipe(Path(what)) if what.endswith(".toml") else EngineRecipe(model=what)
-    for name, value in values.items():
-        if was_given(ctx, name):
-            recipe = replace(recipe, **{_FIELDS.get(name, name): value})
-    return recipe
+    return replace(recipe, **{name: value for name, value in values.items() if was_given(ctx, name)})
 
 
 def _plans(template: Job, recipe: EngineRecipe) -> tuple[Plan, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
-_SHELLS = ("bash", "zsh", "fish")
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
 @click.command(
@@ -16,12 +16,9 @@ _SHELLS = ("bash", "zsh", "fish")
       streamderain completion zsh >> ~/.zshrc
       streamderain completion fish > ~/.config/fish/completions/streamderain.fish""",
 )
-@click.argument("shell", type=click.Choice(_SHELLS))
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
     """Print the completion script for a shell."""
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise click.UsageError(f"no completion for {shell!r}")
     root = ctx.find_root()
-    click.echo(kind(root.command, {}, "streamderain", "_STREAMDERAIN_COMPLETE").source())
+    click.echo(_SHELLS[shell](root.command, {}, "streamderain", "_STREAMDERAIN_COMPLETE").source())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -15,14 +16,13 @@ from typing import Literal
 import click
 
 from streamderain import __version__
+from streamderain.cli.options import json_option
 from streamderain.cli.report import counted, size_in_words
 from streamderain.errors import StreamderainError
 
 State = Literal["ok", "missing", "broken"]
 _MARKS = {"ok": "✓", "missing": "–", "broken": "✗"}
 
-# The module that is looked for, not imported, and how to get it.
-_OPTIONAL = (("OpenCV", "cv2", "pip install 'streamderain[display]'; for display:, the tests and an example"),)
 _ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "h264_nvenc", "hevc_nvenc", "av1_nvenc")
 _DECODERS = ("h264", "hevc", "av1", "vp9", "mpeg2video", "mjpeg", "h264_cuvid", "hevc_cuvid")
 _PROTOCOLS = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt")
@@ -41,7 +41,7 @@ class Finding:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor_command(as_json: bool) -> None:
     """Show what is installed here and what is missing. Always exits with 0."""
     findings = [
@@ -154,10 +154,8 @@ def _protocols() -> list[Finding]:
     absent = [one for one in _PROTOCOLS if one not in spoken]
     detail = f"reads {', '.join(spoken)}; sends {', '.join(one for one in SCHEMES if one in spoken)}"
     detail += "; RTSP by TCP with H.264 or H.265 is read by streamderain itself"
-    if not absent:
-        return [Finding("protocols", "ok", detail)]
-    hint = "; ".join(_HANDED_ON.format(one) for one in absent)
-    return [Finding("protocols", "ok", f"{detail}; absent: {', '.join(absent)}", hint)]
+    detail += f"; absent: {', '.join(absent)}" if absent else ""
+    return [Finding("protocols", "ok", detail, "; ".join(_HANDED_ON.format(one) for one in absent))]
 
 
 def _gpu_codecs() -> list[Finding]:
@@ -205,15 +203,16 @@ def _backends() -> list[Finding]:
 def _optional() -> list[Finding]:
     from streamderain.video.display import WITH_WINDOWS
 
-    findings = []
-    for name, module, hint in _OPTIONAL:
-        if importlib.util.find_spec(module) is None:
-            findings.append(Finding(name, "missing", "not installed", hint))
-        elif "-headless" in (version := _version(module)):
-            findings.append(Finding(name, "missing", f"{version}, a build without windows: no display:", WITH_WINDOWS))
-        else:
-            findings.append(Finding(name, "ok", version))
-    return findings
+    if importlib.util.find_spec("cv2") is None:
+        hint = "pip install 'streamderain[display]'; for display:, the tests and an example"
+        return [Finding("OpenCV", "missing", "not installed", hint)]
+    if "-headless" in (version := _version("cv2")):
+        return [Finding("OpenCV", "missing", f"{version}, a build without windows: no display:", WITH_WINDOWS)]
+    try:
+        importlib.import_module("cv2")
+    except ImportError as error:  # of a library of the system's, such as libxcb.so.1
+        return [Finding("OpenCV", "missing", f"{version} cannot be loaded: {error}", "install what it names")]
+    return [Finding("OpenCV", "ok", version)]
 
 
 def _version(module: str) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from streamderain.cli.options import Bytes, talk_options
-from streamderain.cli.report import Reporter, counted, size_in_words
+from streamderain.cli.options import Bytes, json_option, talk_options
+from streamderain.cli.report import Reporter, counted, in_columns, print_facts, size_in_words
 from streamderain.errors import EngineError
 from streamderain.redaction import in_line
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from streamderain.runtime.cache import EngineCache, Entry
 
 _DAMAGED = 1
-_LONGEST = 2000  # characters of a value that is shown; a network with all its options has a few hundred
 
 
 @click.group("engines")
@@ -29,7 +28,7 @@ def engines_group() -> None:
 
 
 @engines_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @talk_options
 @click.pass_context
 def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
@@ -42,16 +41,15 @@ def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) 
         return
     rows = [("DIGEST", "FOR", "SIZE", "LAST USED")]
     rows += [(e.digest, _summary(e), size_in_words(e.bytes), _day(e.last_used)) for e in entries]
-    digest, what, size = (max(len(row[i]) for row in rows) for i in range(3))
-    for row in rows:
-        click.echo(f"{row[0]:<{digest}}  {row[1]:<{what}}  {row[2]:>{size}}  {row[3]}")
+    for line in in_columns(rows, "<<><"):
+        click.echo(line)
     total = size_in_words(sum(entry.bytes for entry in entries))
     click.echo(f"{counted(len(entries), 'engine')}, {total} in {cache.folder}")
 
 
 @engines_group.command("show")
 @click.argument("digest")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @talk_options
 @click.pass_context
 def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, debug: bool) -> None:
@@ -70,14 +68,12 @@ def show_command(ctx: click.Context, digest: str, as_json: bool, verbose: bool, 
         lines += [(f"{name} to PyTorch".replace("_", " "), f"{value:.3g}") for name, value in manifest.parity.items()]
         lines += [("file", f"{name}, {size_in_words(f.bytes)}, {f.sha256}") for name, f in manifest.files.items()]
     lines.append(("last used", _day(entry.last_used)))
-    lines = [(in_line(name), in_line(value, most=_LONGEST)) for name, value in lines]
-    width = max(len(name) for name, _ in lines)
-    for name, value in lines:
-        click.echo(f"{name:>{width}}  {value}")
+    lines = [(in_line(name), value) for name, value in lines]
+    print_facts(lines, width=max(len(name) for name, _ in lines))
 
 
 @engines_group.command("verify")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @talk_options
 @click.pass_context
 def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> int:
@@ -102,7 +98,7 @@ def verify_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool
 @engines_group.command("prune")
 @click.option("--max-size", type=Bytes(), metavar="SIZE", help="Keep this much, such as 500MB.  [default: 4GB]")
 @click.option("--all", "everything", is_flag=True, help="Remove all engines.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @talk_options
 @click.pass_context
 def prune_command(

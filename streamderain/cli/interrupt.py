@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 _HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -85,9 +85,7 @@ class Signals:
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         before, writer = self._wakeup
         signal.set_wakeup_fd(before)
         for known, handler in self._before.items():

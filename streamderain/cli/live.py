@@ -44,13 +44,25 @@ _TOO_OLD = 1.0  # seconds that a frame is old where none is skipped
 _BY_COST = ("quality", "balanced", "fast")
 
 
-def takes_live(ctx: click.Context, uri: str, options: RunOptions) -> bool:
-    """Whether ``uri`` is to be treated as live. Options that then mean nothing are wrong usage."""
+def live_options(ctx: click.Context, uri: str, options: RunOptions) -> LiveOptions | None:
+    """What of ``options`` a live source takes; None where ``uri`` is not to be treated as live.
+
+    Options that then mean nothing are wrong usage.
+    """
     from streamderain.video.address import is_live
     from streamderain.video.ffmpeg import is_url
+    from streamderain.video.live import LiveOptions
 
     with usage_errors():
-        wanted = live_source_options(options)
+        wanted = LiveOptions(
+            newest=options.latency != "all",
+            read_timeout=options.read_timeout,
+            reconnect=options.reconnect and options.on_loss != "stop",
+            reconnect_limit=options.reconnect_limit,
+            wait=options.wait,
+            transport=options.transport,
+            insecure=options.insecure,
+        )
     # A camera that is off is one all the same for who says what to do until it is there.
     as_live = options.wait > 0 or any(name != "read_timeout" for name in given_only_for(ctx, "live"))
     live = options.live
@@ -69,22 +81,7 @@ def takes_live(ctx: click.Context, uri: str, options: RunOptions) -> bool:
             else "live inputs, but INPUT is a recording; add --live if it is not"
         )
         raise click.UsageError(f"{flag_of(ctx, name)} is for {wrong}", ctx=ctx)
-    return live
-
-
-def live_source_options(options: RunOptions) -> LiveOptions:
-    """What of ``options`` the source takes. Raises: ValueError, of a value that means nothing."""
-    from streamderain.video.live import LiveOptions
-
-    return LiveOptions(
-        newest=options.latency != "all",
-        read_timeout=options.read_timeout,
-        reconnect=options.reconnect and options.on_loss != "stop",
-        reconnect_limit=options.reconnect_limit,
-        wait=options.wait,
-        transport=options.transport,
-        insecure=options.insecure,
-    )
+    return wanted if live else None
 
 
 def _cheaper(options: RunOptions) -> list[DerainerLike]:
@@ -96,14 +93,18 @@ def _cheaper(options: RunOptions) -> list[DerainerLike]:
 
 
 def run_live_video(
-    uri: str, target: str, options: RunOptions, reporter: Reporter, signals: Signals, observer: Observer
+    uri: str,
+    target: str,
+    wanted: LiveOptions,
+    options: RunOptions,
+    reporter: Reporter,
+    signals: Signals,
+    observer: Observer,
 ) -> int:
     """Opens, runs and reports; returns the exit code."""
     from streamderain.live import run_live
     from streamderain.video.live import open_live
 
-    with usage_errors():
-        wanted = live_source_options(options)
     _with_free_name(target, time.localtime(), lambda name: check_names(name, None, options))
     if wanted.wait or "listen=1" in uri:
         reporter.note(f"waiting for {uri}")

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import complete_models, talk_options
-from streamderain.cli.report import Reporter
+from streamderain.cli.options import complete_models, json_option, talk_options
+from streamderain.cli.report import Reporter, in_columns, print_facts
 from streamderain.errors import ModelError
-from streamderain.redaction import in_line
 
 if TYPE_CHECKING:
     from streamderain.networks import ModelCard
-
-_LONGEST = 2000  # characters of a value that is shown; what ships has a few hundred
 
 _TRIED, _TRIED_FRAMES = (96, 128), 3
 _TOO_MUCH = 0.25  # of 1, on average: no rain, and nothing that would be called a picture afterwards
@@ -30,7 +27,7 @@ def models_group() -> None:
 
 
 @models_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @talk_options
 @click.pass_context
 def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) -> None:
@@ -44,14 +41,13 @@ def list_command(ctx: click.Context, as_json: bool, verbose: bool, debug: bool) 
         return
     rows = [("NAME", "PARAMETERS", "GMAC at 720p", "")]
     rows += [(c.name, f"{c.parameters:,}", f"{c.macs_720p / 1e9:.1f}", c.summary) for c in cards]
-    name, parameters, macs = (max(len(row[i]) for row in rows) for i in range(3))
-    for row in rows:
-        click.echo(f"{row[0]:<{name}}  {row[1]:>{parameters}}  {row[2]:>{macs}}  {row[3]}".rstrip())
+    for line in in_columns(rows, "<>><"):
+        click.echo(line)
 
 
 @models_group.command("show")
 @click.argument("name", shell_complete=complete_models)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @talk_options
 @click.pass_context
 def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, debug: bool) -> None:
@@ -71,8 +67,7 @@ def show_command(ctx: click.Context, name: str, as_json: bool, verbose: bool, de
     path = model_path(name) if name in model_names() else None
     if path is not None:
         lines.append(("card", str(path.with_suffix(".md"))))
-    for key, value in lines:
-        click.echo(f"{key:>14}  {in_line(value, most=_LONGEST)}".rstrip())  # what a stranger's file says
+    print_facts(lines, width=14)
 
 
 @models_group.command("verify")

@@ -202,6 +202,8 @@ model_options = section(
         help="If the chosen device, backend, precision or GPU codec is unavailable, use another and say so.",
     ),
 )
+#: --json.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 #: -v and --debug.
 talk_options = section(
     "Watching",

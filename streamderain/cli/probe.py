@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamderain.cli.options import Seconds, complete_files, model_options, talk_options, usage_errors
-from streamderain.cli.report import Reporter, counted
+from streamderain.cli.options import Seconds, complete_files, json_option, model_options, talk_options, usage_errors
+from streamderain.cli.report import Reporter, counted, print_facts
 from streamderain.errors import StreamderainError
-from streamderain.redaction import in_line, redact
+from streamderain.redaction import redact
 
 if TYPE_CHECKING:
     from streamderain.frame import VideoInfo
     from streamderain.video import VideoSource
     from streamderain.video.live import LiveSource
 
-_LONGEST = 2000  # characters of a line; what files say of themselves may be of any length
-
 
 @click.command("probe")
 @click.argument("source", metavar="INPUT", shell_complete=complete_files)
 @model_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option(
     "--read-timeout",
     type=Seconds(),
@@ -69,8 +66,8 @@ def probe_command(
         click.echo(json.dumps(found, indent=2, default=str))
         return
     for key, value in found.items():
-        for line in value if isinstance(value, list) else [_plain(value)]:
-            click.echo(f"{key.replace('_', ' '):>20}  {in_line(line, most=_LONGEST)}")
+        lines = value if isinstance(value, list) else [_plain(value)]
+        print_facts(((key.replace("_", " "), line) for line in lines), width=20)
 
 
 def _opened(uri: str, read_timeout: float, reporter: Reporter, *, insecure: bool) -> LiveSource | VideoSource:
@@ -130,6 +127,4 @@ def _plain(value: object) -> str:
         return "unknown"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Fraction):
-        return f"{float(value):g}"
     return str(value)

@@ -96,8 +96,7 @@ def run_recorded_video(
                 raise
             reporter.end_progress()
     told.notes()
-    kept = stats.interrupted and sink.replaces
-    return _say_end(reporter, redact_target(target), stats, source, signals.exit_code, kept=kept)
+    return _say_end(reporter, redact_target(target), stats, source, signals.exit_code, replaces=sink.replaces)
 
 
 def _open(uri: str, options: RunOptions, reporter: Reporter, gpu: torch.device | None) -> VideoSource:
@@ -126,18 +125,18 @@ def _open(uri: str, options: RunOptions, reporter: Reporter, gpu: torch.device |
         except DeviceError as error:
             if not options.allow_fallback:
                 raise
-            reporter.note(f"{str(error).partition(': use ')[0]}; decoding on the CPU instead")
+            reporter.note(f"{error.message}; decoding on the CPU instead")
             return opened("cpu")
 
 
 def _say_end(
-    reporter: Reporter, target: str, stats: RunStats, source: VideoSource, signal_code: int, *, kept: bool
+    reporter: Reporter, target: str, stats: RunStats, source: VideoSource, signal_code: int, *, replaces: bool
 ) -> int:
-    """The last line; returns the exit code. ``kept``: an older file has kept OUTPUT's name."""
+    """The last line; returns the exit code. ``replaces``: there was an older file, which an interrupted run keeps."""
     concealed, left_out, missing = source.concealed, source.side.damaged, source.missing_bytes
     interrupted = stats.interrupted and signal_code != 0
     code = signal_code if interrupted else DEGRADED if concealed or left_out or missing else 0
-    output, older = _older(target) if interrupted and kept else (target, "")
+    output, older = _older(target) if interrupted and replaces else (target, "")
     line = f"{counted(stats.frames, 'frame')} in {stats.seconds:.1f} s, {rate(stats.fps)} → {output}{older}"
     if stats.taken_over:
         line = f"{counted(stats.taken_over, 'frame')} taken over, {line}"
@@ -164,7 +163,7 @@ def _say_end(
         reporter.say(
             "concealed",
             f"{counted(concealed, 'frame')} could not be decoded whole;"
-            " the decoder repaired them, or the last good frame was repeated",
+            " the decoder repaired them, the last good frame was repeated, or they were left out, if there was none",
         )
     if left_out:
         reporter.say("sound_left_out", f"{counted(left_out, 'damaged packet')} of sound left out")

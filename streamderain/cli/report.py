@@ -6,17 +6,17 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from traceback import format_exception
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, Self, cast
 
 import click
 
 from streamderain.cli.interrupt import Signals
-from streamderain.redaction import redact, visible
+from streamderain.redaction import in_line, redact, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -25,6 +25,7 @@ _KEY = "streamderain.reporter"
 _LINE_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 _JSON_EVERY = 5.0
 _BAR_EVERY = 0.1
+_LONGEST = 2000  # characters of a value that is shown; what files say of themselves may be of any length
 _speaker: ContextVar[Reporter] = ContextVar("speaker")  # of this thread, and of those that work for it
 
 
@@ -62,7 +63,7 @@ class Reporter:
         debug: bool = False,
     ) -> None:
         self.style = style
-        self.verbose = verbose
+        self.verbose = verbose or debug
         self.debug = debug
         self._progress_wanted = progress
         self._bar: tuple[Progress, TaskID] | None = None
@@ -70,7 +71,6 @@ class Reporter:
         self._total: int | None = None
         self._frames = 0
         self._began = self._last = 0.0
-        self._handler: logging.Handler | None = None
 
     # ---- where a command and the error handling above it find the same one
 
@@ -87,14 +87,13 @@ class Reporter:
             ctx.obj.line = lambda event, message, code: f"{self.line(event, message, exit_code=code)}\n".encode()
         level = logging.DEBUG if self.debug else logging.INFO if self.verbose else logging.WARNING
         logger = logging.getLogger("streamderain")
-        self._handler = _Forward(self)
-        before = (logger.level, logger.propagate)
-        logger.addHandler(self._handler)
+        handler, before = _Forward(self), (logger.level, logger.propagate)
+        logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
 
         def detach() -> None:
-            logger.removeHandler(self._handler)  # type: ignore[arg-type]
+            logger.removeHandler(handler)
             logger.level, logger.propagate = before
 
         ctx.call_on_close(detach)
@@ -178,9 +177,7 @@ class Reporter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end_progress()
 
 
@@ -220,6 +217,20 @@ def size_in_words(size: int) -> str:
         units.pop()
     digits = 1 if amount < 9.95 and units[-1] != "B" else 0
     return f"{amount:.{digits}f} {units[-1]}"
+
+
+def in_columns(rows: Sequence[Sequence[str]], sides: str) -> Iterator[str]:
+    """The rows as lines, each column as wide as its widest cell; ``sides`` has a "<" or a ">" for each column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def print_facts(facts: Iterable[tuple[str, str]], *, width: int) -> None:
+    """One line each on stdout: a name, in ``width`` letters, and a value, which may be a stranger's words."""
+    for name, value in facts:
+        click.echo(f"{name:>{width}}  {in_line(value, most=_LONGEST)}".rstrip())
 
 
 def _clock(seconds: float) -> str:

@@ -245,17 +245,12 @@ def run_command(
         from streamderain.cli.streams import run_streams
 
         return run_streams(ctx, config, _run_one, signals)
-    for name, value in (("source", source), ("target", target)):
-        if value is None:
-            raise click.MissingParameter(ctx=ctx, param=next(p for p in ctx.command.params if p.name == name))
-    assert source is not None
-    assert target is not None
+    if source is None or target is None:
+        missing = "source" if source is None else "target"
+        raise click.MissingParameter(ctx=ctx, param=next(p for p in ctx.command.params if p.name == missing))
     options = RunOptions(**values)
     reporter = Reporter(
-        style=options.log_format,
-        progress=not options.no_progress,
-        verbose=options.verbose or options.debug,
-        debug=options.debug,
+        style=options.log_format, progress=not options.no_progress, verbose=options.verbose, debug=options.debug
     )
     reporter.attach(ctx)
     from streamderain.observe import Observer
@@ -276,13 +271,14 @@ def _run_one(
     observer: Observer,
 ) -> int:
     """One input of whatever kind; returns the exit code."""
-    from streamderain.cli.live import run_live_video, takes_live
+    from streamderain.cli.live import live_options, run_live_video
     from streamderain.cli.recorded import run_recorded_video
     from streamderain.video import list_stills
 
-    if takes_live(ctx, source, options):
-        return run_live_video(source, target, options, reporter, signals, observer)
-    stills = list_stills(source)
+    wanted = live_options(ctx, source, options)
+    if wanted is not None:
+        return run_live_video(source, target, wanted, options, reporter, signals, observer)
+    stills = list_stills(source, note=reporter.note)
     if stills is None:
         # Sound goes along where it can; who has asked for it does not want to be without.
         kinds = {"audio": "audio", "subs": "subtitle"}

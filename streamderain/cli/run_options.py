@@ -21,7 +21,7 @@ def make_derainer(of: Kind, *, backend: str, build: Build | None, **model: Any) 
     """The derainer that ``run`` makes for one kind of input, and ``probe`` tells of.
 
     A live input never waits for a compiler unless it is told to, and pictures, each of a size of its own, are not worth
-    one.
+    one, unless int8 is asked for, which only compiled networks have.
 
     Args:
         model: of `Derainer`.
@@ -30,8 +30,9 @@ def make_derainer(of: Kind, *, backend: str, build: Build | None, **model: Any) 
     """
     from streamderain.session import Derainer
 
+    compiled = backend != "auto" or of != "pictures" or model["precision"] == "int8"
     return Derainer(
-        backend="eager" if backend == "auto" and of == "pictures" else backend,
+        backend=backend if compiled else "eager",
         build=build or ("ready" if of == "live" else "auto"),
         **model,
     )
@@ -45,15 +46,7 @@ def load_derainer(options: RunOptions, of: Kind) -> Derainer:
         click.UsageError: for words that mean nothing.
     """
     with usage_errors(), _fallback_hinted(options):
-        return make_derainer(
-            of,
-            model=options.model,
-            device=options.device,
-            precision=options.precision,
-            backend=options.backend,
-            build=options.build,
-            allow_fallback=options.allow_fallback,
-        )
+        return make_derainer(of, **options.of_model())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +102,11 @@ class RunOptions:
     batch_deadline: float | None
     load: Callable[[RunOptions, Kind], DerainerLike] = load_derainer
 
+    def of_model(self) -> dict[str, Any]:
+        """Those that decide what runs on what."""
+        names = ("model", "device", "precision", "backend", "build", "allow_fallback")
+        return {name: getattr(self, name) for name in names}
+
     def derainer(self, of: Kind) -> DerainerLike:
         """The derainer for one kind of input. Raises: as `load_derainer`."""
         return self.load(self, of)
@@ -122,5 +120,4 @@ def _fallback_hinted(options: RunOptions) -> Iterator[None]:
     except (DeviceError, EngineError) as error:
         if error.hint is None or options.allow_fallback:
             raise
-        what = str(error).removesuffix(f": {error.hint}")
-        raise type(error)(what, hint=f"{error.hint} or --allow-fallback") from error
+        raise type(error)(error.message, hint=f"{error.hint} or --allow-fallback") from error

@@ -16,6 +16,7 @@ from streamderain.cli.interrupt import Signals
 from streamderain.cli.report import Reporter, counted
 from streamderain.cli.run_options import RunOptions
 from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError, StreamderainError
+from streamderain.redaction import redact_target
 
 if TYPE_CHECKING:
     from streamderain.frame import Frame
@@ -51,6 +52,8 @@ def run_stills(stills: list[Path], target: str, options: RunOptions, reporter: R
             f"each picture is derained by itself; if these are a video's frames, run {shlex.quote(pattern)} OUTPUT"
             f" instead: {steps.derainer.model} then uses the frames before, too"
         )
+    if steps.derainer.model == "classic":
+        reporter.note("classic needs the frames before: single pictures come back as they are")
     reporter.say(
         "start",
         f"{steps.derainer.description} → {counted(count, 'picture')} → {target}",
@@ -146,29 +149,29 @@ class _Stills:
 
 def _targets(stills: list[Path], target: str, *, overwrite: bool) -> list[Path | None]:
     """Where each goes; checks and makes the folder."""
-    from streamderain.video.ffmpeg import local_path
+    from streamderain.video.ffmpeg import is_url, local_path
     from streamderain.video.stills import SUFFIXES
 
     if target == _NULL:
         return [None] * len(stills)
-    if target == "-":
-        raise click.UsageError("pictures are written to a file or a folder, not to '-'")
     target = local_path(target)
+    if target == "-" or is_url(target) or target.startswith("display:"):
+        raise click.UsageError(f"pictures are written to a file or a folder, not to {redact_target(target)!r}")
     path = Path(target)
     suffix = path.suffix.lower()
     folder_meant = os.path.isdir(target) or target.endswith(os.sep) or suffix == ""
+    single = not folder_meant and len(stills) == 1
     if not folder_meant and suffix in _VIDEOS:
         raise click.UsageError(
             f"{target} is a video, and INPUT is pictures, each derained by itself; name a folder,"
             f" or make one video of a sequence: {stills[0].parent / 'f%05d'}{stills[0].suffix}"
         )
-    if not folder_meant and suffix in SUFFIXES and len(stills) > 1:
+    if not folder_meant and not single and suffix in SUFFIXES:
         raise click.UsageError(f"{target} is one picture, and INPUT is {len(stills)}; name a folder")
-    if not folder_meant and suffix not in SUFFIXES and len(stills) == 1:
+    if single and suffix not in SUFFIXES:
         raise click.UsageError(
             f"{target} has no suffix of a picture ({', '.join(sorted(SUFFIXES))}); a folder ends in /"
         )
-    single = not folder_meant and len(stills) == 1
     outs = [path] if single else [path / still.name for still in stills]
     seen: dict[Path, Path] = {}
     for still, out in zip(stills, outs, strict=True):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from streamderain.cli.chain import DEGRADED
 from streamderain.cli.interrupt import Signals
@@ -53,12 +54,7 @@ def read_config(path: Path, ctx: click.Context) -> tuple[RunOptions, list[Stream
     Raises:
         click.UsageError: the file cannot be read, or says what ``run`` does not know.
     """
-    try:
-        told = tomllib.loads(path.read_text("utf-8-sig"))  # editors of Windows begin a file with a mark
-    except OSError as error:
-        raise click.UsageError(f"{path} cannot be read: {error.strerror}", ctx=ctx) from error
-    except (ValueError, RecursionError) as error:  # numbers of a thousand digits, tables in a thousand tables
-        raise click.UsageError(f"{path} is not TOML: {error}", ctx=ctx) from error
+    told = _read_toml(path, ctx)
     if not was_given(ctx, "log_format") and "json" in (told.get("log-format"), told.get("log_format")):
         ctx.params["log_format"] = "json"  # errors of usage are told in it from here on
     tables = told.pop("streams", None)
@@ -77,25 +73,35 @@ def read_config(path: Path, ctx: click.Context) -> tuple[RunOptions, list[Stream
         if shared := sorted(same_for_all & own.keys()):
             raise click.UsageError(f"{where}: {shared[0]} is for all streams; write it above the tables", ctx=ctx)
         context = click.Context(ctx.command, info_name=name)
-        for key in {**for_all, **own, **given}:
-            if key not in same_for_all:
-                # Of what is for all, streams take what suits them; their own and the command line must suit.
-                source = click.core.ParameterSource
-                must = key in own or key in given
-                context.set_parameter_source(key, source.COMMANDLINE if must else source.DEFAULT_MAP)
+        for key in {**for_all, **own, **given}.keys() - same_for_all:
+            # Of what is for all, streams take what suits them; their own and the command line must suit.
+            must = key in own or key in given
+            context.set_parameter_source(key, ParameterSource.COMMANDLINE if must else ParameterSource.DEFAULT_MAP)
         options = _run_options({**common, **own, **given})
         one = Stream(name, table["input"], table["output"], context, options)
-        for other in streams:
-            if one.target != "null:" and _place(one.target) == _place(other.target):
-                raise click.UsageError(
-                    f"{where} has the output of streams.{other.name}; each stream needs its own", ctx=ctx
-                )
-            if one.source == other.source == "-":
-                raise click.UsageError(
-                    f"{where} has the input of streams.{other.name}; only one stream can read stdin", ctx=ctx
-                )
+        _check_apart(one, streams, ctx, where=where)
         streams.append(one)
     return _run_options(common), streams
+
+
+def _read_toml(path: Path, ctx: click.Context) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))  # editors of Windows begin a file with a mark
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}", ctx=ctx) from error
+    except (ValueError, RecursionError) as error:  # numbers of a thousand digits, tables in a thousand tables
+        raise click.UsageError(f"{path} is not TOML: {error}", ctx=ctx) from error
+
+
+def _check_apart(one: Stream, others: Sequence[Stream], ctx: click.Context, *, where: str) -> None:
+    """Raises click.UsageError: another stream has the same output, or reads stdin as well."""
+    for other in others:
+        if one.target != "null:" and _place(one.target) == _place(other.target):
+            what = f"{where} has the output of streams.{other.name}; each stream needs its own"
+            raise click.UsageError(what, ctx=ctx)
+        if one.source == other.source == "-":
+            what = f"{where} has the input of streams.{other.name}; only one stream can read stdin"
+            raise click.UsageError(what, ctx=ctx)
 
 
 def _run_options(params: Mapping[str, Any]) -> RunOptions:
@@ -161,12 +167,7 @@ def run_streams(ctx: click.Context, path: Path, run_one: Runner, signals: Signal
     from streamderain.observe import Observer
 
     common, streams = read_config(path, ctx)
-    reporter = Reporter(
-        style=common.log_format,
-        progress=False,
-        verbose=common.verbose or common.debug,
-        debug=common.debug,
-    )
+    reporter = Reporter(style=common.log_format, progress=False, verbose=common.verbose, debug=common.debug)
     reporter.attach(ctx)
     models = _Models(streams, common.batch_deadline)
     observers = [Observer(stream.name, about={"input": redact(stream.source)}) for stream in streams]
@@ -233,13 +234,13 @@ class _Models:
         """As `load_derainer`, but shared."""
         from streamderain.turns import SharedDerainer
 
-        names = ("device", "precision", "backend", "build", "allow_fallback")
-        wanted = [getattr(options, name) for name in names]
-        key = (options.model, *wanted, of)
+        wanted = options.of_model()
+        key = (*wanted.values(), of)
         # Streams that may ask for it: the adaptive ones come down to cheaper models than their own.
-        others = [stream.options for stream in self._streams]
-        alike = [other for other in others if [getattr(other, name) for name in names] == wanted]
-        count = sum(other.model == options.model or other.adaptive for other in alike)
+        count = 0
+        for other in (stream.options for stream in self._streams):
+            alike = other.of_model() | {"model": options.model} == wanted
+            count += alike and (other.model == options.model or other.adaptive)
         if of == "pictures":
             count = 1  # each is of a size of its own
         with self._guard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,22 +13,10 @@ from streamderain.cli.options import Seconds, option, section
 from streamderain.cli.report import Reporter
 
 if TYPE_CHECKING:
+    from streamderain.cli.run_options import RunOptions
     from streamderain.observe import Observer
     from streamderain.pipeline import View
     from streamderain.session import DerainerLike
-
-
-class WatchOptions(Protocol):
-    """The fields of the options that this file reads."""
-
-    @property
-    def hud(self) -> bool: ...
-    @property
-    def preview(self) -> tuple[str, int] | None: ...
-    @property
-    def metrics(self) -> tuple[str, int] | None: ...
-    @property
-    def healthy_within(self) -> float: ...
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.5
@@ -74,7 +62,7 @@ watch_options = section(
 
 
 @contextmanager
-def watched(observers: Sequence[Observer], options: WatchOptions, reporter: Reporter) -> Iterator[None]:
+def watched(observers: Sequence[Observer], options: RunOptions, reporter: Reporter) -> Iterator[None]:
     """Within, the servers that were asked for run; where they are is said.
 
     Raises:
@@ -131,7 +119,7 @@ def tell_output(observer: Observer, sink: object) -> None:
         observer.tell_output(dropped=dropped, reconnects=reconnects, up=up)
 
 
-def with_hud(view: View | None, observer: Observer, options: WatchOptions) -> View | None:
+def with_hud(view: View | None, observer: Observer, options: RunOptions) -> View | None:
     """``view``, and if it was asked for the HUD on what it shows."""
     if not options.hud:
         return view

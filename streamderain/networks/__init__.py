@@ -14,12 +14,11 @@ from streamderain.networks.checkpoint import (
     read_provenance,
     save_checkpoint,
 )
-from streamderain.networks.spec import Network, NetworkSpec, count_macs, count_parameters
+from streamderain.networks.spec import NetworkSpec, count_macs, count_parameters
 from streamderain.networks.streaming import State
 
 __all__ = [
     "ModelCard",
-    "Network",
     "NetworkSpec",
     "Provenance",
     "State",

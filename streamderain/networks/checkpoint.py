@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -64,14 +65,16 @@ class ModelCard:
     scores: Mapping[str, Any]
 
 
-def save_checkpoint(path: Path, module: nn.Module, spec: NetworkSpec, provenance: Provenance, *, half: bool) -> None:
+def save_checkpoint(
+    path: str | Path, module: nn.Module, spec: NetworkSpec, provenance: Provenance, *, half: bool
+) -> None:
     """Write weights and header; ``half`` stores float16, which is what ships (half the bytes, no measurable loss)."""
     tensors = {
         name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous()
         for name, t in module.state_dict().items()
     }
     metadata = {"spec": spec.to_json(), "provenance": json.dumps(asdict(provenance), sort_keys=True)}
-    write_weights(path, tensors, metadata)
+    write_weights(Path(path), tensors, metadata)
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -103,12 +106,11 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
             first missing and unexpected names are listed, and the others counted.
     """
     spec, _ = _read_header(path)
-    try:
+    with reading(path):
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"cannot read weights {path}: {error}") from error
-    with torch.device("meta"):  # which takes no memory, whatever a damaged header asks for
-        expected = _built(spec, path).state_dict()
+    with torch.device("meta"):  # which takes no memory, whatever a damaged header asks for, and no random numbers
+        module = _built(spec, path)
+    expected = module.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - expected.keys())
     shapes = [
@@ -124,10 +126,18 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
     broken = [k for k, t in tensors.items() if not bool(torch.isfinite(t.float()).all())]
     if broken:
         raise ModelError(f"{path} holds values that are not finite in {_listed(broken)}", hint="get the file again")
-    with torch.device("cpu"):
-        module = _built(spec, path)
-    module.load_state_dict({k: t.to(expected[k].dtype) for k, t in tensors.items()})
+    # Copied: what is read is a view of the file, which may be written into.
+    module.load_state_dict({k: t.to(expected[k].dtype, copy=True) for k, t in tensors.items()}, assign=True)
     return module.eval(), spec
+
+
+@contextmanager
+def reading(weights: Path) -> Iterator[None]:
+    """Raises ModelError: if the file cannot be read within, or is no safetensors."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"cannot read weights {weights}: {error}") from error
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from streamderain.errors import ModelError
-from streamderain.networks.checkpoint import model_path, write_weights
+from streamderain.networks.checkpoint import model_path, reading, write_weights
 
 _KEY = "int8"  # in the header of a weights file
 _LEVELS = 127  # each side of zero; -128 is left out, so that weights and signed inputs are symmetric
@@ -97,20 +97,27 @@ def calibration_of(model: str | Path) -> Calibration | None:
     Raises:
         ModelError: if there is no such model or its header is damaged.
     """
+    return calibration_from(calibration_text(model), model)
+
+
+def calibration_text(model: str | Path) -> str | None:
+    """The calibration as it stands in the file; None where nothing does. Raises ModelError: there is no such model."""
     path = model_path(model)
     if path is None:
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"cannot read weights {path}: {error}") from error
+    with reading(path), safe_open(path, framework="pt") as file:
+        text: str | None = (file.metadata() or {}).get(_KEY)
+    return text
+
+
+def calibration_from(text: str | None, model: str | Path) -> Calibration | None:
+    """The calibration of ``model`` that stands in this text. Raises ModelError: if it is damaged."""
     if text is None:
         return None
     try:
         return Calibration.from_json(text)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ModelError(f"the int8 calibration in {path} is damaged: {error}", hint="get the file again") from error
+        raise ModelError(f"the int8 calibration in {model} is damaged: {error}", hint="get the file again") from error
 
 
 def with_calibration(weights: Path, calibration: Calibration | None, out: Path) -> None:
@@ -120,12 +127,8 @@ def with_calibration(weights: Path, calibration: Calibration | None, out: Path) 
         ModelError: if it cannot be read.
         OSError: if ``out`` cannot be written.
     """
-    try:
-        with safe_open(weights, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-        tensors = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"cannot read weights {weights}: {error}") from error
+    with reading(weights), safe_open(weights, framework="pt") as file:
+        metadata, tensors = dict(file.metadata() or {}), load_file(weights)
     metadata.pop(_KEY, None)
     if calibration is not None:
         metadata[_KEY] = calibration.to_json()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamderain.errors import ModelError
@@ -20,17 +21,6 @@ from streamderain.networks.ecnet import ECNet, RainAutoencoder
 from streamderain.networks.identity import Identity
 from streamderain.networks.prenet import PReNet
 from streamderain.networks.streaming import State, StreamingNet
-
-
-class Network(Protocol):
-    """What a session and an engine ask of a network: ``module(rainy, *state) -> (clean, *state)``."""
-
-    stride: int
-
-    def zero_state(self, batch: int, height: int, width: int, *, device: torch.device, dtype: torch.dtype) -> State: ...
-    def align(self, rainy: Tensor, state: State) -> State: ...
-    def __call__(self, rainy: Tensor, *state: Tensor) -> tuple[Tensor, ...]: ...
-
 
 _ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {
     "identity": Identity,
@@ -123,9 +113,14 @@ def count_parameters(module: nn.Module) -> int:
 
 def count_macs(spec: NetworkSpec, *, height: int, width: int) -> int:
     """Multiply-accumulates of one ``forward`` at ``height`` x ``width``, counted on the meta device."""
+    return _count_macs(spec.to_json(), height, width)
+
+
+@functools.cache
+def _count_macs(spec: str, height: int, width: int) -> int:
     meta = torch.device("meta")
     with meta:
-        module = spec.build().eval()
+        module = NetworkSpec.from_json(spec).build().eval()
     rainy = torch.empty(1, 3, height, width, device=meta, dtype=torch.float32)
     state: State = ()
     if hasattr(module, "zero_state"):  # which what only helps to train has not

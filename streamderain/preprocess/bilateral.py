@@ -21,6 +21,11 @@ def _neighbours(diameter: int, sigma_space: float) -> list[tuple[int, int, float
     ]
 
 
+def _check(diameter: int, sigma_color: float, sigma_space: float) -> None:
+    if diameter < 1 or sigma_color <= 0 or sigma_space <= 0:
+        raise ValueError(f"must be above zero, got {diameter = }, {sigma_color = }, {sigma_space = }")
+
+
 def bilateral_detail(
     image: Tensor, *, diameter: int = 9, sigma_color: float = 75 / 255, sigma_space: float = 75.0
 ) -> Tensor:
@@ -42,8 +47,7 @@ def bilateral_detail(
     Raises:
         ValueError: for a constant that is not above zero, or what is no such image.
     """
-    if diameter < 1 or sigma_color <= 0 or sigma_space <= 0:
-        raise ValueError(f"must be above zero, got {diameter = }, {sigma_color = }, {sigma_space = }")
+    _check(diameter, sigma_color, sigma_space)
     values = at_least_single(image)
     height, width = image.shape[-2:]
     radius = max(diameter // 2, 1)
@@ -65,8 +69,7 @@ class BilateralSplit(nn.Module):
 
     def __init__(self, diameter: int = 9, sigma_color: float = 75 / 255, sigma_space: float = 75.0) -> None:
         super().__init__()
-        if diameter < 1 or sigma_color <= 0 or sigma_space <= 0:
-            raise ValueError(f"must be above zero, got {diameter = }, {sigma_color = }, {sigma_space = }")
+        _check(diameter, sigma_color, sigma_space)
         self.diameter, self.sigma_color, self.sigma_space = diameter, sigma_color, sigma_space
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -128,7 +128,7 @@ def _kernel(distance: float) -> float:
 def _doubled(samples: Tensor, offset: float, *, dim: int) -> Tensor:
     """Twice as many samples along ``dim``; the first of each pair lies ``offset`` (luma samples) before the old one."""
     reach, size = 2, samples.shape[dim]
-    wide = _extended(samples, reach, reach, dim=dim)
+    wide = _extended(samples, reach, dim=dim)
     halves = []
     for place in (0, 1):
         at = (place - offset) / 2  # of the new sample, in old ones
@@ -140,14 +140,14 @@ def _doubled(samples: Tensor, offset: float, *, dim: int) -> Tensor:
 def _halved(samples: Tensor, offset: float, *, dim: int) -> Tensor:
     """Half as many samples along ``dim``, each ``offset`` (old samples) after the first of its pair."""
     reach, size = 4, samples.shape[dim] // 2
-    wide = _extended(samples, reach, reach, dim=dim)
+    wide = _extended(samples, reach, dim=dim)
     taps = {reach + tap: _kernel((tap - offset) / 2) / 2 for tap in range(-reach, reach + 1)}
     return _weighted(taps, wide, size, 2, dim=dim)
 
 
-def _extended(samples: Tensor, before: int, after: int, *, dim: int) -> Tensor:
-    """Edges repeated."""
-    index = torch.arange(-before, samples.shape[dim] + after, device=samples.device)
+def _extended(samples: Tensor, reach: int, *, dim: int) -> Tensor:
+    """Edges repeated so often."""
+    index = torch.arange(-reach, samples.shape[dim] + reach, device=samples.device)
     return samples.index_select(dim, index.clamp_(0, samples.shape[dim] - 1))
 
 

@@ -28,14 +28,15 @@ class Job:
     """What an engine is made of. Everything in it that changes the engine is part of the cache's key.
 
     Attributes:
-        model: a shipped name or the path of a weights file; `quantise.calibration_of` takes it.
-        weights: sha256 of the weights file, "" for a model without one.
+        model: a shipped name or the path of a weights file, for people: the file is not read again.
+        weights: sha256 of the network's tensors, "" of one without any.
         network: in float32, in eval mode, on the CPU. It is shared: a backend that changes it works on a deep copy.
         spec: of ``network``.
         height, width: px, multiples of the network's stride.
         device: that the engine runs on; the CPU too where it is only built here, for a GPU elsewhere.
         precision: one of ``PRECISIONS``.
         batch: frames that go through it in one step, each of a stream of its own.
+        calibration: for int8, as it stands in the weights file (see networks/quantise.py); None where there is none.
         target: compute capability of the GPU elsewhere that is built for, such as "8.6"; None for ``device`` itself.
     """
 
@@ -48,6 +49,7 @@ class Job:
     device: torch.device
     precision: str
     batch: int = 1
+    calibration: str | None = None
     target: str | None = None
 
     @property

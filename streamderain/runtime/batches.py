@@ -149,15 +149,10 @@ class BatchedEngine:
     batch = 1
 
     def __init__(self, batcher: Batcher, single: Engine, stream: int) -> None:
-        self._batcher, self._single, self._stream = batcher, single, stream
+        self._batcher, self._stream = batcher, stream
         self.height, self.width = single.height, single.width
         self.device, self.dtype = single.device, single.dtype
-
-    def zero_state(self) -> State:
-        return self._single.zero_state()
-
-    def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> Past | None:
-        return self._single.look_back(rainy, previous, before)
+        self.zero_state, self.look_back, self.infer = single.zero_state, single.look_back, single.infer
 
     def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
         return self._batcher.step(self._stream, rainy, state, past)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +24,6 @@ from streamderain.runtime.manifest import (
     digest_of,
     manifest_of,
     read_manifest,
-    unreadable,
 )
 
 MAX_BYTES = 4 * 10**9
@@ -168,9 +166,11 @@ class EngineCache:
         Raises:
             OSError: if something is there that cannot be listed.
         """
-        found = (self._entry(path) for path in self._paths())
-        there = (entry for entry in found if entry is not None)
-        return sorted(there, key=lambda entry: entry.last_used, reverse=True)
+        found: list[Entry] = []
+        for path in self._paths():
+            with suppress(FileNotFoundError):  # another process has just removed it
+                found.append(_settled(path, _entry))
+        return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
     def verify(self, entry: Entry) -> str | None:
         """What is wrong by now with an engine's files, in a few words; None when they are what was built.
@@ -179,7 +179,7 @@ class EngineCache:
             FileNotFoundError: if another process has removed it.
             OSError: if the cache's folder may no longer be looked into.
         """
-        return _settled(entry.folder, partial(_damage, entry.folder))
+        return _settled(entry.folder, _damage)
 
     def prune(self, max_bytes: int, *, keep: Path | None = None) -> list[Entry]:
         """Remove the engines that were not used for longest until the rest fits, and what was left half-written.
@@ -203,7 +203,7 @@ class EngineCache:
             if entry.folder == keep:
                 continue
             try:
-                with self._locked(entry.folder, exclusive=True, wait=False):
+                with self._locked(entry.folder, exclusive=True):
                     self._put_away(entry.folder)
             except BlockingIOError:  # in use
                 continue
@@ -226,25 +226,6 @@ class EngineCache:
             return []
         return [path for path in found if path.name and set(path.name) <= set("0123456789abcdef")]
 
-    @staticmethod
-    def _entry(path: Path) -> Entry | None:
-        """What stands at ``path``; None where another process has just removed it."""
-
-        def look() -> Entry:
-            used, size, forbidden = path.lstat().st_mtime, _bytes_in(path), False
-            try:
-                manifest, damage = read_manifest(path), None
-                used = (path / NAME).stat().st_mtime
-            except (DamagedEngineError, OSError) as error:
-                wrong = unreadable(error) if isinstance(error, OSError) else error
-                manifest, damage, forbidden = None, str(wrong), isinstance(wrong, ForbiddenEngineError)
-            return Entry(path, manifest, damage, size, _moment(used), forbidden)
-
-        try:
-            return _settled(path, look)
-        except FileNotFoundError:
-            return None
-
     def _put_away(self, path: Path) -> None:
         """Whatever stands at ``path`` goes: renamed at once, deleted after."""
         if os.path.lexists(path):
@@ -257,18 +238,19 @@ class EngineCache:
         left_over = [path for mark in (_BEING_MADE, _GOING) for path in self.folder.glob(f"*{mark}*")]
         for path in left_over:
             engine = self.folder / path.name.partition(".")[0]
-            with suppress(OSError), self._locked(engine, exclusive=True, wait=False) as alone:
+            with suppress(OSError), self._locked(engine, exclusive=True) as alone:
                 if alone:
                     shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
-    def _locked(
-        self, path: Path, *, exclusive: bool, wait: bool = True, waiting: Callable[[], object] | None = None
-    ) -> Iterator[bool]:
+    def _locked(self, path: Path, *, exclusive: bool, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
         """The operating system's lock on ``<digest>.lock``; within, whether it is had: some file systems have none.
 
+        Args:
+            waiting: called once if another has it, and has to be waited for; None waits for nobody.
+
         Raises:
-            BlockingIOError: if another has it and ``wait`` is off.
+            BlockingIOError: if another has it and is not waited for.
             OSError: if it cannot be written and ``exclusive`` is on; a reader of a read-only shelf needs no lock.
         """
         try:
@@ -280,7 +262,7 @@ class EngineCache:
             return
         had = False
         try:
-            had = self._acquire(descriptor, exclusive, wait, waiting)
+            had = self._acquire(descriptor, exclusive, waiting)
             yield had
         finally:
             if had:  # closing is not enough: a process that a library forked meanwhile has the descriptor too
@@ -288,31 +270,43 @@ class EngineCache:
             os.close(descriptor)
 
     @staticmethod
-    def _acquire(descriptor: int, exclusive: bool, wait: bool, waiting: Callable[[], object] | None) -> bool:
+    def _acquire(descriptor: int, exclusive: bool, waiting: Callable[[], object] | None) -> bool:
         """Asked for again and again instead of waited for, so that Ctrl-C is heard."""
         told = False
         while True:
             try:
                 return locks.take(descriptor, shared=not exclusive)
             except BlockingIOError:
-                if not wait:
+                if waiting is None:
                     raise
-            if waiting is not None and not told:
-                waiting()
-                told = True
+                if not told:
+                    waiting()
+                    told = True
             time.sleep(_LOOK_EVERY)
 
 
-def _settled(path: Path, look: Callable[[], _Seen]) -> _Seen:
+def _settled(path: Path, look: Callable[[Path], _Seen]) -> _Seen:
     """What ``look`` sees of one and the same engine at ``path``: another may take its place meanwhile.
 
     Raises:
         FileNotFoundError: if there is none any longer.
     """
     while True:
-        before, seen, after = path.lstat(), look(), path.lstat()
+        before, seen, after = path.lstat(), look(path), path.lstat()
         if (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns):
             return seen
+
+
+def _entry(path: Path) -> Entry:
+    """What stands at ``path``."""
+    used, size = path.lstat().st_mtime, _bytes_in(path)
+    try:
+        manifest = read_manifest(path)
+    except DamagedEngineError as damage:
+        return Entry(path, None, str(damage), size, _moment(used), isinstance(damage, ForbiddenEngineError))
+    with suppress(OSError):
+        used = (path / NAME).stat().st_mtime
+    return Entry(path, manifest, None, size, _moment(used))
 
 
 def _damage(path: Path) -> str | None:
@@ -324,8 +318,6 @@ def _damage(path: Path) -> str | None:
         check_files(path, manifest)
     except DamagedEngineError as damage:
         return str(damage)
-    except OSError as error:
-        return str(unreadable(error))
     return None
 
 

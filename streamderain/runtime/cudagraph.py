@@ -50,9 +50,9 @@ class GraphedEngine:
         return self._step(rainy, state)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        """`step` without the alignment, if the engine has that by itself; recorded when first asked for. To time it."""
+        """Recorded when first asked for."""
         if self._network is None:
-            self._network = _Recording(self._engine, getattr(self._engine, "infer", self._engine.step))
+            self._network = _Recording(self._engine, self._engine.infer)
         return self._network(rainy, state)
 
 

@@ -55,7 +55,6 @@ class EagerEngine:
         return clean, tuple(rest)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        """`step` without the alignment: the network alone, on the state as it lies. To time it."""
         clean, *rest = self._forward(rainy, *state)
         return clean, tuple(rest)
 
@@ -85,7 +84,6 @@ class VideoEngine:
         return self._for(state).step(rainy, state)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        """`EagerEngine.infer`."""
         return self._for(state).infer(rainy, state)
 
     def _for(self, state: State) -> GraphedEngine | EagerEngine:

@@ -46,3 +46,7 @@ class Engine(Protocol):
         Laying the state on the frame (the network's ``align``) is part of it, in the graph where a backend has one.
         """
         ...
+
+    def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
+        """`step` without the alignment: the network alone, on the state as it lies. To time it."""
+        ...

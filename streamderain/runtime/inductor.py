@@ -64,7 +64,6 @@ class InductorEngine:
         return self.infer(rainy, state)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        """`step` without the alignment: the network alone, on the state as it lies. To time it."""
         clean, *rest = self._network(rainy.contiguous(), *(part.contiguous() for part in state))
         return clean, tuple(rest)
 

@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from streamderain.errors import EngineError
 from streamderain.networks import State
-from streamderain.networks.quantise import calibration_of, quantised
+from streamderain.networks.quantise import calibration_from, quantised
 from streamderain.preprocess import Past
 from streamderain.runtime.backend import Backend, Job, Progress, hardware_of, version_of
 from streamderain.runtime.engine import Engine
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from openvino import CompiledModel
 
 _GRAPH = "network.xml"
+_FIRST = threading.RLock()  # several threads may want the library at once, and the first one has not imported it yet
 
 
 class OpenVINOEngine:
@@ -58,7 +60,6 @@ class OpenVINOEngine:
         return self.infer(rainy, laid)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        """`step` without the alignment: the network alone, on the state as it lies."""
         inputs = tuple(part.contiguous() for part in (rainy, *state))
         # Fresh ones each time: they become the next state, and who was given one may keep it.
         outputs = tuple(torch.empty(shape, device=self.device, dtype=self.dtype) for shape in self._distinct.shapes)
@@ -73,16 +74,17 @@ class OpenVINOEngine:
 
 def _library() -> Any:
     """openvino, imported without its telemetry: that forks a process at each conversion to report it to its makers."""
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
-    known = sys.modules.get("openvino_telemetry")
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
-    try:
-        return importlib.import_module("openvino")
-    finally:
-        del sys.modules["openvino_telemetry"]
-        if known is not None:
-            sys.modules["openvino_telemetry"] = known
+    with _FIRST:
+        if "openvino" in sys.modules:
+            return importlib.import_module("openvino")  # whole: a thread of the caller's own may be at it
+        known = sys.modules.get("openvino_telemetry")
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
+        try:
+            return importlib.import_module("openvino")
+        finally:
+            del sys.modules["openvino_telemetry"]
+            if known is not None:
+                sys.modules["openvino_telemetry"] = known
 
 
 @functools.cache
@@ -118,9 +120,8 @@ class OpenVINOBackend:
     def missing(self, device: torch.device) -> str | None:
         if device.type != "cpu":
             return "it runs on the CPU here"
-        if importlib.util.find_spec("openvino") is None:
-            return 'OpenVINO is not installed (pip install "streamderain[openvino]")'
-        return None
+        absent = [name for name in ("openvino", "packaging") if importlib.util.find_spec(name) is None]
+        return f"{', '.join(absent)} not installed (pip install 'streamderain[openvino]')" if absent else None
 
     def precisions(self, device: torch.device) -> tuple[str, ...]:
         return ("int8", "fp32")
@@ -128,7 +129,7 @@ class OpenVINOBackend:
     def refuses(self, job: Job) -> str | None:
         if job.spec.architecture == "identity":  # of an input that is an output, nothing would be written
             return "identity has nothing to compute"
-        if job.precision == "int8" and calibration_of(job.model) is None:
+        if job.precision == "int8" and calibration_from(job.calibration, job.model) is None:
             return f"{Path(job.model).stem} ships no calibration for int8"
         return None
 
@@ -138,7 +139,7 @@ class OpenVINOBackend:
     def options(self, job: Job) -> Mapping[str, str]:
         # The graph is the same on every CPU, but an engine is checked and timed where it was built.
         options = {"hardware": hardware_of(job.device)}
-        calibration = calibration_of(job.model) if job.precision == "int8" else None
+        calibration = calibration_from(job.calibration, job.model) if job.precision == "int8" else None
         if calibration is None:
             return options
         return {**options, "calibration": calibration.digest(), "weights": "byte" if has_vnni() else "narrow"}
@@ -151,7 +152,7 @@ class OpenVINOBackend:
 
         network = network_of(job)
         if job.precision == "int8":
-            calibration = calibration_of(job.model)
+            calibration = calibration_from(job.calibration, job.model)
             if calibration is None:
                 raise EngineError(f"{job.model} ships no calibration for int8", hint="use --precision fp32")
             network = quantised(network, calibration, narrow=not has_vnni())
@@ -166,7 +167,8 @@ class OpenVINOBackend:
         ov.save_model(graph, folder / _GRAPH, compress_to_fp16=False)
 
     def load(self, job: Job, folder: Path) -> Engine:
-        core = _core()
+        with _FIRST:
+            core = _core()
         # A CPU that has bfloat16 would use it unasked. Between convolutions of bytes it costs no precision: frames are
         # added up in float32 in any case, before the first convolution and after the last.
         halves = job.precision == "int8" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -80,7 +80,7 @@ def make_plans(
         error = _refusal(backend, precision, chosen, reasons)
         if not allow_fallback:
             raise error
-        _log.warning("%s; running on what there is instead", str(error).partition(": use ")[0])
+        _log.warning("%s; running on what there is instead", error.message)
     everything, _ = _possible(_candidates("auto", chosen, job), chosen, "auto", job)
     return (*plans, *(plan for plan in everything if plan not in plans))
 

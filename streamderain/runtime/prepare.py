@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,9 @@ _CHECK_STEPS = 3
 # rounding gives far less, a wrong layout more, and an engine that hands the frame through 1.
 _WRONG = {"fp32": 0.05, "fp16": 0.2, "int8": 0.5}
 _ROUNDING = 5e-4  # of 1, and whatever the network changes
+# What builds an engine switches all of the process: PyTorch's tracing, Python's warnings. Of two at once neither works,
+# and what the first one found switched on the second one leaves so. Taken within the cache's lock, never around it.
+_BUILDING = threading.Lock()
 _NEXT_TO_NOTHING = 2**20  # bytes left on a disk, of which a file that did not fit took the rest
 
 
@@ -191,12 +195,14 @@ def _make(backend: Backend, job: Job, folder: Path, progress: Progress | None) -
     _log.warning("building the engine for %s: %s, once", what, in_words(backend.estimate(job)))
     tell: Progress = _log.info if progress is None else progress
     try:
-        backend.build(job, folder, progress=tell)
-        if job.target is not None:
-            return {}
-        tell("comparing with PyTorch")
-        engine = backend.load(job, folder)
-        parity = compare(engine, reference(job), moving_texture(job.height, job.width, _CHECK_STEPS, batch=job.batch))
+        with _BUILDING:
+            backend.build(job, folder, progress=tell)
+            if job.target is not None:
+                return {}
+            tell("comparing with PyTorch")
+            engine = backend.load(job, folder)
+            frames = moving_texture(job.height, job.width, _CHECK_STEPS, batch=job.batch)
+            parity = compare(engine, reference(job), frames)
     except ModelError as error:  # its calibration does not fit the network, which itself is in use
         raise EngineError(f"{what} cannot be built: {error}") from error
     except StreamderainError:
@@ -217,7 +223,7 @@ def _within(folder: Path, filename: object) -> bool:
 
 
 def _waiting(backend: Backend, job: Job) -> None:
-    _log.warning("another process is building the engine for %s; waiting for it", named(backend, job))
+    _log.warning("the engine for %s is being built already; waiting for it", named(backend, job))
 
 
 def _first_line(error: Exception) -> str:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 _SHARE = 4
 
 
-@contextmanager
-def few_threads() -> Iterator[None]:
+def few_threads() -> AbstractContextManager[None]:
     """A quarter of the threads, for what runs beside the network or between its frames; it holds in this thread alone.
 
     Small operations gain nothing from sharing, and wait for cores that the network is using: on two cores, a third of
     the frame rate.
     """
+    return _with(max(1, torch.get_num_threads() // _SHARE))
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """This one alone, so that none begins: a process that is forked from this one would wait for it for ever."""
+    return _with(1)
+
+
+@contextmanager
+def _with(number: int) -> Iterator[None]:
     threads = torch.get_num_threads()
-    _set(max(1, threads // _SHARE))
+    _set(number)
     try:
         yield
     finally:

@@ -98,7 +98,6 @@ class TensorRTEngine:
         return self.infer(rainy, self._align(rainy, *state) if state else ())
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        """`step` without the alignment: the network alone, on the state as it lies. To time it."""
         inputs = [part.contiguous() for part in (rainy, *state)]
         outputs = self._turns[0]
         self._turns.reverse()

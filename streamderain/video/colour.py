@@ -24,8 +24,10 @@ from streamderain.video import colour_names
 from streamderain.yuv import YuvFrame
 
 UNSPECIFIED, LIMITED, FULL = 2, 1, 2
-_IDENTITY, _BT709, _BT601 = 0, 1, 5
+IDENTITY = 0  # the matrix of R'G'B'
+_BT709, _BT601 = 1, 5
 _INVERTIBLE = {1, 4, 5, 6, 7, 9}  # matrices: all but YCgCo, constant luminance and ICtCp
+_PACKED_AS_420 = {"gif", "png", "apng", "bmp", "tiff", "webp", "ppm", "pam", "cinepak"}
 # Without accurate rounding and full chroma, swscale loses 2/255 of a smooth 4:2:0 picture (bias -1.2);
 # bilinear with full chroma is broken for 10 bits (off by 58/255), bicubic is right: 0.4/255.
 _QUALITY = int(
@@ -50,20 +52,23 @@ def colour_of(picture: av.VideoFrame) -> Colour:
     return Colour(
         primaries=int(picture.color_primaries),
         transfer=int(picture.color_trc),
-        matrix=_IDENTITY if rgb else int(picture.colorspace),
+        matrix=IDENTITY if rgb else int(picture.colorspace),
         range=FULL if full else int(picture.color_range),
         bit_depth=max(8, max(part.bits for part in layout.components)),
     )
 
 
-def chroma_of(picture: av.VideoFrame) -> str:
-    """Subsampling, "420", "422" or "444"; planar R'G'B' counts as 444, packed R'G'B', palettes and grey as 420.
+def chroma_of(picture: av.VideoFrame, codec: str) -> str:
+    """Subsampling, "420", "422" or "444"; R'G'B' counts as 444, palettes and grey as 420.
 
-    Packed R'G'B' comes from GIF and PNG, where 4:2:0 is what every player can show.
+    So does packed R'G'B' of GIF, PNG and the like, for 4:2:0 is what every player can show, and of Cinepak, which holds
+    no more.
     """
     layout = layout_of(picture)
+    if layout.is_rgb and (layout.is_planar or codec not in _PACKED_AS_420):
+        return "444"
     if layout.is_rgb or layout.has_palette or len(layout.components) < 3:
-        return "444" if layout.is_planar and layout.is_rgb else "420"
+        return "420"
     wide = layout.chroma_width(64) * 2 > 64
     high = layout.chroma_height(64) * 2 > 64
     return "444" if wide and high else "422" if high and layout.chroma_width(64) == 32 else "420"
@@ -80,7 +85,7 @@ def check_supported(colour: Colour, *, name: str) -> None:
             f"{name} is HDR ({colour_names.TRANSFERS[colour.transfer]}), which the networks were not trained on",
             hint="convert it to SDR first, for example with FFmpeg's zscale and tonemap filters",
         )
-    if colour.matrix not in _INVERTIBLE and colour.matrix not in (_IDENTITY, UNSPECIFIED, 3):
+    if colour.matrix not in _INVERTIBLE and colour.matrix not in (IDENTITY, UNSPECIFIED, 3):
         raise UnsupportedInputError(
             f"{name} has colour matrix {colour.matrix} of H.273, which cannot be converted exactly",
             hint="convert it to BT.709 or BT.2020 non-constant luminance first",
@@ -96,7 +101,7 @@ def describe(colour: Colour) -> str:
 
 def written_colour(colour: Colour) -> Colour:
     """The tags of what is written as Y'CbCr: R'G'B' sources become BT.709 limited, all others stay as they are."""
-    if colour.matrix != _IDENTITY:
+    if colour.matrix != IDENTITY:
         return colour
     return Colour(colour.primaries, colour.transfer, _BT709, LIMITED, colour.bit_depth)
 
@@ -143,7 +148,7 @@ class RgbReader:
         mirrored: flip left to right before rotating.
     """
 
-    def __init__(self, colour: Colour, *, rotation: int = 0, mirrored: bool = False) -> None:
+    def __init__(self, colour: Colour, *, rotation: int, mirrored: bool) -> None:
         self._colour = colour
         self._turns = rotation // 90
         self._mirrored = mirrored

@@ -154,9 +154,10 @@ def refusal(
     reason, place = ffmpeg.explain(error, []), where(url)  # FFmpeg's own line says the same in more words
     hint = next((text.format(where=place) for kind, text in _HINTS if isinstance(error, kind)), None)
     unknown = isinstance(error, (socket.gaierror, UnicodeError))
-    if unknown or (getattr(error, "errno", None) == errno.EIO and not _resolves(url)):
+    failed = getattr(error, "errno", None) == errno.EIO
+    if unknown or (failed and not _resolves(url)):
         reason, hint = "no host of this name is known", f"check the name: {place}"
-    elif getattr(error, "errno", None) == errno.EIO and options.get("tls_verify") == "1":
+    elif failed and options.get("tls_verify") == "1":
         why = certificates.distrust(url)
         if why is not None:
             reason, hint = f"its certificate is not accepted: {why}", certificates.HINT

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -47,7 +48,6 @@ class ContainerSink(Finishing):
         target: Target, planes: Delivery | None, segments: SegmentFiles | None, earlier: Sequence[Earlier],
     ) -> None:  # fmt: skip
         self.delivery = planes
-        self.frames_written = 0
         self.replaces = target.replaces
         self.notes = (*target.notes, *plan.notes, *remuxer.notes)
         self._fragments = Fragments(FRAGMENT) if container.format.name in MP4 else None
@@ -55,6 +55,7 @@ class ContainerSink(Finishing):
         self._constant = plan.rate is not None
         self._latest: int | None = None
         self._moved = 0  # ticks; at a constant rate the first picture is counted from 0
+        self._clock = Fraction(0)  # seconds that the source's clock stood at, where the output holds none
         if self._constant:
             counts = container.format.name if container.format.name in CONSTANT_RATE else plan.codec
             self.notes += (
@@ -97,20 +98,24 @@ class ContainerSink(Finishing):
                 the one before; or the sink is closed.
         """
         self._check_open()
-        if self._earlier is not None and self.frames_written < self.held:
-            self._take_over(self._earlier, self._timed(frame))
-            return
-        check_size(frame, self._info)
-        if isinstance(frame, YuvFrame) and (self.delivery is None or frame.format != self.delivery.format):
-            raise ValueError(f"{self._name} takes {self.delivery and self.delivery.format}, got {frame.format}")
+        taken_over = self._earlier if self.frames_written < self.held else None
+        if taken_over is None:
+            check_size(frame, self._info)
+            if isinstance(frame, YuvFrame) and (self.delivery is None or frame.format != self.delivery.format):
+                raise ValueError(f"{self._name} takes {self.delivery and self.delivery.format}, got {frame.format}")
         frame = self._timed(frame)
         try:
-            writer: Any = self._planes if isinstance(frame, YuvFrame) else self._writer
-            picture = writer.picture(frame)
-            if self._segments is not None and self._segments.begins(frame.pts * frame.time_base):
-                picture.pict_type = PictureType.I
-            self._waiting.extend(self._encoded(picture))
-            self._mux(kept=int(self._lasts_until_next))
+            if taken_over is not None:
+                self._waiting.extend(taken_over.take(self.frames_written, frame))
+                self._decoded = self._waiting[-1].dts
+                self._mux(kept=_REORDERED)
+            else:
+                writer: Any = self._planes if isinstance(frame, YuvFrame) else self._writer
+                picture = writer.picture(frame)
+                if self._segments is not None and self._segments.begins(frame.pts * frame.time_base):
+                    picture.pict_type = PictureType.I
+                self._waiting.extend(self._encoded(picture))
+                self._mux(kept=int(self._lasts_until_next))
             self.frames_written += 1
             self._remuxer.pump()
         except ffmpeg.WRITE_ERRORS as error:
@@ -170,11 +175,7 @@ class ContainerSink(Finishing):
         except ffmpeg.WRITE_ERRORS as error:
             raise self._failure(error) from error
         finally:
-            with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
-                self._container.close()  # nothing happens where it is closed already
-            with contextlib.suppress(OSError):
-                if self._settling is not None:
-                    self._settling.end()  # as above
+            self._let_go()
             self._target.release()
 
     def abort(self) -> None:
@@ -194,25 +195,19 @@ class ContainerSink(Finishing):
             if worth:
                 self._flush()
                 self._remuxer.pump()
-        with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
-            self._container.close()
-        with contextlib.suppress(OSError):
-            if self._settling is not None:
-                self._settling.end()
+        self._let_go()
         if worth and not self._target.empty:
             self._target.release()
         else:
             self._target.discard()
 
-    def _take_over(self, earlier: Earlier, frame: Frame | YuvFrame) -> None:
-        try:
-            self._waiting.extend(earlier.take(self.frames_written, frame))
-            self._decoded = self._waiting[-1].dts
-            self._mux(kept=_REORDERED)
-            self.frames_written += 1
-            self._remuxer.pump()
-        except ffmpeg.WRITE_ERRORS as error:
-            raise self._failure(error) from error
+    def _let_go(self) -> None:
+        """Closes what is not closed yet. Never raises."""
+        with contextlib.suppress(*ffmpeg.WRITE_ERRORS):
+            self._container.close()
+        with contextlib.suppress(OSError):
+            if self._settling is not None:
+                self._settling.end()
 
     def _timed(self, frame: Frame | YuvFrame) -> Frame | YuvFrame:
         """The frame with the time that is written. It must be later than the one before; at a constant rate it is."""
@@ -229,6 +224,10 @@ class ContainerSink(Finishing):
             frame = replace(frame, pts=pts, time_base=tick, duration=1)
         elif before is not None and pts <= before:
             raise ValueError(f"pts must grow, got {pts} after {before}, in ticks of {tick} s")
+        elif before is None:
+            self._clock = self._remuxer.reset_clock()
+        if self._clock:
+            frame = replace(frame, pts=frame.pts - round(self._clock / frame.time_base))
         self._latest = pts
         return frame
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import av
 from av.container import InputContainer
 
 from streamderain.errors import InputError
-from streamderain.video import ffmpeg, nvdec
+from streamderain.video import ffmpeg, nvdec, stills
 from streamderain.video.awaited import At, Awaited
 from streamderain.video.concatenation import Concatenation, is_back
 from streamderain.video.deinterlace import Deinterlacer
@@ -34,8 +34,9 @@ class Picture(NamedTuple):
 class Decoder:
     """Reads one container: pictures of ``video`` come out, packets of the side streams go into ``side``.
 
-    Not thread-safe; iterated once. ``concealed`` counts pictures repeated or patched up, ``patched`` only the latter,
-    ``decoded`` those that came out, ``ended`` is whether all were read, ``notes`` are things to say aloud.
+    Not thread-safe; iterated once. ``concealed`` counts pictures repeated, patched up, or left out at the beginning of
+    a sequence, ``patched`` those patched up, ``decoded`` those that came out, ``ended`` is whether all were read,
+    ``notes`` are things to say aloud.
     """
 
     def __init__(
@@ -44,10 +45,8 @@ class Decoder:
         video: Any,
         side: SideStreams,
         *,
-        on_error: Literal["fail", "conceal"],
         name: str,
         rate: Fraction | None,
-        on_gpu: bool = False,
     ) -> None:
         self.concealed = 0
         self.patched = 0
@@ -57,8 +56,6 @@ class Decoder:
         self._container = container
         self._video = video
         self._side = side
-        self._conceal = on_error == "conceal"
-        self._on_gpu = on_gpu
         self._name = name
         self._tick: Fraction = video.time_base
         self._origin: int = video.start_time or 0
@@ -76,7 +73,7 @@ class Decoder:
         """Every picture, in order, with strictly growing pts.
 
         Raises:
-            InputError: a picture or the container is damaged and ``on_error`` is "fail".
+            InputError: a picture or the container is damaged, and damage is not to be concealed.
         """
         for packet in self._packets:
             if not packet.is_discard and packet.size:
@@ -114,7 +111,7 @@ class Decoder:
                 self._put(self._concatenation.waiting(end=True))
                 return
             except ffmpeg.ERRORS as error:
-                if not self._conceal:
+                if not self._side.conceal:
                     raise self._failure("cannot be read on", error) from error
                 self.notes.append(f"reading ended early: {ffmpeg.explain(error)}")
                 packet = av.Packet()
@@ -138,10 +135,14 @@ class Decoder:
         return int(packet.pts) if packet.pts != latest else latest + (packet.duration or self._step)
 
     def _decode(self, packet: Any) -> Iterator[av.VideoFrame]:
+        context = self._video.codec_context
         try:
-            frames = self._video.codec_context.decode(packet if packet.size else None)
+            if self._container.format.name == "image2" and packet.size:
+                frames = stills.decode(context, packet, name=f"{self._name} at {self.clock(packet.pts)}")
+            else:
+                frames = context.decode(packet if packet.size else None)
         except ffmpeg.ERRORS as error:
-            if not self._conceal:
+            if not self._side.conceal:
                 raise self._failure("cannot be decoded", error) from error
             self._damage = ffmpeg.explain(error)
             return
@@ -220,12 +221,17 @@ class Decoder:
 
     def _fill(self, lost: list[At]) -> Iterator[Picture]:
         """Makes up for the packets at these times, which gave no picture, or raises because of them."""
-        # Before the first picture stand those that lean on a keyframe the file does not have.
-        if not lost or self._latest is None:
+        if not lost:
+            return
+        if self._latest is None:
+            # They lean on a keyframe that the file does not have; the pictures of a sequence lean on nothing.
+            if self._container.format.name == "image2":
+                self.concealed += len(lost)
+                self.notes.append(f"{ffmpeg.frames(len(lost))} at the beginning left out: damaged, and none before")
             return
         if self._video.codec_context.name not in _ONE_PICTURE_A_PACKET and self._damage is None:
             return
-        if not self._conceal:
+        if not self._side.conceal:
             recording, at = lost[0]
             since = self.clock(at + self._concatenation.moved[recording])
             raise self._failure(f"cannot be decoded: {ffmpeg.frames(len(lost))} missing from {since} on")
@@ -245,7 +251,7 @@ class Decoder:
         if self._latest is not None:
             after += f", at {self.clock(self._latest.pts)}"
         reason = f": {ffmpeg.explain(error)}" if error is not None else ""
-        if self._on_gpu:
+        if self._video.codec_context.is_hwaccel:
             return InputError(f"{self._name} {what} ({after}){reason}", hint="--decoder cpu may get further")
         return InputError(
             f"{self._name} {what} ({after}){reason}",

@@ -24,6 +24,11 @@ WITH_WINDOWS = "pip uninstall opencv-python-headless; pip install opencv-python"
 _HINT = "watch in a browser instead: --preview 8080"
 
 
+def is_window(uri: str) -> bool:
+    """Whether ``uri`` names a window."""
+    return uri.split(":")[0] == "display"
+
+
 class DisplaySink(Finishing):
     """A FrameSink that shows frames in a window. Made by `open_display`.
 
@@ -31,20 +36,18 @@ class DisplaySink(Finishing):
     pipeline up. Frames of a file are shown at the times at which they are due.
     """
 
+    _name = "display:"
+
     def __init__(
         self, child: subprocess.Popen[bytes], info: VideoInfo, *, description: str, stop: threading.Event | None
     ) -> None:
-        self._name = "display:"
-        self.frames_written = 0
         self.description = description
-        self.notes: tuple[str, ...] = ()
-        self.replaces = False
         self._child = child
         self._info = info
         self._pace = None if info.live else Pace(stop)
         self._changed = threading.Condition()
         self._newest: bytes | None = None
-        self._ended = self._closed = False
+        self._closed = False
         self._thread = threading.Thread(target=self._show, name="streamderain-window", daemon=True)
         self._thread.start()
 
@@ -68,9 +71,8 @@ class DisplaySink(Finishing):
 
     def close(self) -> None:
         """Shows the last frame, and closes the window."""
-        self._open = False
         with self._changed:
-            self._ended = True
+            self._open = False
             self._changed.notify_all()
         self._thread.join(_PATIENCE)
         self._child.kill()
@@ -78,8 +80,6 @@ class DisplaySink(Finishing):
         self._child.wait()
         assert self._child.stdout is not None
         self._child.stdout.close()
-
-    close_as_part = close
 
     def abort(self) -> None:
         """Closes the window."""
@@ -92,7 +92,7 @@ class DisplaySink(Finishing):
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._newest is not None or self._ended)
+                    self._changed.wait_for(lambda: self._newest is not None or not self._open)
                     picture, self._newest = self._newest, None
                 if picture is None:
                     return
@@ -107,7 +107,7 @@ class DisplaySink(Finishing):
                 self._child.stdin.close()
 
 
-def open_display(uri: str, info: VideoInfo, *, stop: threading.Event | None = None) -> DisplaySink:
+def open_display(uri: str, info: VideoInfo, *, stop: threading.Event | None) -> DisplaySink:
     """Opens a window; ``display:full`` fills the screen.
 
     Args:

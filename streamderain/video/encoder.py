@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,17 +16,26 @@ from av.codec.hwaccel import HWAccel
 from av.container import OutputContainer
 
 from streamderain.errors import OutputOptionError
-from streamderain.frame import VideoInfo
+from streamderain.frame import Colour, VideoInfo
 from streamderain.video import ffmpeg
-from streamderain.video.colour import FULL, written_colour
+from streamderain.video.colour import FULL, IDENTITY, LIMITED, matrix_or_guess, written_colour
+from streamderain.video.colour_names import MATRICES, name
 from streamderain.video.muxer import CONSTANT_RATE, MP4, PROGRAM
 from streamderain.video.nvenc import ON_THE_CPU
 
+_H264_AND_H265 = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc"}
 # What they refuse at an odd width or height is 4:2:0 (and 4:2:2 at an odd width).
-_EVEN_SIZES_ONLY = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc"}
+_EVEN_SIZES_ONLY = _H264_AND_H265
 _FULL_RANGE_ONLY = {"mjpeg"}
+# Streams and containers that say full range is meant. Elsewhere readers take limited range for granted, and decoders of
+# the last kind whatever the container says.
+_STREAMS_WITH_RANGE = _H264_AND_H265 | {"av1_nvenc", "libsvtav1", "libaom-av1", "libvpx-vp9", "dnxhd", "mjpeg"}
+_MUXERS_WITH_RANGE = {"matroska", "webm", "mp4", "ipod", "mxf", "yuv4mpegpipe"}
+_LIMITED_ONLY = {"mpeg1video", "mpeg2video", "libvpx", "prores", "prores_aw", "prores_ks", "magicyuv"}
+_BT601_BY_6 = {"prores", "prores_aw"}  # of the two numbers of BT.601's matrix; the other one they make R'G'B'
+_MATRIX = {"dnxhd": 1, "mjpeg": 5, "libvpx": 5}  # that their decoders say, whatever was meant: BT.709, BT.601
 # Their decoders take it for granted that chroma lies on the left one of two luma samples; the others say nothing.
-_CHROMA_LEFT = {"libx264", "libx265", "libopenh264", "h264_nvenc", "hevc_nvenc", "mpeg2video", "mpeg4"}
+_CHROMA_LEFT = _H264_AND_H265 | {"libopenh264", "mpeg2video", "mpeg4"}
 _LOSSLESS = {"ffv1", "png", "rawvideo", "wrapped_avframe", "gif", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng"}
 _Y4M = [f"yuv{chroma}p{depth}" for chroma in (420, 422, 444) for depth in ("", "10le")]  # of what every reader knows
 _RAW = {"yuv4mpegpipe": "wrapped_avframe", "rawvideo": "rawvideo"}
@@ -37,26 +46,17 @@ _EIGHT_BITS = {"h264_nvenc"}  # on most GPUs, although it takes deeper formats
 _HALVED = {"av1_nvenc"}  # encodes 4:2:0 alone, although it takes other formats
 # What puts pictures out of order if nobody says otherwise, and containers that cannot say when each of them is shown.
 _REORDERING = {"libx264", "libx264rgb", "libx265", *ON_THE_CPU}
-_IN_ORDER_ONLY = {"nut", "avi", "asf", "asf_stream", "hls"}
+_IN_ORDER_ONLY = {"nut", "avi", "asf", "asf_stream", "mxf", "hls"}
 # Which codecs say themselves what shape a pixel has, and which containers take it from the codec. Matroska and y4m take
 # it from FFmpeg's stream, where PyAV 18.1 does not set it.
-_CODECS_WITH_SHAPE = {
-    "libx264",
-    "libx264rgb",
-    "libx265",
-    "h264_nvenc",
-    "hevc_nvenc",
-    "mpeg4",
-    "mpeg2video",
-    "mjpeg",
-    "png",
-}
+_CODECS_WITH_SHAPE = _H264_AND_H265 | {"libx264rgb", "mpeg4", "mpeg2video", "mjpeg", "png"}
 _MUXERS_WITH_SHAPE = MP4 | {"asf", "asf_stream", "mxf", "gif"}
 # What phones, browsers and televisions play of what is shared in these containers.
 _PLAYED_ANYWHERE = MP4 | {"hls"}
 _PLAYED = {"libx264": {"yuv420p"}, "libx265": {"yuv420p", "yuv420p10le"}}
 _TAGGED_HVC1 = {"mp4", "mov", "ipod", "hls"}
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+_ELSEWHERE = {"an .mkv": "matroska", "a .mov": "mov", "an .avi": "avi"}  # for what a container cannot hold
 _SUGGESTED = {"vp9": "libvpx-vp9", "av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
 # What is encoded with where nothing was asked for; all other containers take the first.
 _DEFAULT_CODEC = "libx264"
@@ -84,6 +84,7 @@ class EncoderPlan:
 
     Attributes:
         rate: in frames/s, where codec or container know no other times than its multiples; else None.
+        colour: what the pictures are to be written as: the source's, as far as readers will know.
     """
 
     codec: str
@@ -93,6 +94,7 @@ class EncoderPlan:
     quality: str
     notes: tuple[str, ...]
     rate: Fraction | None
+    colour: Colour
 
     @property
     def title(self) -> str:
@@ -133,21 +135,8 @@ def plan_encoder(
             contradict.
     """
     chosen_here = codec is None
-    codec = codec if codec is not None else _DEFAULTS.get(muxer, _DEFAULT_CODEC)
-    if muxer == "yuv4mpegpipe" and codec not in _NAMES:
-        raise OutputOptionError(f"y4m holds raw video, not {codec}", hint="leave out --codec")
-    try:
-        found = av.codec.codec.Codec(codec, "w")
-    except av.codec.codec.UnknownCodecError as error:
-        raise OutputOptionError(
-            f"this FFmpeg has no encoder {codec!r}",
-            hint="--codec takes libx264, libx265, libsvtav1, libvpx-vp9, ffv1 …",
-        ) from error
+    found = _encoder(codec if codec is not None else _DEFAULTS.get(muxer, _DEFAULT_CODEC), muxer)
     codec = found.name  # "h264" is FFmpeg's word for whichever of its encoders comes first, libx264 mostly
-    if found.type != "video":
-        raise OutputOptionError(
-            f"{codec} encodes {found.type}, not video", hint="--codec takes libx264, libx265, ffv1 …"
-        )
     formats = [f.name for f in found.video_formats or () if f.components]  # not those that name a GPU's memory
     notes: list[str] = []
     if pix_fmt is None:
@@ -170,9 +159,52 @@ def plan_encoder(
             f"pixels will be shown square instead of {shape.numerator}:{shape.denominator}:"
             f" {_NAMES.get(codec, codec)} in {muxer} does not hold their shape; H.264, H.265 or an .mp4 would"
         )
+    chosen, quantiser, quality = _options(codec, crf, preset, options)
+    suits: dict[str, str] = {}
+    if chosen_here and codec == "libvpx-vp9":
+        suits |= {"cpu-used": "4", "row-mt": "1"}  # its own defaults use one thread and take a minute for a second
+    if muxer in _IN_ORDER_ONLY and codec in _REORDERING:
+        # NUT cannot say that B-frames are decoded before time 0, and FFmpeg would move everything later. AVI and ASF
+        # hold one time a packet, that of decoding, and readers show the pictures at each other's times; MXF those of
+        # H.264. HLS shows the first picture of a segment when the one before has lasted for the duration of its packet.
+        suits["bf"] = "0"
+    if muxer == "hls" and "forced-idr" in _known(codec)[0]:
+        suits["forced-idr"] = "1"  # where a segment begins no picture may refer to one before
+    colour, changes = _colour(info.colour, codec, muxer, pix_fmt)
+    notes += changes
+    rate = _rate(info, codec, muxer)
+    return EncoderPlan(codec, pix_fmt, suits | chosen, quantiser, quality, tuple(notes), rate, colour)
+
+
+def _encoder(codec: str, muxer: str) -> av.codec.codec.Codec:
+    """Raises OutputOptionError: this FFmpeg has none of this name, or it is not for this container."""
+    if muxer == "yuv4mpegpipe" and codec not in _NAMES:
+        raise OutputOptionError(f"y4m holds raw video, not {codec}", hint="leave out --codec")
+    try:
+        found = av.codec.codec.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError as error:
+        raise OutputOptionError(
+            f"this FFmpeg has no encoder {codec!r}",
+            hint="--codec takes libx264, libx265, libsvtav1, libvpx-vp9, ffv1 …",
+        ) from error
+    if found.type != "video":
+        raise OutputOptionError(
+            f"{found.name} encodes {found.type}, not video", hint="--codec takes libx264, libx265, ffv1 …"
+        )
+    return found
+
+
+def _known(codec: str) -> tuple[set[str], set[str]]:
+    """The names of the encoder's own options, and of those that all have."""
     supported = av.CodecContext.create(codec, "w").supported_options
-    known = {option.name for option in (*supported.private, *supported.generic)}
-    private = {option.name for option in supported.private}
+    return {option.name for option in supported.private}, {option.name for option in supported.generic}
+
+
+def _options(
+    codec: str, crf: int | None, preset: str | None, options: Mapping[str, str]
+) -> tuple[dict[str, str], int | None, str]:
+    """What was asked of the codec, checked: its options, quantiser, and words for the quality."""
+    private, generic = _known(codec)
     chosen, quantiser, quality = _quality(codec, crf, private, options)
     if preset is not None:
         if "preset" not in private:
@@ -184,20 +216,9 @@ def plan_encoder(
         if plain in asked:
             raise OutputOptionError(f"{plain} is set twice", hint=f"pass one of {asked[plain]} and -e {key}={value}")
         asked[plain] = f"-e {key}={value}"
-        if plain not in known:
+        if plain not in private | generic:
             raise OutputOptionError(f"{codec} has no option {key!r}", hint=f"ffmpeg -h encoder={codec} lists them")
         chosen[plain] = value
-    if chosen_here and codec == "libvpx-vp9":
-        # Its own defaults use one thread and take a minute for a second of video.
-        for key, value in (("cpu-used", "4"), ("row-mt", "1")):
-            chosen.setdefault(key, value)
-    if muxer in _IN_ORDER_ONLY and codec in _REORDERING:
-        # NUT cannot say that B-frames are decoded before time 0, and FFmpeg would move everything later. AVI and ASF
-        # hold one time a packet, that of decoding, and readers show the pictures at each other's times. HLS shows the
-        # first picture of a segment when the one before has lasted for the duration of its packet.
-        chosen.setdefault("bf", "0")
-    if muxer == "hls" and "forced-idr" in private:
-        chosen.setdefault("forced-idr", "1")  # where a segment begins no picture may refer to one before
     speed = chosen.get("preset")
     if codec in ("libx264", "libx265") and speed is not None and speed not in _PRESETS:
         # Left to itself x264 says so on stderr, past FFmpeg's log.
@@ -207,7 +228,7 @@ def plan_encoder(
     if codec == "libx265":
         # x265 writes to stderr by itself, past FFmpeg's log.
         chosen["x265-params"] = ":".join(filter(None, [chosen.get("x265-params"), "log-level=none"]))
-    return EncoderPlan(codec, pix_fmt, chosen, quantiser, quality, tuple(notes), _rate(info, codec, muxer))
+    return chosen, quantiser, quality
 
 
 def _plain(key: str) -> str:
@@ -282,9 +303,9 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
         notes.append(f"{info.width}x{info.height} is odd, which {codec} takes only as 4:4:4")
         chroma = "444"
     bits = info.colour.bit_depth
-    deeply = bits > 8 and codec not in _EIGHT_BITS
-    deeper = ["12le", "16le", "10le"] if bits <= 12 else ["16le", "12le", "10le"]
-    deep = [] if not deeply else ["10le"] if bits <= 10 else deeper
+    deep: list[str] = []
+    if bits > 8 and codec not in _EIGHT_BITS:
+        deep = ["10le"] if bits <= 10 else ["12le", "16le", "10le"] if bits <= 12 else ["16le", "12le", "10le"]
     order = dict.fromkeys([chroma, "444" if codec in _EVEN_SIZES_ONLY and odd else "420", "422", "444"])
     wanted = [f"yuv{c}p{d}" for c in order for d in deep]
     if codec in ON_THE_CPU and deep:
@@ -295,20 +316,48 @@ def _pixel_format(info: VideoInfo, codec: str, formats: list[str]) -> tuple[str,
     if codec in ON_THE_CPU and chroma == "420":
         wanted.insert(len(wanted) - len(order), "nv12")  # as the GPU has its pictures
     wanted += ["nv12", "rgb48be", "rgb24", "bgr24", "bgra", "bgr0", "rgb8"] if not deep else ["rgb48be", "rgb24"]
+    rgb = info.colour.matrix == IDENTITY and codec in _LOSSLESS
+    if rgb and formats:
+        wanted = [*(f"gbrp{depth}" for depth in deep), *([] if deep else ["bgr0", "gbrp", "rgb24"]), *wanted]
     chosen = next((name for name in wanted if not formats or name in formats), formats[0] if formats else wanted[0])
     format = av.VideoFormat(chosen)
     held = 10 if codec in ON_THE_CPU and deep else max(8, *(part.bits for part in format.components))
     if held < bits:
         notes.append(f"{codec} takes {held} bits at most: the source's {bits} are rounded")
+    if rgb and not format.is_rgb:
+        notes.append(f"R'G'B' is written as Y'CbCr, which rounds it: {chosen}")
     if info.chroma in ("422", "444") and format.chroma_width(2) == format.chroma_height(2) == 1:
         notes.append(f"chroma is halved to 4:2:0, for {codec} takes no 4:{info.chroma[1]}:{info.chroma[2]}")
     return chosen, notes
 
 
+def _colour(source: Colour, codec: str, muxer: str, pix_fmt: str) -> tuple[Colour, list[str]]:
+    """What to write as, and notes: the ``source``'s colour, but where readers would take it for another."""
+    if av.VideoFormat(pix_fmt).is_rgb:
+        return source, []
+    colour = written_colour(source)
+    notes = []
+    span = colour.range
+    if (
+        span == FULL
+        and codec not in _STREAMS_WITH_RANGE
+        and (muxer not in _MUXERS_WITH_RANGE or codec in _LIMITED_ONLY)
+    ):
+        span = LIMITED
+        notes.append(f"{codec} in {muxer} is read as limited range: written so, instead of full")
+    matrix = _MATRIX.get(codec, colour.matrix)
+    if matrix == 5 and codec in _BT601_BY_6:
+        matrix = 6
+    new, old = (name(MATRICES, code) for code in (matrix, source.matrix))
+    if matrix != colour.matrix == source.matrix and name(MATRICES, matrix_or_guess(source.matrix)) != new:
+        notes.append(f"{codec} is always read as {new}: written so, instead of {old}")
+    return replace(colour, matrix=matrix, range=span), notes
+
+
 def add_stream(
     container: OutputContainer, plan: EncoderPlan, info: VideoInfo, *, name: str, hwaccel: HWAccel | None = None
 ) -> Any:
-    """A new video stream, configured for ``plan`` but for its colour.
+    """A new video stream, configured for ``plan``.
 
     Args:
         hwaccel: takes pictures in a GPU's memory too.
@@ -322,12 +371,21 @@ def add_stream(
     except ValueError as error:
         own = container.default_video_codec
         sound_alone = own in ("none", "png")  # of an .mp3 it is its cover's
-        hint = "write to an .mp4" if sound_alone else f"use --codec {_SUGGESTED.get(own, own)}, or write to an .mkv"
+        elsewhere = next((file for file, muxer in _ELSEWHERE.items() if _takes(muxer, plan.codec)), None)
+        hint = f"use --codec {_SUGGESTED.get(own, own)}" + (f", or write to {elsewhere}" if elsewhere else "")
+        hint = "write to an .mp4" if sound_alone else hint
         raise OutputOptionError(f"{name}: {container.format.name} cannot hold {plan.codec}", hint=hint) from error
     if container.format.name in _TAGGED_HVC1 and stream.codec_context.codec.canonical_name == "hevc":
         stream.codec_context.codec_tag = "hvc1"  # Apple's players do not open FFmpeg's own choice, hev1
-    configure(stream, plan, info)
+    configure(stream.codec_context, plan, info)
     return stream
+
+
+def _takes(muxer: str, codec: str) -> bool:
+    with contextlib.suppress(ValueError), av.open(io.BytesIO(), "w", format=muxer) as container:
+        container.add_stream(codec)
+        return True
+    return False
 
 
 def fits(plan: EncoderPlan, info: VideoInfo, *, muxer: str) -> bool:
@@ -343,9 +401,8 @@ def fits(plan: EncoderPlan, info: VideoInfo, *, muxer: str) -> bool:
     return begun
 
 
-def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
-    """Sets everything but the colour on a new output stream's codec context. The stored picture is unrotated."""
-    context = stream.codec_context
+def configure(context: Any, plan: EncoderPlan, info: VideoInfo) -> None:
+    """Sets a new codec context up. The stored picture is unrotated."""
     sideways = info.rotation in (90, 270)
     context.width, context.height = (info.height, info.width) if sideways else (info.width, info.height)
     context.pix_fmt = plan.pix_fmt
@@ -361,6 +418,7 @@ def configure(stream: Any, plan: EncoderPlan, info: VideoInfo) -> None:
         context.global_quality = plan.quantiser * _LAMBDA
         # FFmpeg's own encoders take it from each frame, where PyAV puts none, and within these.
         context.qmin = context.qmax = plan.quantiser
+    tag(context, plan, info)
 
 
 def open_codec(context: Any, plan: EncoderPlan) -> None:

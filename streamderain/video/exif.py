@@ -1,4 +1,4 @@
-"""What a camera has written of a picture (Exif), and its density: read from one, carried over into another."""
+"""What is written of a picture beside its colours: Exif data and density, read from one and put into another."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import av.error
 from streamderain.video import image_parts, tiff
 
 _IN_JPEG = b"Exif\0\0"
-_INCH = 0.0254  # metres
-_CENTIMETRE = 0.01
+_XMP_IN_JPEG, _XMP_IN_PNG = b"http://ns.adobe.com/xap/1.0/\0", b"XML:com.adobe.xmp\0"
+_PHOTOSHOP_IN_JPEG, _IPTC = b"Photoshop 3.0\0", b"8BIM\x04\x04"
+INCH = 0.0254  # metres
+_METRES = {2: INCH, 3: 0.01}  # of TIFF's units; JFIF counts them from 1
 
 
 def exif_in(data: bytes) -> bytes | None:
@@ -68,15 +70,20 @@ def _borne_in_png(exif: bytes) -> bool:
 
 
 def density_in(data: bytes) -> tuple[float, float] | None:
-    """Pixels a metre, across and down, of a whole png or jpg file; None where none are stated."""
+    """Pixels a metre, across and down, of a whole png, jpg or tiff file; None where none are stated."""
     with contextlib.suppress(struct.error, IndexError):
+        if data[:4] in tiff.HEADERS:
+            metres = _METRES.get(tiff.number_of(tiff.RESOLUTION_UNIT, data) or 2)
+            x, y = (tiff.ratio_of(tag, data) or 0 for tag in (tiff.X_RESOLUTION, tiff.Y_RESOLUTION))
+            # What is stated may be anything; these are the bounds of JPEG.
+            return (x / metres, y / metres) if metres and 1 <= min(x, y) <= max(x, y) <= 65535 else None
         for kind, body in image_parts.parts_of(data):
             if kind == b"pHYs":
                 x, y, unit = struct.unpack(">IIB", body)
                 return (x, y) if unit == 1 and x and y else None
             if kind == b"\xff\xe0" and body.startswith(b"JFIF\0"):
                 unit, x, y = struct.unpack_from(">BHH", body, 7)
-                metres = {1: _INCH, 2: _CENTIMETRE}.get(unit)
+                metres = _METRES.get(unit + 1)
                 return (x / metres, y / metres) if metres and x and y else None
     return None
 
@@ -84,12 +91,23 @@ def density_in(data: bytes) -> tuple[float, float] | None:
 def with_density(data: bytes, density: tuple[float, float]) -> bytes:
     """``data`` as our encoders made it, with ``density`` pixels a metre if it is a png or jpg."""
     if data.startswith(image_parts.JPEG):
-        x, y = (min(round(each * _INCH), 65535) for each in density)
+        x, y = (min(round(each * INCH), 65535) for each in density)
         return image_parts.with_part(data, b"\xff\xe0", b"JFIF\0" + struct.pack(">HBHHH", 0x0101, 1, x, y, 0))
     if data.startswith(image_parts.PNG):
-        body = next((body for kind, body in image_parts.parts_of(data) if kind == b"pHYs"), None)
-        if body is not None:  # FFmpeg's own, of the shape of a pixel
-            at = data.index(b"pHYs" + body)
-            data = data[: at - 4] + data[at + 4 + len(body) + 4 :]
+        data = image_parts.without_parts(data, (b"pHYs",))  # FFmpeg's own, of the shape of a pixel
         return image_parts.with_part(data, b"pHYs", struct.pack(">IIB", round(density[0]), round(density[1]), 1))
     return data
+
+
+def others_in(data: bytes) -> list[str]:
+    """What else a whole jpg, png, webp or tiff file says of its picture and is not carried over: "XMP", "IPTC"."""
+    found = set[str]()
+    with contextlib.suppress(struct.error, IndexError):
+        if data[:4] in tiff.HEADERS:
+            return [name for tag, name in ((tiff.XMP, "XMP"), (tiff.IPTC, "IPTC")) if tiff.value_of(tag, data)]
+        for kind, body in image_parts.parts_of(data):
+            if kind == b"XMP " or body.startswith((_XMP_IN_JPEG, _XMP_IN_PNG)):
+                found.add("XMP")
+            if kind == b"\xff\xed" and body.startswith(_PHOTOSHOP_IN_JPEG) and _IPTC in body:
+                found.add("IPTC")
+    return sorted(found, reverse=True)

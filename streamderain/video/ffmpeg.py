@@ -18,6 +18,8 @@ from streamderain.redaction import redact
 
 # Without a handler Python itself would print FFmpeg's warnings on stderr.
 logging.getLogger("libav").addHandler(logging.NullHandler())
+# A line that was last logged of another file would be kept back, and told of a third one.
+av.logging.set_skip_repeated(False)
 
 ASSUMED_RATE = Fraction(25)  # frames/s of a video that does not tell its own
 ERRORS = (av.error.FFmpegError, OSError, ValueError)  # what PyAV's calls raise
@@ -81,8 +83,9 @@ def speaks(scheme: str) -> bool:
 def listening() -> Iterator[list[tuple[int, str, str]]]:
     """Collects FFmpeg's errors and warnings on this thread while something is opened.
 
-    Only for opening. While decoding, FFmpeg's worker threads would wait for Python's lock to log, and
-    closing a codec with that lock held waits for those workers: a deadlock (see ``av.logging``).
+    Only for opening, and for decoders with one thread. While others decode, FFmpeg's worker threads would wait for
+    Python's lock to log, and closing a codec with that lock held waits for those workers: a deadlock (see
+    ``av.logging``).
     """
     global _listeners
     with _lock:

@@ -48,6 +48,8 @@ class Link:
 
     Attributes:
         dropped: packets that were not sent. reconnects: connections after the first.
+        connected: the target is there, as far as that is known.
+        needs_key: nothing but a key frame is of use: the connection is new, or packets were dropped.
 
     Args:
         ask: what `relay` is to open.
@@ -58,6 +60,8 @@ class Link:
     def __init__(self, ask: Mapping[str, Any], clip: bytes, *, name: str, keep_trying: bool) -> None:
         self.dropped = 0
         self.reconnects = 0
+        self.connected = False
+        self.needs_key = True
         self._hello = _message(b"J", json.dumps(ask).encode()) + _message(b"C", clip)
         self._name = name
         self._keep_trying = keep_trying
@@ -65,11 +69,9 @@ class Link:
         self._url = ask["url"]
         self._changed = threading.Condition()
         self._packets: deque[bytes] = deque()
-        self._bytes = 0
-        self._connected = self._ending = self._finished = False
-        self._was_connected = self._aborted = False
-        self._needs_key = True
-        self._give_up = self._connected_at = 0.0
+        self._ending = self._aborted = self._finished = False
+        self._give_up = 0.0
+        self._connected_at: float | None = None  # lately
         self._error: OutputError | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(
@@ -90,25 +92,16 @@ class Link:
         self._thread.start()
         try:
             with self._changed:
-                while not self._changed.wait_for(lambda: self._connected or self._finished, _LOOK_EVERY):
+                while not self._changed.wait_for(lambda: self.connected or self._finished, _LOOK_EVERY):
                     if stop is not None and stop.is_set():
                         break
-                reached, error = self._connected, self._error
+                reached, error = self.connected, self._error
         except BaseException:  # interrupted while waiting
             self.abort()
             raise
         if not reached:
             self.abort()
             raise error or OutputError(f"{self._name}: interrupted before it was reached")
-
-    @property
-    def needs_key(self) -> bool:
-        """Nothing but a key frame is of use: the connection is new, or packets were dropped."""
-        return self._needs_key
-
-    @property
-    def connected(self) -> bool:
-        return self._connected
 
     def put(self, pts: int, dts: int, duration: int, packet: bytes, *, key: bool) -> None:
         """Queues one packet, times in ticks of the time base that was asked for.
@@ -123,15 +116,12 @@ class Link:
             if self._error is not None:
                 raise self._error
             if self._full():
-                self.dropped += len(self._packets)
-                self._clear()
-                self._needs_key = True
-            if not self._connected or (self._needs_key and not key):
+                self._drop()
+            if not self.connected or (self.needs_key and not key):
                 self.dropped += 1
                 return
-            self._needs_key = False
+            self.needs_key = False
             self._packets.append(message)
-            self._bytes += len(message)
             self._changed.notify_all()
 
     def finish(self) -> None:
@@ -143,7 +133,7 @@ class Link:
         with self._changed:
             self._ending = True
             self._changed.notify_all()
-            done = self._connected and self._changed.wait_for(lambda: self._finished, _FINISH)
+            done = self.connected and self._changed.wait_for(lambda: self._finished, _FINISH)
             if not done:
                 self._aborted = True
         if not done:
@@ -156,7 +146,7 @@ class Link:
         """Ends at once. Never raises."""
         with self._changed:
             self._ending = self._aborted = True
-            self._clear()
+            self._packets.clear()
             self._changed.notify_all()
         self._kill()
         self._thread.join()
@@ -169,21 +159,20 @@ class Link:
             while True:
                 ended = self._serve()
                 with self._changed:
-                    had, self._connected, self._needs_key = self._connected, False, True
-                    self.dropped += len(self._packets)
-                    self._clear()
+                    had, self.connected = self.connected, False
+                    self._drop()
                     if ended is None:
                         return
-                    reason = ended.reason
-                    waiting = not self._was_connected and time.monotonic() < self._give_up
-                    if not waiting and (not self._was_connected or not self._keep_trying):
-                        what = "cannot be written" if self._was_connected else "cannot be reached"
+                    reason, before = ended.reason, self._connected_at
+                    waiting = before is None and time.monotonic() < self._give_up
+                    if not waiting and (before is None or not self._keep_trying):
+                        what = "cannot be reached" if before is None else "cannot be written"
                         self._error = OutputError(f"{self._name} {what}: {reason}", hint=ended.hint)
                         return
                     if self._ending:
                         return
-                if had:
-                    if time.monotonic() - self._connected_at > _LASTED:
+                if had and before is not None:
+                    if time.monotonic() - before > _LASTED:
                         backoff.reset()  # not for one that takes every connection and drops it
                     _LOG.warning("%s is lost: %s; trying again", self._name, reason, extra=self._about("lost", reason))
                 elif waiting and not told:
@@ -203,7 +192,7 @@ class Link:
         finally:
             with self._changed:
                 self._finished = True
-                self._connected = False
+                self.connected = False
                 self._changed.notify_all()
 
     def _serve(self) -> _Ended | None:
@@ -240,14 +229,11 @@ class Link:
         if end.get("event") == "done":
             return None
         if "reason" not in end:
-            if self._connected:
+            if self.connected:
                 return _Ended("it takes nothing any more")
             return _Ended(*refusal(TimeoutError(), self._url, within=self._patience))
-        number, reason, said = (
-            end.get("errno") or 0,
-            end["reason"],
-            redact_said(end.get("log", ""), self._url).rstrip("."),
-        )
+        number, reason = end.get("errno") or 0, end["reason"]
+        said = redact_said(end.get("log", ""), self._url).rstrip(".")
         kind: Any = av.error.classes.get(number, OSError)
         reason, hint = refusal(kind(number, reason), self._url)
         # With a hint there is no need for what FFmpeg says besides, of connections within the one asked for mostly.
@@ -255,11 +241,10 @@ class Link:
 
     def _connect(self) -> None:
         with self._changed:
-            if self._was_connected:
+            if self._connected_at is not None:
                 self.reconnects += 1
                 _LOG.warning("%s is back", self._name, extra=self._about("back"))
-            self._connected = self._was_connected = True
-            self._connected_at = time.monotonic()
+            self.connected, self._connected_at = True, time.monotonic()
             self._changed.notify_all()
 
     def _next(self) -> bytes | None:
@@ -268,7 +253,6 @@ class Link:
             if not self._packets:
                 return None
             message = self._packets.popleft()
-            self._bytes -= len(message)
             self._changed.notify_all()
             return message
 
@@ -277,11 +261,13 @@ class Link:
         return {"event": event, "about": {"output": self._name} | ({} if reason is None else {"reason": reason})}
 
     def _full(self) -> bool:
-        return len(self._packets) >= _MOST_PACKETS or self._bytes >= _MOST_BYTES
+        return len(self._packets) >= _MOST_PACKETS or sum(map(len, self._packets)) >= _MOST_BYTES
 
-    def _clear(self) -> None:
+    def _drop(self) -> None:
+        """What waits is not sent, and what leans on it is of no use."""
+        self.dropped += len(self._packets)
         self._packets.clear()
-        self._bytes = 0
+        self.needs_key = True
 
     def _kill(self) -> None:
         with self._changed:

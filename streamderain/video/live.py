@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from streamderain.errors import InputError, StreamLostError
@@ -87,19 +86,17 @@ class LiveSource:
 
     side = None
 
-    def __init__(self, where: Address, options: LiveOptions, observer: Observer | None) -> None:
+    def __init__(self, where: Address, options: LiveOptions, observer: Observer) -> None:
         self.state: StreamState = "connecting"
-        self.reconnects = 0
-        self._concealed = 0
+        self.reconnects = self.concealed = 0
         self._address, self._options, self._observer = where, options, observer
         self._closing = threading.Event()
         self._frames = LiveFrames(where.name, newest=options.newest, closing=self._closing, observer=observer)
-        self._connections = 0
         self._lost_at: float | None = None
         self._why: LostError | InputError | None = None
         self._streams = False
         self._busy_since: float | None = None
-        self._reader, self._stuck = 0, 0
+        self._reader = 0  # number of the one that reads; those before it were stuck
         self._skipped_before = 0
         self._ahead = self._start_reader()
 
@@ -126,11 +123,6 @@ class LiveSource:
     def name(self) -> str:
         """The address, without credentials."""
         return self._address.name
-
-    @property
-    def concealed(self) -> int:
-        """Damaged pictures and packets so far."""
-        return self._concealed
 
     @property
     def skipped(self) -> int:
@@ -195,9 +187,7 @@ class LiveSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _start_reader(self) -> RunAhead[Captured]:
@@ -223,19 +213,18 @@ class LiveSource:
         patience = max(self._address.open_timeout, self._options.read_timeout) + _GRACE
         if since is None or time.monotonic() - since < patience:
             return
-        self._why = LostError(f"its reader has been stuck for {patience:g} s", hint="start it again, in a new process")
-        self._lose()
-        if self._stuck >= _STUCK_AT_MOST or (self._frames.begun and limit is not None and self.lost_for() >= limit):
+        why = LostError(f"its reader has been stuck for {patience:g} s", hint="start it again, in a new process")
+        self._lose(why)
+        if self._reader > _STUCK_AT_MOST or (self._frames.begun and limit is not None and self.lost_for() >= limit):
             self._closing.set()
             if not self._frames.begun:
-                raise InputError(f"{self.name} cannot be opened: {self._why}", hint=self._why.hint)
-            raise self._given_up(self._why)
+                raise InputError(f"{self.name} cannot be opened: {why}", hint=why.hint)
+            raise self._given_up(why)
         _log.warning(
             "%s: the reader is stuck; it is left behind, and another one connects",
             self.name,
-            extra=self._about("stuck", reason=str(self._why)),
+            extra=self._about("stuck", reason=str(why)),
         )
-        self._stuck += 1
         self._skipped_before += self._ahead.skipped
         self._busy_since = None
         self._ahead.close(within=0)
@@ -244,8 +233,7 @@ class LiveSource:
     def _given_up(self, error: LostError | InputError) -> StreamLostError:
         """What to raise where the outage has lasted long enough; from here on the state is "lost"."""
         self.state = "lost"
-        if self._observer is not None:
-            self._observer.set_state("lost")
+        self._observer.set_state("lost")
         after = f" after {self.lost_for():.0f} s without it" if self._limit else ""
         comes_back = "leave out --no-reconnect and --on-loss stop to have it come back by itself"
         hint = error.hint if self._options.reconnect else comes_back
@@ -290,7 +278,7 @@ class LiveSource:
                     if time.monotonic() - connected > _LASTED:
                         backoff.reset()  # not for one that gives a picture and hangs up
                     yield captured
-                    self._concealed += connection.damaged - before
+                    self.concealed += connection.damaged - before
                     before = connection.damaged
             except LostError as error:
                 if self._left(reader):
@@ -328,24 +316,22 @@ class LiveSource:
 
     def _is_up(self) -> int:
         """A first picture has come; returns the connection's number."""
-        self._connections += 1
         self.state = "up"
         if self._lost_at is not None:
             self.reconnects += 1
             gone = self.lost_for()
             about = self._about("back", seconds=round(gone, 1))
             _log.log(self._level, "%s is back after %.1f s", self.name, gone, extra=about)
-            if self._observer is not None:
-                self._observer.reconnected()
+            self._observer.reconnected()
         self._lost_at = None
-        return self._connections
+        return self.reconnects + 1
 
-    def _lose(self) -> None:
-        if self._frames.begun:
-            self._lost_at = time.monotonic() if self._lost_at is None else self._lost_at
+    def _lose(self, why: LostError | InputError) -> None:
+        self._why = why
+        if self._frames.begun and self._lost_at is None:
+            self._lost_at = time.monotonic()
         self.state = "connecting"
-        if self._observer is not None:
-            self._observer.set_state("connecting")
+        self._observer.set_state("connecting")
 
     def _failed(self, error: LostError | InputError, began: float) -> None:
         """Returns to try again; raises where that is not wanted any more."""
@@ -363,8 +349,7 @@ class LiveSource:
             hint = "does another program listen there? Choose another port" if _barred(error) else error.hint
             raise InputError(f"{self.name} cannot be opened{after}: {error}", hint=hint) from error
         first = self._lost_at is None
-        self._why = error
-        self._lose()
+        self._lose(error)
         limit = self._limit
         if limit is not None and self.lost_for() >= limit:
             raise self._given_up(error) from error
@@ -407,7 +392,7 @@ def open_live(
     """
     chosen = options if options is not None else LiveOptions()
     where = address(uri, transport=chosen.transport, open_timeout=chosen.open_timeout, insecure=chosen.insecure)
-    source = LiveSource(where, chosen, observer)
+    source = LiveSource(where, chosen, observer if observer is not None else Observer())
     try:
         while not source.wait_first(_LOOK_EVERY):
             if stop is not None and stop.is_set():

@@ -51,7 +51,7 @@ class LiveFrames:
         closing: ends the waiting for the moment of a picture that was read before it.
     """
 
-    def __init__(self, name: str, *, newest: bool, closing: threading.Event, observer: Observer | None) -> None:
+    def __init__(self, name: str, *, newest: bool, closing: threading.Event, observer: Observer) -> None:
         self.info: VideoInfo
         self.description = ""
         self.camera_frames = 0
@@ -115,16 +115,14 @@ class LiveFrames:
         since, self._arrived = at - self._arrived, at
         if self.camera_frames > 1:
             self.interval += _SMOOTH * (min(since, _AT_MOST * self.interval) - self.interval)
-        if self._observer is not None:
-            self._observer.camera_frame()
+        self._observer.camera_frame()
 
     def _reader_for(self, connection: Connection, picture: Any) -> colour.RgbReader:
         tags = colour.colour_of(picture)
         colour.check_supported(tags, name=self._name)
         # Not `probe.orientation`: a picture whose side data was looked at is freed by the collector of cycles alone,
         # which has no idea how big it is. Reconnecting every few seconds grew by 1 MiB a minute.
-        angle = picture.rotation
-        turned = probe.Orientation(angle % 360 if angle % 90 == 0 else 0, mirrored=False)
+        turned = probe.turn_of(picture)
         notes = list(connection.notes)
         if self._clock is None:
             info = connection.info(picture, turned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from fractions import Fraction
@@ -19,6 +20,8 @@ CONSTANT_RATE = {"yuv4mpegpipe", "avi"}  # muxers that count pictures and hold n
 PROGRAM = {"vob", "dvd", "svcd"}
 FRAGMENT = Fraction(2)  # seconds that a killed process may lose; by key frames alone it would be a whole GOP
 SEGMENT = 2  # seconds of HLS that a player waits for at most
+_MILLISECONDS, _FINEST = 1000, 1_000_000
+_LONGEST_CHAPTER = 2**31 - 1  # units
 _PHONES = ("com.apple.", "com.android.")  # camera, place and the like, by keys that FFmpeg would leave out
 _SHORT = {"y4m": "yuv4mpegpipe", "ts": "mpegts", "mkv": "matroska"}
 #: What is sent to, with which muxer; where FFmpeg `ffmpeg.speaks` it.
@@ -82,20 +85,22 @@ def _guess(uri: str | None, format: str | None) -> str | None:
         return None
 
 
-def muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[str, str]:
-    if muxer in MP4 and not piped and side is not None and any(s.kind == "cover" for s in side.streams):
+def muxer_options(muxer: str, side: SideStreams, tick: Fraction, *, piped: bool) -> dict[str, str]:
+    """FFmpeg's options of the container; ``tick`` is the video's, in seconds."""
+    if muxer in MP4 and not piped and any(s.kind == "cover" for s in side.streams):
         # Fragments and cover art together make FFmpeg write the cover as a broken second video.
-        return {"use_editlist": "1"}
+        return {"use_editlist": "1", "movie_timescale": str(_movie_timescale(side, tick))}
     if muxer in MP4:
         # hybrid_fragmented: playable up to the last fragment if the process dies, an ordinary MP4 once closed.
         # delay_moov: only then are edit lists right, which hold B-frame delay, audio priming and a late start.
         flags = "frag_keyframe+delay_moov" if piped else "hybrid_fragmented+delay_moov"
-        if side is not None and any(key.startswith(_PHONES) for key in side.metadata):
+        if any(key.startswith(_PHONES) for key in side.metadata):
             # Only for those: it moves title and the like to where iTunes and Windows do not look.
             flags += "+use_metadata_tags"
         return {
             "movflags": flags,
             "use_editlist": "1",
+            "movie_timescale": str(_movie_timescale(side, tick)),
             "flush_packets": "1",
             "frag_duration": str(FRAGMENT * 1_000_000),  # microseconds
         }
@@ -109,6 +114,20 @@ def muxer_options(muxer: str, side: SideStreams | None, *, piped: bool) -> dict[
     if muxer == "yuv4mpegpipe":
         return {"strict": "-1"}  # more than 8 bits, which every reader of today knows
     return {"flush_packets": "1"} if muxer in ("nut", "mpegts") else {}
+
+
+def _movie_timescale(side: SideStreams, tick: Fraction) -> int:
+    """Units of a second in which MP4 says how late a stream begins: exact for the video, and for sound where it can be.
+
+    32 bits, which all players read, hold half an hour of the finest, and hours of the usual ones. A chapter has 31, and
+    is lost if it is longer.
+    """
+    longest = max(((c["end"] - c["start"]) * (c["time_base"] or 0) for c in side.chapters), default=0)
+    most = min(_FINEST, _LONGEST_CHAPTER // (math.ceil(longest) + 1))
+    sound = [stream.template.codec_context for stream in side.streams if stream.kind == "audio"]
+    rates = [context.sample_rate or 1 for context in sound if context is not None]
+    video = math.lcm(_MILLISECONDS, tick.denominator)
+    return next((scale for scale in (math.lcm(video, *rates), video) if scale <= most), _MILLISECONDS)
 
 
 def playlist_options(playlist: Path, *, live: bool, first: int) -> dict[str, str]:

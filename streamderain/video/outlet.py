@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from streamderain.frame import Frame, VideoInfo
+from streamderain.frame import Frame, VideoInfo, check_frame
 from streamderain.yuv import YuvFrame
 
 
 class Finishing:
-    """A context manager that closes when all went well and aborts when something raised. What is ended stays so."""
+    """A context manager that closes when all went well and aborts when something raised. What is ended stays so.
 
+    What else a `VideoSink` has is that of one whose output has no older one to replace.
+    """
+
+    frames_written = 0
+    notes: tuple[str, ...] = ()
+    replaces = False
     _name: str  # of the output, for people
     _open = True
 
     def close(self) -> None:
         """Finishes the output."""
         raise NotImplementedError
+
+    def close_as_part(self) -> None:
+        """As ``close()``."""
+        self.close()
 
     def abort(self) -> None:
         """Ends the output as it is. Never raises."""
@@ -34,17 +43,16 @@ class Finishing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        if error is None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
             self.close()
         else:
             self.abort()
 
 
 def check_size(frame: Frame | YuvFrame, info: VideoInfo, *, of: str = "output") -> None:
-    """Raises ValueError for a frame that has not the size that ``info`` promised."""
+    """Raises ValueError for a frame that has not the size that ``info`` promised, TypeError for what is no frame."""
+    check_frame(frame)
     if (frame.width, frame.height) != (info.width, info.height):
         raise ValueError(f"frame is {frame.width}x{frame.height}, the {of} {info.width}x{info.height}")
 

@@ -18,7 +18,7 @@ class Pace:
         gap: seconds between two frames from which on it is not waited for.
     """
 
-    def __init__(self, stop: threading.Event | None = None, *, late: float = _LATE, gap: float = math.inf) -> None:
+    def __init__(self, stop: threading.Event | None, *, late: float = _LATE, gap: float = math.inf) -> None:
         self._stop = stop if stop is not None else threading.Event()
         self._late, self._gap = late, gap
         self._start: float | None = None

@@ -99,9 +99,7 @@ def planes_of(picture: av.VideoFrame) -> tuple[Tensor, ...]:
     return planes
 
 
-def delivery(
-    info: VideoInfo, pix_fmt: str, *, left: bool = False, device: torch.device | None = None
-) -> Delivery | None:
+def delivery(info: VideoInfo, pix_fmt: str, *, left: bool, device: torch.device | None = None) -> Delivery | None:
     """How a sink for ``info`` that encodes ``pix_fmt`` takes planes; None where it takes R'G'B' only.
 
     Args:

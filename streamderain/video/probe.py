@@ -26,8 +26,8 @@ _DEADLY = {"png", "apng"}
 class Orientation(NamedTuple):
     """How a player shows the stored picture: flipped if ``mirrored``, then ``turn`` degrees anticlockwise."""
 
-    turn: int
-    mirrored: bool
+    turn: int = 0
+    mirrored: bool = False
 
 
 def video_stream(container: InputContainer, name: str) -> Any:
@@ -55,15 +55,14 @@ def no_video(name: str, kinds: Iterable[str]) -> InputError:
 def orientation(picture: av.VideoFrame, codec: str) -> tuple[Orientation, str | None]:
     """From the display matrix, with a note where it cannot be followed. Mirrored ones are all eight of EXIF's."""
     if codec in _DEADLY:
-        return Orientation(picture.rotation % 360 if picture.rotation % 90 == 0 else 0, mirrored=False), None
+        return turn_of(picture), None
     try:
         matrix = cast(Any, picture.side_data)[Type.DISPLAYMATRIX]
     except KeyError:
-        return Orientation(0, mirrored=False), None
+        return Orientation(), None
     except ValueError:
         # PyAV 18.1 does not know all side data of FFmpeg 8.1 (Exif is one) and then shows none; the angle it has.
-        angle = picture.rotation
-        return Orientation(angle % 360 if angle % 90 == 0 else 0, mirrored=False), None
+        return turn_of(picture), None
     a, b, _, c, d = struct.unpack("<5i", bytes(matrix)[:20])
     mirrored = a * d - b * c < 0
     if mirrored:
@@ -71,8 +70,13 @@ def orientation(picture: av.VideoFrame, codec: str) -> tuple[Orientation, str | 
     turn = -math.degrees(math.atan2(b, a))
     right = round(turn / 90) * 90
     if abs(turn - right) > 1:
-        return Orientation(0, mirrored=False), f"rotation by {turn:.0f} degrees is ignored: no multiple of 90"
+        return Orientation(), f"rotation by {turn:.0f} degrees is ignored: no multiple of 90"
     return Orientation(right % 360, mirrored), "mirrored: written upright, without the flag" if mirrored else None
+
+
+def turn_of(picture: av.VideoFrame) -> Orientation:
+    """As far as FFmpeg's angle tells, which says nothing of mirrors; 0 for what is no multiple of 90."""
+    return Orientation(picture.rotation % 360 if picture.rotation % 90 == 0 else 0)
 
 
 # How Exif's eight orientations are shown: flipped left to right first, then turned anticlockwise.
@@ -80,12 +84,10 @@ _EXIF_TURNS = {1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True), 5: 
                7: (270, True), 8: (90, False)}  # fmt: skip
 
 
-def exif_orientation(data: bytes) -> Orientation | None:
-    """The orientation that a whole JPEG, PNG, WebP or TIFF file states; None if it states none."""
+def exif_orientation(data: bytes) -> Orientation:
+    """The orientation that a whole JPEG, PNG, WebP or TIFF file states; upright if it states none."""
     written = data if data.startswith(tiff.HEADERS) else exif.exif_in(data) or b""
-    stated = tiff.value_of(tiff.ORIENTATION, written)
-    turn = None if stated is None else _EXIF_TURNS.get(int.from_bytes(stated, tiff.byte_order(written)))
-    return None if turn is None else Orientation(*turn)
+    return Orientation(*_EXIF_TURNS.get(tiff.number_of(tiff.ORIENTATION, written) or 1, (0, False)))
 
 
 def notes_on(picture: av.VideoFrame, metadata: Mapping[str, str] = MappingProxyType({})) -> list[str]:
@@ -131,6 +133,7 @@ def video_info(
         count = wanted if count is None else min(count, wanted)
     return picture_info(
         picture,
+        video.codec_context.name,
         turned=turned,
         time_base=video.time_base,
         rate=rate,
@@ -141,6 +144,7 @@ def video_info(
 
 def picture_info(
     picture: av.VideoFrame,
+    codec: str,
     *,
     turned: Orientation,
     time_base: Fraction,
@@ -164,7 +168,7 @@ def picture_info(
         sample_aspect_ratio=1 / sar if sideways else sar,
         # A mirrored picture is written upright, for a plain rotation cannot say it.
         rotation=0 if turned.mirrored else turned.turn,
-        chroma=colour.chroma_of(picture),
+        chroma=colour.chroma_of(picture, codec),
     )
 
 

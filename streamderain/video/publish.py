@@ -6,7 +6,6 @@ import io
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -23,7 +22,7 @@ from streamderain.video.colour import YuvWriter
 from streamderain.video.link import Link
 from streamderain.video.outlet import Finishing, check_size, eight_bits
 from streamderain.video.pace import Pace
-from streamderain.video.remux import SideStreams
+from streamderain.video.remux import IN_WORDS, SideStreams
 
 _OPEN_TIMEOUT = 10.0  # seconds that a target may take to answer
 _WRITE_TIMEOUT = 10.0  # seconds that it may take nothing
@@ -42,10 +41,8 @@ class PublishSink(Finishing):
     def __init__(
         self, context: Any, link: Link, info: VideoInfo, plan: encoder.EncoderPlan, *, name: str, pace: Pace | None
     ) -> None:
-        self.frames_written = 0
         self.description = f"{plan.title} {plan.pix_fmt} → {name}"
-        self.notes: tuple[str, ...] = plan.notes
-        self.replaces = False
+        self.notes = plan.notes
         self._context = context
         self._link = link
         self._info = info
@@ -88,12 +85,7 @@ class PublishSink(Finishing):
         if self._info.live and not self._link.connected:
             self._link.dropped += 1
             return  # encoding for nobody would only keep the machine from the next frame
-        try:
-            picture = self._writer.picture(Frame(eight_bits(frame), ticks, TICK))
-            picture.pict_type = PictureType.I if self._link.needs_key else PictureType.NONE
-            self._send(self._context.encode(picture))
-        except ffmpeg.WRITE_ERRORS as error:
-            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from ffmpeg.redacted(error)
+        self._send(Frame(eight_bits(frame), ticks, TICK))
 
     def close(self) -> None:
         """Sends what is left and ends the stream.
@@ -105,25 +97,29 @@ class PublishSink(Finishing):
             return
         self._open = False
         try:
-            self._send(self._context.encode(None))
+            self._send(None)
         except OutputError:
             self._link.abort()
             raise
-        except ffmpeg.WRITE_ERRORS as error:
-            self._link.abort()
-            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from ffmpeg.redacted(error)
         self._link.finish()
-
-    close_as_part = close
 
     def abort(self) -> None:
         """Ends the connection at once. Never raises."""
         self._open = False
         self._link.abort()
 
-    def _send(self, packets: list[Any]) -> None:
-        for packet in packets:
-            self._link.put(packet.pts, packet.dts, packet.duration or 0, bytes(packet), key=bool(packet.is_keyframe))
+    def _send(self, frame: Frame | None) -> None:
+        """What the encoder makes of the frame; of None, what it still holds."""
+        try:
+            picture = None
+            if frame is not None:
+                picture = self._writer.picture(frame)
+                picture.pict_type = PictureType.I if self._link.needs_key else PictureType.NONE
+            for packet in self._context.encode(picture):
+                key = bool(packet.is_keyframe)
+                self._link.put(packet.pts, packet.dts, packet.duration or 0, bytes(packet), key=key)
+        except ffmpeg.WRITE_ERRORS as error:
+            raise OutputError(f"{self._name} cannot be written: {ffmpeg.explain(error)}") from ffmpeg.redacted(error)
 
 
 def open_publisher(
@@ -131,14 +127,14 @@ def open_publisher(
     info: VideoInfo,
     *,
     muxer: str,
-    side: SideStreams | None = None,
-    codec: str | None = None,
-    crf: int | None = None,
-    preset: str | None = None,
-    options: Mapping[str, str] = {},
-    pix_fmt: str | None = None,
-    wait: float = 0.0,
-    stop: threading.Event | None = None,
+    side: SideStreams,
+    codec: str | None,
+    crf: int | None,
+    preset: str | None,
+    options: Mapping[str, str],
+    pix_fmt: str | None,
+    wait: float,
+    stop: threading.Event | None,
 ) -> PublishSink:
     """Starts an encoder and connects to ``url``.
 
@@ -161,6 +157,7 @@ def open_publisher(
     info = replace(info, rotation=0, time_base=TICK, chroma="420", colour=replace(info.colour, bit_depth=8))
     chosen, crf = _defaults(info, codec, crf, preset, options)
     plan = encoder.plan_encoder(info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=chosen, pix_fmt=pix_fmt)
+    info = replace(info, colour=plan.colour)
     nvenc.require(plan.codec, None)
     try:
         clip = _clip(plan, info)
@@ -185,12 +182,10 @@ def open_publisher(
     link = Link(ask, clip, name=name, keep_trying=info.live)
     paced = not info.live and muxer in _PACED and not url.lower().startswith("tcp:")
     sink = PublishSink(context, link, info, plan, name=name, pace=Pace(stop) if paced else None)
-    if side is not None:
-        kinds = {stream.kind for stream in side.streams}
-        lost = [word for kind, word in (("audio", "sound"), ("subtitle", "subtitles")) if kind in kinds]
-        if lost:
-            sink.notes += (f"{' and '.join(lost)} left out: only the picture is sent over the network",)
-        side.attach(())
+    kinds = {stream.kind for stream in side.streams}
+    lost = [word for kind, (word, _) in IN_WORDS.items() if kind in kinds]
+    if lost:
+        sink.notes += (f"{' and '.join(lost)} left out: only the picture is sent over the network",)
     link.open(wait=wait, stop=stop)
     return sink
 
@@ -210,11 +205,10 @@ def _defaults(
 
 
 def _configure(context: Any, plan: encoder.EncoderPlan, info: VideoInfo) -> None:
-    encoder.configure(SimpleNamespace(codec_context=context), plan, info)
+    encoder.configure(context, plan, info)
     if info.frame_rate:
         context.framerate = info.frame_rate
     context.flags |= Flags.global_header
-    encoder.tag(context, plan, info)
 
 
 def _clip(plan: encoder.EncoderPlan, info: VideoInfo) -> bytes:

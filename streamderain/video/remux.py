@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,7 +13,7 @@ import av
 import av.error
 from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer, OutputContainer
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
 from streamderain.errors import InputError, OutputError
 from streamderain.redaction import redact
@@ -25,12 +25,21 @@ _ADTS = {"mpegts", "adts", "rtsp"}
 _HOLDS_TIMECODE = {"mp4", "mov", "matroska", "mxf", "nut"}
 _NOT_BEFORE_ZERO = {"nut"}
 _WANTS_LAYOUT = {"mp4", "hls"}  # of PCM: which channels there are, not only how many
+_CLOCKED = {"mpegts", "mpeg"}  # their times are those of a clock, which may stand at ten hours
 _EARLY = Fraction(1, 25)  # seconds that sound may be ahead of its picture by before it is noticed (EBU R 37)
 _PICTURES_ONLY = "none"
 # Written by muxers for the file they were in; wrong in any other.
 _OF_THE_OLD_FILE = {"encoder", "encoding_tool", "encoder_settings", "major_brand", "minor_version", "compatible_brands",
                     "duration", "number_of_frames", "number_of_bytes", "bps", "handler_name", "vendor_id",
                     "alpha_mode"}  # fmt: skip
+# Languages that FFmpeg writes into MOV by the other one of their two codes alone.
+_IN_QUICKTIME = {
+    "bod": "tib", "cym": "wel", "cze": "ces", "deu": "ger", "ell": "gre", "eus": "baq", "fas": "per", "fre": "fra",
+    "hye": "arm", "isl": "ice", "kat": "geo", "mkd": "mac", "msa": "may", "mya": "bur", "nld": "dut", "rum": "ron",
+    "slo": "slk", "sqi": "alb", "swe": "sve", "zho": "chi",
+}  # fmt: skip
+#: What is to be copied: what it is called, and the option that decides on it.
+IN_WORDS = {"audio": ("sound", "--audio"), "subtitle": ("subtitles", "--subs")}
 _IMAGE_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 
@@ -65,27 +74,33 @@ class SideStreams:
     Attributes:
         streams: what can be copied.
         metadata, chapters: of the container.
-        video_metadata: of the video stream.
-        uri: where it all comes from, so that a sink can refuse to overwrite it.
+        video_metadata, video_disposition: of the video stream.
+        uri: where it all comes from, so that a sink can refuse to overwrite it; empty where there is nothing to copy.
         begin, end: seconds of the source; packets outside are dropped, and ``begin`` becomes 0. None is no limit.
         hold: packets from this time on wait, because the end is not known yet.
         expected_end: seconds of the source where a count of frames or a duration will end it, as far as its rate tells;
             of chapters, which are written first, none goes on beyond.
-        conceal: damaged packets are left out and counted in ``damaged``, instead of ending the job.
+        clock: seconds at which the source's video begins, where that means nothing: the state of a clock.
+        since: seconds of the source that become 0 where there is no ``begin``.
+        conceal: damage does not end the job: packets are left out and counted in ``damaged``, pictures made up for.
     """
 
     def __init__(
-        self, uri: str, streams: tuple[SideStream, ...], container: InputContainer, video: Any, *, conceal: bool
-    ) -> None:
+        self, uri: str = "", streams: tuple[SideStream, ...] = (), *, metadata: Mapping[str, str] = {},
+        video_metadata: Mapping[str, str] = {}, video_disposition: int = 0, chapters: Sequence[Any] = (),
+        conceal: bool = False,
+    ) -> None:  # fmt: skip
         self.uri = uri
         self.streams = streams
-        self.metadata: dict[str, str] = kept(container.metadata)
-        self.video_metadata: dict[str, str] = kept(video.metadata)
-        self.chapters: list[Any] = list(container.chapters())
+        self.metadata = kept(metadata)
+        self.video_metadata = kept(video_metadata)
+        self.video_disposition = video_disposition
+        self.chapters = chapters
         self.begin: Fraction | None = None
         self.end: Fraction | None = None
         self.hold: Fraction | None = None
         self.expected_end: Fraction | None = None
+        self.clock = self.since = Fraction(0)
         self.conceal = conceal
         self.damaged = 0
         self._wanted: frozenset[int] | None = None
@@ -98,11 +113,6 @@ class SideStreams:
     def copied(self) -> bool:
         """Whether a sink copies any stream."""
         return bool(self._wanted)
-
-    @property
-    def shift(self) -> Fraction:
-        """Seconds that every time stamp moves earlier by: the start asked for, or nothing."""
-        return self.begin or Fraction(0)
 
     def put(self, packet: Any, *, moved: Fraction = Fraction(0)) -> None:
         """Queues one packet of a side stream; ``moved`` seconds are added to its time stamps."""
@@ -139,11 +149,11 @@ class SideStreams:
         """The source is closed: packets that wait can still be had, but no stream can be copied from here on."""
         self._closed = True
 
-    def check_open(self, *, audio: bool, subtitles: bool) -> None:
-        """Raises ValueError if one of the streams asked for was to be copied from a source that is closed."""
-        if self._closed and (lost := self.chosen(audio=audio, subtitles=subtitles)):
+    def check_open(self, streams: Sequence[SideStream]) -> None:
+        """Raises ValueError if one of these was to be copied from a source that is closed."""
+        if self._closed and streams:
             raise ValueError(
-                f"{redact(self.uri)} is closed, {lost[0]} cannot be copied: open the output before the input is read"
+                f"{redact(self.uri)} is closed, {streams[0]} cannot be copied: open the output before the input is read"
             )
 
     def chosen(self, *, audio: bool, subtitles: bool) -> list[SideStream]:
@@ -187,6 +197,7 @@ class SideStreams:
         """Takes what is waiting, in order of arrival, cut to ``begin`` and ``end`` and moved to begin at 0."""
         with self._lock:
             taken, self._queue = self._queue, deque()
+        since = self.since if self.begin is None else self.begin
         ready, waiting = [], []
         for index, packet in taken:
             time = self._time(index, packet)
@@ -196,8 +207,8 @@ class SideStreams:
                     continue
                 if (self.begin is not None and time < self.begin) or (self.end is not None and time >= self.end):
                     continue
-                if self.begin:
-                    _move(packet, -self.begin)
+                if since:
+                    _move(packet, -since)
             ready.append((index, packet))
         if waiting:
             with self._lock:
@@ -248,11 +259,22 @@ def kept(metadata: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def about_stream(metadata: Mapping[str, str], muxer: str) -> dict[str, str]:
+    """Metadata of one stream, as the muxer wants it."""
+    about = kept(metadata)
+    if "name" in about:  # what MP4 calls a stream's title
+        about.setdefault("title", about.pop("name"))
+    if muxer == "mov" and "language" in about:
+        about["language"] = _IN_QUICKTIME.get(about["language"], about["language"])
+    return about
+
+
 def side_streams(
     uri: str, container: InputContainer, video: Any, *, audio: bool, subtitles: bool, conceal: bool
 ) -> tuple[SideStreams, list[str]]:
     """The streams of ``container`` that can be copied beside ``video``, and notes on those that cannot."""
     found, skipped = [], []
+    chapters = container.chapters()
     for stream in container.streams:
         kind: str = stream.type
         if stream is video or stream.index == video.index:
@@ -266,6 +288,8 @@ def side_streams(
             continue
         if kind == "data" and "timecode" in stream.metadata:
             continue  # FFmpeg tells it as metadata of the video too, from which muxers make such a stream
+        if kind == "data" and stream.discard >= Discard.all and chapters:
+            continue  # MP4's chapters, which FFmpeg has read
         if kind not in ("audio", "subtitle", "cover", "attachment"):
             skipped.append(f"#{stream.index} ({kind})")
             continue
@@ -275,11 +299,17 @@ def side_streams(
         start = None if begins is None or tick is None else Fraction(begins * tick)
         found.append(SideStream(stream.index, kind, codec, stream.language, start, stream))
     notes = [f"not copied: stream {', '.join(skipped)}"] if skipped else []
-    return SideStreams(uri, tuple(found), container, video, conceal=conceal), notes
+    side = SideStreams(
+        uri, tuple(found), metadata=container.metadata, video_metadata=video.metadata,
+        video_disposition=video.disposition, chapters=chapters, conceal=conceal,
+    )  # fmt: skip
+    if container.format.name in _CLOCKED and video.start_time is not None:
+        side.clock = Fraction(video.start_time * video.time_base)
+    return side, notes
 
 
 class Remuxer:
-    """Copies a source's side streams into an output container. Opened by the caller, then used by one thread.
+    """Copies ``streams`` of ``side`` into an output container. Opened by the caller, then used by one thread.
 
     Attributes:
         notes: what is left out although it was asked for, because no such container holds it.
@@ -287,7 +317,7 @@ class Remuxer:
     """
 
     def __init__(
-        self, container: OutputContainer, side: SideStreams | None, *, audio: bool, subtitles: bool, name: str
+        self, container: OutputContainer, side: SideStreams, streams: Iterable[SideStream], *, name: str
     ) -> None:
         self.notes: list[str] = []
         self.watch: Callable[[int, Fraction], None] | None = None
@@ -296,29 +326,27 @@ class Remuxer:
         self._streams: dict[int, Any] = {}
         self._last: dict[int, int] = {}
         self._unwrap: dict[int, BitStreamFilterContext] = {}
-        if side is None:
-            return
-        for stream in side.chosen(audio=audio, subtitles=subtitles):
+        for stream in streams:
             self._add(stream, name)
         side.attach(self._streams)
 
     def describe(self) -> None:
         """Writes metadata and chapters; call before the header is written."""
-        if self._side is None:
-            return
-        self._container.metadata.update(self._side.metadata)
+        side = self._side
+        self._container.metadata.update(side.metadata)
         muxer = self._container.format.name
-        if muxer not in _HOLDS_TIMECODE and "timecode" in {**self._side.metadata, **self._side.video_metadata}:
+        if muxer not in _HOLDS_TIMECODE and "timecode" in side.metadata | side.video_metadata:
             self.notes.append(f"the timecode is left out: {muxer} does not hold it")
         chapters: list[Any] = []
-        for chapter in self._side.chapters:
+        shift = side.begin or Fraction(0)
+        for chapter in side.chapters:
             base = chapter["time_base"]
             if not base:
                 continue
             start, end = chapter["start"] * base, chapter["end"] * base
-            begin, stop = self._side.begin or Fraction(min(start, 0)), self._side.expected_end or end
+            begin, stop = side.begin or Fraction(min(start, 0)), side.expected_end or end
             if end > begin and start < stop:
-                start, end = max(start, begin) - self._side.shift, min(end, stop) - self._side.shift
+                start, end = max(start, begin) - shift, min(end, stop) - shift
                 chapters.append({**chapter, "start": round(start / base), "end": round(end / base)})
         if chapters:
             self._container.set_chapters(chapters)
@@ -333,8 +361,6 @@ class Remuxer:
             Seconds by which pictures are to be moved earlier as well.
         """
         side = self._side
-        if side is None:
-            return picture
         if side.begin is not None:  # cut there, and its pictures with it
             return Fraction(0)
         copied = [(one, one.start) for one in side.streams if one.index in self._streams and one.start is not None]
@@ -345,16 +371,26 @@ class Remuxer:
                 self.notes.append(f"{stream} begins {early}: {self._container.format.name} begins all sound at 0")
         return side.begin
 
+    def reset_clock(self) -> Fraction:
+        """Moves all that is copied to begin at 0 where its times are those of a clock that the output does not hold.
+
+        Returns:
+            Seconds by which pictures are to be moved earlier as well.
+        """
+        side = self._side
+        if not side.clock or side.begin is not None or self._container.format.name in _CLOCKED:
+            return Fraction(0)
+        copied = (one.start for one in side.streams if one.index in self._streams and one.start is not None)
+        side.since = min([side.clock, *copied])
+        return side.since
+
     def pump(self) -> None:
         """Muxes the packets that have arrived since the last call.
 
         Raises:
             InputError: one is damaged, and damage is not to be concealed.
         """
-        side = self._side
-        if side is None:
-            return
-        for index, packet in side.drain():
+        for index, packet in self._side.drain():
             out = self._streams[index]
             if packet.pts is None and packet.dts is None:
                 packet.pts = packet.dts = 0  # cover art
@@ -370,21 +406,19 @@ class Remuxer:
             self._last[index] = packet.dts
             if packet.pts < 0 and self._container.format.name in _NOT_BEFORE_ZERO:
                 continue  # the priming of an audio codec, which is never heard
+            at = packet.dts * packet.time_base
             if self.watch is not None:
-                self.watch(index, packet.dts * packet.time_base)
+                self.watch(index, at)
+            ready = [packet]
             if index in self._unwrap:
-                base, at = packet.time_base, packet.dts * packet.time_base  # the filter takes the packet away
                 try:
-                    unwrapped = self._unwrap[index].filter(packet)
+                    ready = self._unwrap[index].filter(packet)  # which takes the packet away
                 except (av.error.InvalidDataError, av.error.PatchWelcomeError) as error:
-                    side.leave_out(at, error)
+                    self._side.leave_out(at, error)
                     continue
-                for bare in unwrapped:
-                    bare.stream, bare.time_base = out, base
-                    self._container.mux(bare)
-                continue
-            packet.stream = out
-            self._container.mux(packet)
+            for bare in ready:
+                bare.stream, bare.time_base = out, out.time_base
+                self._container.mux(bare)
 
     def _add(self, stream: SideStream, name: str) -> None:
         muxer = self._container.format.name
@@ -394,7 +428,6 @@ class Remuxer:
         if self._container.default_audio_codec == _PICTURES_ONLY:
             self.notes.append(f"{stream} is left out: {muxer} holds pictures only")
             return
-        option = "--audio none" if stream.kind == "audio" else "--subs none"
         elsewhere = "the input's own kind of file" if muxer == "matroska" else "an .mkv"
         if stream.codec in _MP4_ONLY:
             elsewhere = "an .mp4"
@@ -405,9 +438,9 @@ class Remuxer:
         except ffmpeg.ERRORS as error:
             raise OutputError(
                 f"{name}: {muxer} cannot hold {stream}",
-                hint=f"use {option}, or write to {elsewhere}",
+                hint=f"use {IN_WORDS[stream.kind][1]} none, or write to {elsewhere}",
             ) from error
-        out.metadata.update(kept(stream.template.metadata))
+        out.metadata.update(about_stream(stream.template.metadata, muxer))
         out.disposition = stream.template.disposition
         self._streams[stream.index] = out
         if stream.codec == "aac" and not stream.template.codec_context.extradata and muxer not in _ADTS:
@@ -421,7 +454,7 @@ class Remuxer:
         elif stream.kind == "attachment":
             self._container.add_stream_from_template(stream.template)
         elif muxer == "matroska":
-            data = self._side.peek(stream.index) if self._side is not None else None
+            data = self._side.peek(stream.index)
             if data is not None:
                 self._container.add_attachment(*_IMAGE_TYPES.get(stream.codec, ("cover", "image/jpeg")), data)
         else:

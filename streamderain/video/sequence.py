@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count, pairwise, takewhile
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from streamderain.errors import InputError, OutputError, OutputExistsError, Outp
 from streamderain.frame import Frame, VideoInfo
 from streamderain.video import ffmpeg, stills
 from streamderain.video.outlet import Finishing
-from streamderain.video.remux import SideStreams
+from streamderain.video.remux import IN_WORDS, SideStream, SideStreams
 from streamderain.video.writer_lock import WriterLock
 
 _PATTERN = re.compile(r"%0?(\d*)d")
@@ -85,7 +85,7 @@ def first_number(uri: str) -> int:
     """Where the sequence begins.
 
     Raises:
-        InputError: nothing matches, or a number is missing, where FFmpeg would end without a word.
+        InputError: nothing matches; a number is missing or its file empty, where FFmpeg would end without a word.
     """
     numbers = numbered(uri)
     if not numbers:
@@ -95,6 +95,12 @@ def first_number(uri: str) -> int:
             raise InputError(
                 f"{named(uri, here + 1).name} is missing from the sequence {uri}",
                 hint=f"it has {len(numbers)} pictures, from {numbers[0]} to {numbers[-1]}; renumber them or add it",
+            )
+    for path in (named(uri, number) for number in numbers):
+        if os.path.isfile(path) and not os.path.getsize(path):
+            raise InputError(
+                f"{path.name} of the sequence {uri} is empty",
+                hint="put a copy of the picture before it in its place, or remove it and renumber the others",
             )
     return numbers[0]
 
@@ -114,20 +120,13 @@ def folder_of(pattern: str) -> Path:
 class SequenceSink(Finishing):
     """A FrameSink that writes the pictures of number 1, 2 and so on, each whole or not at all.
 
-    Meanwhile a file like ``f%d.png.part`` keeps other runs from the same sequence.
+    Meanwhile a file like ``f%d.png.part`` keeps other runs from the same sequence. ``copied``: streams of ``side`` that
+    cannot be, which the notes say.
     """
 
     def __init__(
-        self,
-        pattern: str,
-        info: VideoInfo,
-        *,
-        side: SideStreams | None = None,
-        audio: bool = True,
-        subtitles: bool = True,
-        overwrite: bool,
+        self, pattern: str, info: VideoInfo, side: SideStreams, copied: Iterable[SideStream], *, overwrite: bool
     ) -> None:
-        self.frames_written = 0
         self.description = f"{Path(pattern).suffix[1:].lower()} {info.width}x{info.height} → {pattern}"
         parent = folder_of(pattern)
         # %d and %03d mean the same pictures from 100 on.
@@ -137,21 +136,17 @@ class SequenceSink(Finishing):
         except BaseException:
             self._lock.remove()
             raise
-        asked = {"audio": audio, "subtitle": subtitles}
-        streams = side.streams if side is not None else ()
-        self.notes: tuple[str, ...] = tuple(
-            f"{stream} is left out: pictures hold none" for stream in streams if asked.get(stream.kind, False)
-        )
-        if side is not None:
-            side.attach(())
+        self.notes = tuple(f"{stream} is left out: pictures hold none" for stream in copied if stream.kind in IN_WORDS)
         if info.colour.bit_depth > 8 and (rounded := stills.depth_lost(pattern)) is not None:
             self.notes += (rounded,)
         self.replaces = bool(taken)
         self._pattern = self._name = pattern
         self._overwrite = overwrite
+        self._side, self._rate = side, info.frame_rate
+        self._first = first_number(side.uri) if is_pattern(side.uri) else None
 
     def write(self, frame: Frame) -> None:
-        """Writes one picture; it appears under its name when it is complete.
+        """Writes one picture, which appears when it is complete; from a sequence, with what `write_still` carries over.
 
         Raises:
             OutputError: it cannot be written.
@@ -159,8 +154,21 @@ class SequenceSink(Finishing):
             ValueError: the sequence is closed.
         """
         self._check_open()
-        stills.write_still(named(self._pattern, self.frames_written + 1), frame, overwrite=self._overwrite)
+        path = named(self._pattern, self.frames_written + 1)
+
+        def note(lost: str) -> None:
+            if (what := lost.removeprefix(f"{path.name}: ")) not in self.notes:
+                self.notes += (what,)
+
+        stills.write_still(path, frame, like=self._origin(frame), overwrite=self._overwrite, note=note)
         self.frames_written += 1
+
+    def _origin(self, frame: Frame) -> Path | None:
+        """The picture that ``frame`` was made of, where it was one."""
+        if self._first is None or self._rate is None:
+            return None
+        seconds = frame.pts * frame.time_base + (self._side.begin or 0)
+        return named(self._side.uri, self._first + round(seconds * self._rate))
 
     def close(self) -> None:
         """Ends the sequence; what is left of the one that was overwritten is removed, and noted.
@@ -209,7 +217,7 @@ class SequenceSink(Finishing):
         return was_open
 
 
-def existing(pattern: str, side: SideStreams | None, *, overwrite: bool) -> list[Path]:
+def existing(pattern: str, side: SideStreams, *, overwrite: bool) -> list[Path]:
     """The pictures that ``pattern`` means already, and that are to be replaced.
 
     Raises:
@@ -217,7 +225,7 @@ def existing(pattern: str, side: SideStreams | None, *, overwrite: bool) -> list
         OutputExistsError: they may not be overwritten.
     """
     taken = pictures(pattern)
-    read = {path.resolve() for path in pictures(side.uri)} if side is not None else set()
+    read = {path.resolve() for path in pictures(side.uri)}
     for path in taken:
         if path.resolve() in read:
             raise OutputOptionError(f"{path.name} is one of the input's pictures", hint="write to another folder")

@@ -15,13 +15,13 @@ import av
 import torch
 from av.container import OutputContainer
 
-from streamderain.errors import DeviceError, OutputError, OutputExistsError, OutputOptionError
+from streamderain.errors import DeviceError, OutputError, OutputExistsError, OutputOptionError, StreamderainError
 from streamderain.exact import whole
 from streamderain.frame import Frame, FrameSink, VideoInfo
 from streamderain.redaction import redact_target
 from streamderain.video import cuda, encoder, ffmpeg, nvenc, sequence
 from streamderain.video.container import ContainerSink
-from streamderain.video.display import open_display
+from streamderain.video.display import is_window, open_display
 from streamderain.video.earlier import RESUMABLE, Earlier, mark
 from streamderain.video.muxer import (
     MP4,
@@ -34,7 +34,7 @@ from streamderain.video.muxer import (
 from streamderain.video.outlet import Finishing
 from streamderain.video.planes import delivery
 from streamderain.video.publish import open_publisher
-from streamderain.video.remux import Remuxer, SideStreams
+from streamderain.video.remux import IN_WORDS, Remuxer, SideStream, SideStreams, about_stream
 from streamderain.video.segments import SegmentFiles
 from streamderain.video.target import Target, is_playlist
 from streamderain.yuv import Delivery, YuvFrame
@@ -64,15 +64,11 @@ class VideoSink(FrameSink, Protocol):
 class NullSink(Finishing):
     """A FrameSink that counts and writes nothing. ``delivery``: as `ContainerSink`'s."""
 
-    def __init__(self, side: SideStreams | None = None, *, planes: Delivery | None = None) -> None:
-        self._name = "null:"
-        self.frames_written = 0
+    _name = "null:"
+    description = "nothing is written"
+
+    def __init__(self, *, planes: Delivery | None = None) -> None:
         self.delivery = planes
-        self.description = "nothing is written"
-        self.notes: tuple[str, ...] = ()
-        self.replaces = False
-        if side is not None:
-            side.attach(())
 
     def write(self, frame: Frame | YuvFrame) -> None:
         self._check_open()
@@ -81,7 +77,7 @@ class NullSink(Finishing):
     def close(self) -> None:
         self._open = False
 
-    close_as_part = abort = close
+    abort = close
 
 
 def open_sink(
@@ -147,6 +143,8 @@ def open_sink(
         raise TypeError(f"info must be a VideoInfo, such as a source's info, got {info!r:.80}")
     if side is not None and not isinstance(side, SideStreams):
         raise TypeError(f"side must be a source's side, got {side!r:.80}")
+    side = side if side is not None else SideStreams()
+    copied = side.chosen(audio=audio == "copy", subtitles=subtitles == "copy")
     if not isinstance(options, Mapping) or not all(isinstance(value, str) for value in options.values()):
         raise TypeError(f"options must map names to strings, such as {{'g': '12'}}, got {options!r:.80}")
     if crf is not None:
@@ -161,46 +159,60 @@ def open_sink(
         _refuse(asked, "nothing is written to null:")
         # As x264 would have its frames, so that they come all the way.
         pix_fmt = "yuv420p10le" if info.colour.bit_depth > 8 else "yuv420p"
-        return NullSink(side, planes=None if home is None else delivery(info, pix_fmt, left=True))
-    if uri.split(":")[0] == "display":
+        return NullSink(planes=None if home is None else delivery(info, pix_fmt, left=True))
+    if is_window(uri):
         _refuse(asked, "nothing is encoded for a window")
-        if side is not None:
-            side.attach(())
         return open_display(uri, info, stop=stop)
     if sequence.is_pattern(uri):
         _refuse(asked, f"{uri} is a sequence of pictures")
-        return sequence.SequenceSink(
-            uri, info, side=side, audio=audio == "copy", subtitles=subtitles == "copy", overwrite=overwrite
-        )
+        return sequence.SequenceSink(uri, info, side, copied, overwrite=overwrite)
     if ffmpeg.is_url(uri):
         return open_publisher(
             uri, info, muxer=choose_muxer(uri, redact_target(uri), format), side=side,
             codec=codec, crf=crf, preset=preset, options=options, pix_fmt=pix_fmt, wait=wait, stop=stop,
         )  # fmt: skip
-    if side is not None:
-        side.check_open(audio=audio == "copy", subtitles=subtitles == "copy")
+    side.check_open(copied)
     target = Target(uri, side, overwrite=overwrite, resume=resume)
-    name, part = target.name, target.part
-    muxer = choose_muxer(uri, name, format)
+    muxer = choose_muxer(uri, target.name, format)
     if muxer not in _TURNABLE:
         info = replace(info, rotation=0)  # it cannot say how to turn the picture, so the picture stays upright
-    if is_playlist(uri):  # for encoders that do not make a key frame on demand
+    playlist = Path(uri) if is_playlist(uri) else None
+    if playlist is not None:  # for encoders that do not make a key frame on demand
         every = max(1, round(SEGMENT * (info.frame_rate or ffmpeg.ASSUMED_RATE)))
         options = encoder.with_defaults(options, {"g": str(every)})
     plan = encoder.plan_encoder(
         info, codec=codec, muxer=muxer, crf=crf, preset=preset, options=options, pix_fmt=pix_fmt
     )
+    info = replace(info, colour=plan.colour)
     if plan.rate is not None:
         _refuse({"--resume": resume or None}, f"{plan.codec} has a constant rate")
         info = replace(info, time_base=1 / plan.rate)
     gpu = _nvenc_on(plan, home)
-    container_options = muxer_options(muxer, side, piped=part is None)
+    planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if home is not None else None
+    return _begun(
+        target, plan, info, side, copied, muxer=muxer, playlist=playlist, origin=origin, gpu=gpu, planes=planes
+    )
+
+
+def _begun(
+    target: Target, plan: encoder.EncoderPlan, info: VideoInfo, side: SideStreams, copied: list[SideStream],
+    *, muxer: str, playlist: Path | None, origin: str | None, gpu: torch.device | None, planes: Delivery | None,
+) -> ContainerSink:  # fmt: skip
+    """Opens container and encoder and writes the header. Whatever raises, Ctrl-C too, leaves nothing behind.
+
+    Args:
+        copied: those of ``side`` that are to be.
+        playlist: the output, if it is one.
+        gpu: whose memory the encoder reads.
+        planes: what the sink takes.
+    """
     target.claim()
     with contextlib.ExitStack() as undo:
-        undo.callback(target.discard)  # whatever raises: a wrong argument and Ctrl-C leave nothing behind either
-        segments = SegmentFiles(Path(uri), live=info.live) if is_playlist(uri) else None
-        if segments is not None:
-            container_options = playlist_options(Path(uri), live=info.live, first=segments.first)
+        undo.callback(target.discard)
+        segments, container_options = None, muxer_options(muxer, side, info.time_base, piped=target.part is None)
+        if playlist is not None:
+            segments = SegmentFiles(playlist, live=info.live)
+            container_options = playlist_options(playlist, live=info.live, first=segments.first)
         with ffmpeg.listening() as lines, cuda.current(gpu):
             opening = False
             try:
@@ -209,11 +221,13 @@ def open_sink(
                     io_open=None if segments is None else segments.open,
                 )  # fmt: skip
                 undo.callback(_discard, container)
-                stream = encoder.add_stream(
-                    container, plan, info, name=name, hwaccel=None if gpu is None else cuda.acceleration(gpu)
-                )
-                _tag(stream, plan, info, side)
-                remuxer = Remuxer(container, side, audio=audio == "copy", subtitles=subtitles == "copy", name=name)
+                hwaccel = None if gpu is None else cuda.acceleration(gpu)
+                stream = encoder.add_stream(container, plan, info, name=target.name, hwaccel=hwaccel)
+                if info.rotation:
+                    stream.set_display_rotation(info.rotation)
+                stream.metadata.update(about_stream(side.video_metadata, muxer))
+                stream.disposition = side.video_disposition
+                remuxer = Remuxer(container, side, copied, name=target.name)
                 remuxer.describe()
                 if origin is not None:
                     mark(container, origin)
@@ -222,35 +236,51 @@ def open_sink(
                 opening = False
                 _refuse_unread(plan, lines)
                 target.begin()
-                earlier = _earlier(target, origin, stream) if resume and origin is not None else []
+                earlier = _earlier(target, origin, stream) if origin is not None else []
                 container.start_encoding()
                 if segments is not None:
                     segments.check()
             except ffmpeg.WRITE_ERRORS as error:
-                if isinstance(error, OSError) and error.errno != errno.EPERM:  # muxers refuse what they cannot hold so
-                    raise OutputError(f"{name} cannot be written: {ffmpeg.explain(error)}") from error
-                beside = _copied(side, audio=audio == "copy", subtitles=subtitles == "copy")
-                if beside and not opening and encoder.fits(plan, info, muxer=muxer):
-                    raise OutputOptionError(
-                        f"{name}: {muxer} cannot hold {' and '.join(beside)}",
-                        hint=f"use {' or '.join(beside.values())}, or write to an .mkv",
-                    ) from error
-                said = "\n".join(text for _, _, text in lines)
-                if opening and plan.codec in nvenc.ON_THE_CPU and nvenc.is_refusal(error, said):
-                    raise DeviceError(
-                        f"{plan.codec} cannot be had: {ffmpeg.first_error(lines) or ffmpeg.explain(error)}",
-                        hint=f"use --codec {nvenc.ON_THE_CPU[plan.codec]}",
-                    ) from error
-                # The encoder itself finds a value bad: that is wrong usage, all else is the world.
-                kind = OutputOptionError if opening and isinstance(error, ValueError) else OutputError
-                raise kind(
-                    f"{name} cannot be written with {plan.codec} in {muxer}: {ffmpeg.explain(error, lines)}",
-                    hint="see --codec, --crf, --preset and -e",
+                raise _unopened(
+                    error, plan, info, lines, name=target.name, muxer=muxer, opening=opening, copied=copied
                 ) from error
-        planes = delivery(info, plan.pix_fmt, left=plan.chroma_left, device=gpu) if home is not None else None
         sink = ContainerSink(container, stream, remuxer, info, plan, target, planes, segments, earlier)
         undo.pop_all()
         return sink
+
+
+def _unopened(
+    error: BaseException, plan: encoder.EncoderPlan, info: VideoInfo, lines: list[tuple[int, str, str]],
+    *, name: str, muxer: str, opening: bool, copied: list[SideStream],
+) -> StreamderainError:  # fmt: skip
+    """Why an output could not be begun.
+
+    Args:
+        lines: what FFmpeg logged meanwhile.
+        opening: it was the encoder that did not open.
+        copied: what is to be copied beside the video.
+    """
+    if isinstance(error, OSError) and error.errno != errno.EPERM:  # muxers refuse what they cannot hold so
+        return OutputError(f"{name} cannot be written: {ffmpeg.explain(error)}")
+    kinds = {stream.kind: stream.codec for stream in copied}
+    beside = {f"the {word}, {kinds[kind]}": f"{flag} none" for kind, (word, flag) in IN_WORDS.items() if kind in kinds}
+    if beside and not opening and encoder.fits(plan, info, muxer=muxer):
+        return OutputOptionError(
+            f"{name}: {muxer} cannot hold {' and '.join(beside)}",
+            hint=f"use {' or '.join(beside.values())}, or write to an .mkv",
+        )
+    said = "\n".join(text for _, _, text in lines)
+    if opening and plan.codec in nvenc.ON_THE_CPU and nvenc.is_refusal(error, said):
+        return DeviceError(
+            f"{plan.codec} cannot be had: {ffmpeg.first_error(lines) or ffmpeg.explain(error)}",
+            hint=f"use --codec {nvenc.ON_THE_CPU[plan.codec]}",
+        )
+    # The encoder itself finds a value bad: that is wrong usage, all else is the world.
+    kind = OutputOptionError if opening and isinstance(error, ValueError) else OutputError
+    return kind(
+        f"{name} cannot be written with {plan.codec} in {muxer}: {ffmpeg.explain(error, lines)}",
+        hint="see --codec, --crf, --preset and -e",
+    )
 
 
 def _earlier(target: Target, origin: str, stream: Any) -> list[Earlier]:
@@ -279,13 +309,6 @@ def _earlier(target: Target, origin: str, stream: Any) -> list[Earlier]:
         enough = f"{ffmpeg.frames(longest.frames)} of {longest.path} are taken over"
         target.notes += (enough if longest.frames else f"{longest.path} is too short to go on from",)
     return fitting
-
-
-def _copied(side: SideStreams | None, *, audio: bool, subtitles: bool) -> dict[str, str]:
-    """Sound and subtitles that are to be copied, in words, and what does without each."""
-    kinds = {stream.kind: stream.codec for stream in side.streams} if side is not None else {}
-    named = (("audio", audio, "sound", "--audio none"), ("subtitle", subtitles, "subtitles", "--subs none"))
-    return {f"the {word}, {kinds[kind]}": option for kind, wanted, word, option in named if wanted and kind in kinds}
 
 
 def _nvenc_on(plan: encoder.EncoderPlan, device: torch.device | None) -> torch.device | None:
@@ -319,6 +342,7 @@ def check_output(
     Raises: as `open_sink`, which looks at everything again.
     """
     uri = ffmpeg.local_path(uri)
+    side = side if side is not None else SideStreams()
     if resume:
         _check_resumable(uri, format)
     if codec is not None:
@@ -327,14 +351,13 @@ def check_output(
     if sequence.is_pattern(uri):
         sequence.folder_of(uri)
         sequence.existing(uri, side, overwrite=overwrite)
-    elif uri != "null:" and uri.split(":")[0] != "display":
+    elif not holds_more and not is_window(uri):
         if not ffmpeg.is_url(uri):
             Target(uri, side, overwrite=overwrite, resume=resume)
         muxer = choose_muxer(uri, redact_target(uri), format)
         holds_more = not ffmpeg.is_url(uri) and not pictures_only(muxer)
-    there = {stream.kind for stream in side.streams} if side is not None else set()
-    words = {"audio": "sound (--audio copy)", "subtitle": "subtitles (--subs copy)"}
-    lost = [word for kind, word in words.items() if kind in there and kind in needed]
+    there = {stream.kind for stream in side.streams}
+    lost = [f"{word} ({flag} copy)" for kind, (word, flag) in IN_WORDS.items() if kind in there and kind in needed]
     if lost and not holds_more:
         raise OutputOptionError(
             f"{redact_target(uri)} takes the picture only, no {' and no '.join(lost)}",
@@ -344,7 +367,7 @@ def check_output(
 
 def _check_resumable(uri: str, format: str | None) -> None:
     """Raises OutputOptionError unless ``uri`` is a file that can be gone on with."""
-    special = uri in ("-", "null:") or uri.split(":")[0] == "display" or ffmpeg.is_url(uri) or sequence.is_pattern(uri)
+    special = uri in ("-", "null:") or is_window(uri) or ffmpeg.is_url(uri) or sequence.is_pattern(uri)
     if special or choose_muxer(uri, redact_target(uri), format) not in RESUMABLE:
         raise OutputOptionError(
             f"{redact_target(uri)} cannot be resumed", hint="leave out --resume, or write an .mp4 or .mkv"
@@ -355,14 +378,6 @@ def _refuse(asked: Mapping[str, object], why: str) -> None:
     vain = [flag for flag, value in asked.items() if value is not None]
     if vain:
         raise OutputOptionError(f"{' and '.join(vain)} cannot be had: {why}", hint=f"leave out {' and '.join(vain)}")
-
-
-def _tag(stream: Any, plan: encoder.EncoderPlan, info: VideoInfo, side: SideStreams | None) -> None:
-    encoder.tag(stream.codec_context, plan, info)
-    if info.rotation:
-        stream.set_display_rotation(info.rotation)
-    if side is not None:
-        stream.metadata.update(side.video_metadata)
 
 
 def _refuse_unread(plan: encoder.EncoderPlan, lines: list[tuple[int, str, str]]) -> None:

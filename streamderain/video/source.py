@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import av
@@ -21,7 +22,7 @@ from av.container import InputContainer
 from streamderain.errors import DeviceError, InputError
 from streamderain.exact import whole
 from streamderain.redaction import redact
-from streamderain.video import certificates, colour, cuda, ffmpeg, nvdec, probe, sequence
+from streamderain.video import certificates, colour, cuda, ffmpeg, nvdec, probe, sequence, stills
 from streamderain.video.address import TIMED_OUT, patience
 from streamderain.video.connection import refusal
 from streamderain.video.decode import Decoder, Picture
@@ -33,6 +34,8 @@ from streamderain.video.video_source import VideoSource
 _THREADS = 4
 # FFmpeg takes a list for what it is by its content: a stranger's in.mp4 would show what else is in its folder.
 _LISTS = (".ffconcat", ".ffcat", ".txt")
+# Without an index FFmpeg looks for a time by trial, and for the very first one finds the second key frame.
+_WITHOUT_INDEX = {"mpegts", "mpeg"}
 
 
 def open_source(
@@ -141,9 +144,13 @@ def _only_if_all_the_same(uri: str, on_error: Literal["fail", "conceal"]) -> Non
         raise RefusedError("it does not tell which pictures are damaged, and --on-error conceal counts them")
 
 
-def _open_container(
-    uri: str, name: str, frame_rate: Fraction | None, read_timeout: float, gpu: torch.device | None, *, insecure: bool
-) -> InputContainer:
+def _place(uri: str, name: str, frame_rate: Fraction | None) -> tuple[str, str | None, dict[str, str]]:
+    """What FFmpeg is to open: the URL, the container's format where it must be told, and options.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+        ValueError: ``frame_rate`` for what is no image sequence.
+    """
     options: dict[str, str] = {}
     container_format = None
     url = uri
@@ -153,8 +160,9 @@ def _open_container(
         url = "fd:" if _rewinds() else "pipe:0"
     elif sequence.is_pattern(uri):
         container_format, url = "image2", sequence.url_of(uri)
-        start = str(sequence.first_number(uri))
-        options = {"pattern_type": "sequence", "start_number": start, "framerate": str(frame_rate or 25)}
+        start = sequence.first_number(uri)
+        _check_first(sequence.named(uri, start))
+        options = {"pattern_type": "sequence", "start_number": str(start), "framerate": str(frame_rate or 25)}
     elif not ffmpeg.is_url(uri):
         if os.path.isdir(uri):
             raise InputError(
@@ -173,6 +181,21 @@ def _open_container(
             options = {"pattern_type": "none"}
     if frame_rate is not None and container_format is None:
         raise ValueError(f"frame_rate is for image sequences such as f%05d.png, got {frame_rate} for {name}")
+    return url, container_format, options
+
+
+def _check_first(picture: Path) -> None:
+    """Raises UnsupportedInputError as `stills.check_decodable`, and InputError: it cannot be read."""
+    try:
+        stills.check_decodable(picture.read_bytes(), name=str(picture))
+    except OSError as error:
+        raise InputError(f"{picture} cannot be read: {error.strerror}", hint="check its permissions") from error
+
+
+def _open_container(
+    uri: str, name: str, frame_rate: Fraction | None, read_timeout: float, gpu: torch.device | None, *, insecure: bool
+) -> InputContainer:
+    url, container_format, options = _place(uri, name, frame_rate)
     limits, timeout = patience(uri, read_timeout)
     options |= limits | certificates.checking(uri, insecure=insecure)
     began = time.monotonic()
@@ -219,18 +242,14 @@ def _start(
     on_error: Literal["fail", "conceal"], gpu: torch.device | None, *, audio: bool, subtitles: bool,
 ) -> VideoSource:  # fmt: skip
     video = probe.video_stream(container, name)
-    if gpu is None:
-        video.codec_context.thread_type = "AUTO"
-        video.codec_context.thread_count = min(_THREADS, os.cpu_count() or 1)
-    elif not video.codec_context.is_hwaccel:
-        codec, by = video.codec_context.codec.canonical_name, video.codec_context.name
-        raise RefusedError(f"FFmpeg decodes {codec}{f' by {by}' if by != codec else ''} on the CPU alone")
-    else:
-        video.codec_context.thread_count = 1  # the GPU does the work
+    _set_threads(video.codec_context, gpu)
+    if container.format.name == "image2":
+        stills.set_strict(video.codec_context)
     side, notes = side_streams(uri, container, video, audio=audio, subtitles=subtitles, conceal=on_error == "conceal")
     rate = probe.rate_of(video)
     tick: Fraction = video.time_base
-    make = partial(Decoder, container, video, side, on_error=on_error, name=name, rate=rate, on_gpu=gpu is not None)
+    origin: int = video.start_time or 0
+    make = partial(Decoder, container, video, side, name=name, rate=rate)
     with ffmpeg.listening() as lines:
         try:
             if start is None:
@@ -238,8 +257,9 @@ def _start(
                 pictures = decoder.pictures()
                 first = next(pictures, None)
             else:
-                target = (video.start_time or 0) + math.ceil(_exact(start) / tick)
-                decoder, pictures, first = _seek(container, video, side, make, target)
+                target = origin + math.ceil(_exact(start) / tick)
+                piped = not ffmpeg.is_url(uri) and not sequence.is_pattern(uri) and not _seekable(uri)
+                decoder, pictures, first = _seek(container, video, side, make, target, piped=piped)
         except InputError as error:
             said = ffmpeg.last_error(lines)
             if "partial file" in f"{error} {said}" and not _seekable(uri):
@@ -257,46 +277,53 @@ def _start(
     colour.check_supported(colour.colour_of(first.frame), name=name)
     turned, note = probe.orientation(first.frame, video.codec_context.name)
     notes += [*([note] if note else []), *probe.notes_on(first.frame, video.metadata)]
-    upright = turned == probe.Orientation(0, mirrored=False)
     if gpu is not None:
         context = video.codec_context
         nvdec.check_first(
             first.frame, codec=context.name, profile=context.profile, size=(context.width, context.height),
-            turned=not upright, said=ffmpeg.first_error(lines),
+            turned=turned != probe.Orientation(), said=ffmpeg.first_error(lines),
         )  # fmt: skip
         notes.append(f"decoding on {gpu}, by NVDEC")
     spans = [_exact(duration)] if duration is not None else []
     if frames is not None and rate:
         spans.append(frames / Fraction(rate))
     begin = first.pts * tick
-    info = probe.video_info(
-        first.frame, video, container, turned=turned, span=min(spans, default=None),
-        before=Fraction(0) if start is None else begin - (video.start_time or 0) * tick,
-    )  # fmt: skip
+    before = Fraction(0) if start is None else begin - origin * tick
+    info = probe.video_info(first.frame, video, container, turned=turned, before=before, span=min(spans, default=None))
     if start is not None:
-        notes += side.advance_timecode(begin - (video.start_time or 0) * tick, rate)
+        notes += side.advance_timecode(before, rate)
     missing = missing_bytes(uri) if os.path.isfile(uri) else 0
     if missing:
         notes.append(f"cut off: {missing:,} bytes are missing at the end of the file")
     side.begin = begin if start is not None else None
     side.end = begin + _exact(duration) if duration is not None else None
     side.expected_end = begin + min(spans) if spans else None
-    found = chain([first], pictures)
     return VideoSource(
         container,
         decoder,
-        found if duration is None and frames is None else _limited(found, decoder, side, tick, frames),
+        _limited(chain([first], pictures), decoder, side, tick, frames),
         info=info,
         side=side,
+        first=first.frame,
         turned=turned,
-        size=(first.frame.width, first.frame.height),
         notes=notes,
         name=name,
         description=probe.describe(container, video, first.frame, info),
         offset=first.pts if start is not None else 0,
-        upright=first.frame if upright else None,
         missing=missing,
     )
+
+
+def _set_threads(context: Any, gpu: torch.device | None) -> None:
+    """Raises RefusedError: a GPU is to decode what FFmpeg decodes on the CPU alone."""
+    if gpu is None:
+        context.thread_type = "AUTO"
+        context.thread_count = min(_THREADS, os.cpu_count() or 1)
+    elif not context.is_hwaccel:
+        codec, by = context.codec.canonical_name, context.name
+        raise RefusedError(f"FFmpeg decodes {codec}{f' by {by}' if by != codec else ''} on the CPU alone")
+    else:
+        context.thread_count = 1  # the GPU does the work
 
 
 def _exact(seconds: float) -> Fraction:
@@ -304,22 +331,26 @@ def _exact(seconds: float) -> Fraction:
 
 
 def _seek(
-    container: InputContainer, video: Any, side: SideStreams, make: Callable[[], Decoder], target: int
+    container: InputContainer, video: Any, side: SideStreams, make: Callable[[], Decoder], target: int, *, piped: bool
 ) -> tuple[Decoder, Iterator[Picture], Picture | None]:
     """Decoder, its pictures and the first at or after ``target`` ticks; exact, however coarse the container's index."""
     tick, origin = video.time_base, video.start_time or 0
     side.begin = target * tick
+    beginning = origin - round(10 / tick) if container.format.name in _WITHOUT_INDEX else origin
+    if container.format.name == "image2":
+        beginning = target  # the pictures of a sequence lean on nothing
     for back in (1, 10, None):
-        goal = origin if back is None else max(origin, target - round(back / tick))
+        goal = beginning if back is None or piped else max(beginning, target - round(back / tick))
         side.clear()
-        try:
-            container.seek(goal, stream=video, backward=True)
-        except ffmpeg.ERRORS:
-            goal = origin  # a pipe: what comes first is all there is
+        if not piped:  # FFmpeg would look for the time in what then is gone
+            try:
+                container.seek(goal, stream=video, backward=True)
+            except ffmpeg.ERRORS:
+                goal = beginning  # it cannot be gone to: what comes first is all there is
         decoder = make()
         pictures = decoder.pictures()
         first = next(pictures, None)
-        if goal == origin or (first is not None and first.pts <= target):
+        if goal == beginning or (first is not None and first.pts <= target):
             break
     while first is not None and first.pts < target:
         first = next(pictures, None)

@@ -103,11 +103,11 @@ class Target:
         self.notes = (f"{self.part}, left by a run that did not finish, is {aside.name} from now on",)
 
     def earlier(self) -> Iterator[tuple[Path, bool]]:
-        """What earlier runs left of this output, and whether that was finished; after `begin`.
+        """What earlier runs left of this output to ``resume``, and whether that was finished; after `begin`.
 
         Nothing that is to be overwritten is among it.
         """
-        if self.final is None:
+        if self.final is None or not self._resume:
             return
         name = f"{glob.escape(self.final.stem)}.unfinished-*{glob.escape(self.final.suffix)}"
         for path in sorted(self.final.parent.glob(name)):
@@ -221,7 +221,7 @@ def is_playlist(uri: str) -> bool:
 
 def is_input(path: Path, side: SideStreams | None) -> bool:
     """Whether ``path`` is what the source reads: its file, one of its pictures, or what standard input comes from."""
-    if side is None or ffmpeg.is_url(side.uri) or not path.exists():
+    if side is None or not side.uri or ffmpeg.is_url(side.uri) or not path.exists():
         return False
     here = path.stat()
     if side.uri == "-":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 import av
@@ -33,8 +32,8 @@ class VideoSource:
 
     def __init__(
         self, container: InputContainer, decoder: Decoder, pictures: Iterator[Picture], *, info: VideoInfo,
-        side: SideStreams, turned: probe.Orientation, size: tuple[int, int], notes: list[str], name: str,
-        description: str, offset: int, upright: av.VideoFrame | None, missing: int,
+        side: SideStreams, first: av.VideoFrame, turned: probe.Orientation, notes: list[str], name: str,
+        description: str, offset: int, missing: int,
     ) -> None:  # fmt: skip
         self.info = info
         self.side = side
@@ -42,14 +41,13 @@ class VideoSource:
         self._container = container
         self._decoder = decoder
         self._pictures = pictures
-        self._size = size
+        self._size = first.width, first.height
         self._reader = colour.RgbReader(info.colour, rotation=turned.turn, mirrored=turned.mirrored)
         self._notes = notes
         self._name = name
         self._offset = offset
-        self._upright = upright
+        self._upright = first if turned == probe.Orientation() else None  # until it is iterated
         self._missing = missing
-        self._planar: YuvFormat | None = None
         self._begun = self._closed = False
 
     @property
@@ -63,7 +61,9 @@ class VideoSource:
 
     @property
     def concealed(self) -> int:
-        """Damaged frames so far: those that the last good one was repeated for, and those the decoder patched up."""
+        """Damaged frames so far: those that the last good one was repeated for, those the decoder patched up, and those
+        left out at the beginning of a sequence.
+        """
         return self._decoder.concealed
 
     @property
@@ -86,9 +86,8 @@ class VideoSource:
         Iterate it instead. Where it cannot be (rotated, odd 4:2:0, palettes, more than 10 bits), they stay `Frame`s.
         A frame's planes are for reading only: on the CPU they are the decoder's own.
         """
-        if self._upright is not None:
-            self._planar = format_of(self._upright, self.info.colour)
-        return self if self._planar is None else _InPlanes(self)
+        format = None if self._upright is None else format_of(self._upright, self.info.colour)
+        return self if format is None else _InPlanes(self, format)
 
     def close(self) -> None:
         """Closes the container; harmless when it is closed already. Its frames stay."""
@@ -99,9 +98,7 @@ class VideoSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _checked(self) -> Iterator[Picture]:
@@ -138,32 +135,28 @@ class VideoSource:
     def _frame(self, picture: Picture) -> Frame:
         return self._reader.read(picture.frame, picture.pts - self._offset, self.info.time_base, picture.duration)
 
-    def _planes(self, picture: Picture) -> Frame | YuvFrame:
-        frame, first = picture.frame, self._planar
-        if first is None or colour.layout_of(frame).name != first.pix_fmt:
-            return self._frame(picture)
-        matrix, span = colour.meaning(frame, self.info.colour)
-        format = YuvFormat(first.pix_fmt, matrix, full=span == colour.FULL, left=first.left)
-        pts = picture.pts - self._offset
-        return YuvFrame(planes_of(frame), format, pts, self.info.time_base, picture.duration)
-
 
 class _InPlanes:
-    """A `VideoSource` whose frames come in planes."""
+    """A `VideoSource` whose frames come in planes, those of its first picture's ``format``."""
 
-    def __init__(self, source: VideoSource) -> None:
-        self._source = source
+    def __init__(self, source: VideoSource, format: YuvFormat) -> None:
+        self._source, self._format = source, format
         self.info = source.info
 
     def __iter__(self) -> Iterator[Frame | YuvFrame]:
-        source = self._source
-        for picture in source._checked():
-            yield source._planes(picture)
+        for picture in self._source._checked():
+            yield self._planes(picture)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._source.close()
+
+    def _planes(self, picture: Picture) -> Frame | YuvFrame:
+        source, frame, first = self._source, picture.frame, self._format
+        if colour.layout_of(frame).name != first.pix_fmt:
+            return source._frame(picture)
+        matrix, span = colour.meaning(frame, self.info.colour)
+        format = YuvFormat(first.pix_fmt, matrix, full=span == colour.FULL, left=first.left)
+        return YuvFrame(planes_of(frame), format, picture.pts - source._offset, self.info.time_base, picture.duration)

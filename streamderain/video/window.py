@@ -14,8 +14,13 @@ import select
 import signal
 import sys
 
-import cv2
 import numpy as np
+
+try:
+    import cv2
+except ImportError as error:  # of a library of the system's, such as libxcb.so.1
+    sys.stdout.write(f"failed {error}\n")
+    sys.exit(1)
 
 _TICK = 20  # ms that the window may take for keys and the mouse
 

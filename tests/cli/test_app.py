@@ -439,6 +439,17 @@ def test_doctor_does_not_praise_an_opencv_without_windows(
     assert ("pip uninstall opencv-python-headless" in found["hint"]) == (state == "missing")
 
 
+def test_doctor_loads_opencv_before_it_praises_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError('libxcb.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    monkeypatch.setattr("streamderain.cli.doctor._version", lambda _: "opencv-python 5.0")
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    (found,) = [one for one in json.loads(result.stdout)["findings"] if one["name"] == "OpenCV"]
+    assert found["state"] == "missing"
+    assert "libxcb.so.1" in found["detail"]
+
+
 def test_models_verify_runs_each_and_finds_the_one_that_is_spoilt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

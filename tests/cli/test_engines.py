@@ -23,7 +23,7 @@ from streamderain.runtime.cache import EngineCache, Entry
 
 Clip = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
-COMPILE = ("compile", "fast", "--backend", "openvino", "--precision", "fp32", "--size", "64x48")
+COMPILE = ("compile", "fast", "--device", "cpu", "--backend", "openvino", "--precision", "fp32", "--size", "64x48")
 
 
 def command(*arguments: object) -> click.testing.Result:

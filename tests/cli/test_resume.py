@@ -23,7 +23,7 @@ from .conftest import COMMAND, environment, times
 Clip = Callable[..., Path]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
-_COUNT = 120
+_COUNT = 80
 _OPTIONS = ("-m", "balanced", "--backend", "eager", "--device", "cpu", "--preset", "ultrafast", "-e", "g=10")
 
 

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamderain.cli import cli
+from streamderain.errors import EngineError
 from streamderain.session import Derainer
 
 pytestmark = pytest.mark.timeout(120)
@@ -250,3 +251,64 @@ def test_probe_tells_of_the_engine_that_a_run_takes(
     assert (told.exit_code, done.exit_code) == (0, 0), told.output + done.output
     assert made[0] == made[1]
     assert made[0]["backend"] == "eager"
+
+
+def test_classic_says_that_it_leaves_a_picture_as_it_is(tmp_path: Path) -> None:
+    pixels = picture(tmp_path / "a.png")
+    result = run(tmp_path / "a.png", tmp_path / "b.png", "-m", "classic")
+    assert "classic needs the frames before" in result.stderr
+    np.testing.assert_array_equal(read(tmp_path / "b.png"), pixels)
+    assert "classic needs" not in run(tmp_path / "a.png", "null:").stderr
+
+
+@pytest.mark.parametrize("target", ["display:", "display:full", "rtsp://user:secret@camera/clear", "-"])
+def test_pictures_are_not_shown_or_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    result = run("a.png", target)
+    assert result.exit_code == 2
+    assert "to a file or a folder, not to" in result.stderr
+    assert "secret" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_folder_may_be_called_as_a_window_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "display").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run("a.png", "display").exit_code == 0
+    assert (tmp_path / "display" / "a.png").is_file()
+
+
+def test_pictures_of_a_sequence_that_are_left_out_are_said_to_be(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        picture(tmp_path / f"f{number}.jpg", seed=number)
+    whole = (tmp_path / "f1.jpg").read_bytes()
+    (tmp_path / "f1.jpg").write_bytes(whole[: len(whole) // 2])
+    result = run(tmp_path / "f%d.jpg", "null:", "--on-error", "conceal")
+    assert result.exit_code == 3
+    assert "1 frame could not be decoded whole; " in result.stderr
+    assert "or they were left out, if there was none" in result.stderr
+
+
+def test_files_that_are_left_aside_are_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "b.avif", "c.gif"):
+        picture(tmp_path / "in" / "a.png")
+        (tmp_path / "in" / name).touch()
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "2 other files are left aside: pictures end in .bmp, " in result.stderr
+
+
+def test_int8_is_compiled_for_pictures_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a.png")
+    made: list[str] = []
+
+    def noting(_: Derainer, model: str, *, backend: str, **options: object) -> None:
+        made.append(backend)
+        raise EngineError(f"{model} is not needed here")
+
+    monkeypatch.setattr(Derainer, "__init__", noting)
+    for precision in ("int8", "fp32", "auto"):
+        run(tmp_path / "a.png", "null:", "--precision", precision)
+    assert made == ["auto", "eager", "eager"]

@@ -20,12 +20,16 @@ REFUSED = {
     "nasa_13013_hdr.mp4": "HDR",
     "testsrc2_12bit_hdr.mp4": "HDR",
     "testsrc2_hdr.mp4": "HDR",
+    "bad_huffman.jpg": "cannot be decoded",
+    "corrupt.jpg": "cannot be decoded",
     "corrupted.mp4": "cannot be decoded",
     "heapbof.png": "cannot be decoded",
     "sigsegv.png": "cannot be decoded",
     "nasa_13013.mp4.audio.mp3": "holds no video",
 }
 LONG = {"emptyvideoaudio.mkv": 20}  # 1080p: the beginning is enough
+# Their clocks began before the file; ours begin with what begins first (decision 15).
+CLOCKED = {"sine_stereo_mp2.mpg"}
 
 
 def plain_times(path: Path, limit: int | None = None) -> list[Fraction]:
@@ -66,6 +70,11 @@ def test_correct_copy_or_one_clear_line(path: Path, suffix: str, tmp_path: Path)
     run(path, out)
     want, got = plain_times(path, LONG.get(path.name)), plain_times(out)
     assert len(got) == len(want)
+    if path.name in CLOCKED:
+        with av.open(str(path)) as media:
+            began = min(Fraction((stream.start_time or 0) * (stream.time_base or 0)) for stream in media.streams)
+        assert began > 0
+        want = [time - began for time in want]
     # Matroska counts in milliseconds.
     assert all(abs(a - b) <= (0 if suffix == "mp4" else Fraction(1, 1000)) for a, b in zip(got, want, strict=True))
 
@@ -79,4 +88,4 @@ def test_the_corrupt_file_can_be_concealed(tmp_path: Path) -> None:
 @pytest.mark.needs_shared
 def test_the_odd_media_are_there() -> None:
     assert len(FILES) > 40
-    assert set(REFUSED) | set(LONG) <= {path.name for path in FILES}
+    assert set(REFUSED) | set(LONG) | CLOCKED <= {path.name for path in FILES}

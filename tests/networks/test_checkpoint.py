@@ -61,6 +61,16 @@ def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
     assert read_provenance(path) == Provenance(summary="Prüfung")
 
 
+def test_loading_takes_nothing_of_the_programs_random_numbers(tmp_path: Path) -> None:
+    save_checkpoint(str(tmp_path / "a.safetensors"), _SPEC.build(), _SPEC, Provenance(), half=False)
+    before = torch.get_rng_state()
+    for name in (tmp_path / "a.safetensors", *model_names()):
+        module, _ = load_model(name)
+        assert {tensor.device.type for tensor in (*module.parameters(), *module.buffers())} <= {"cpu"}
+        assert all(parameter.requires_grad for parameter in module.parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_steps_that_a_norm_has_counted_are_no_half_numbers(tmp_path: Path) -> None:
     spec = NetworkSpec("detail-resnet", {"channels": 2, "blocks": 1})
     module = spec.build()

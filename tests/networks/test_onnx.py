@@ -30,6 +30,7 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
     "prenet": ("prenet", {"channels": 8, "stages": 2}),
     "prenet-r": ("prenet", {"channels": 8, "stages": 2, "shared": True}),
 }
+VARIANTS = ("ddn", "paper-b-as-written", "prenet-r")  # of modules that others are made of, too
 
 
 def _lively(module: nn.Module) -> None:
@@ -54,7 +55,9 @@ def _with_onnx(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[np.ndarray
     return outputs
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else []) for name in SPECS]
+)
 def test_onnx_runtime_gives_the_same(name: str) -> None:
     torch.manual_seed(0)
     module = NetworkSpec(*SPECS[name]).build().eval()

@@ -679,7 +679,7 @@ def test_two_processes_build_it_once_and_the_second_says_that_it_waits(tmp_path:
     assert first.stdout is not None
     assert first.stdout.readline() == "building\n"
     second = start(tmp_path, go)
-    told(second, "another process is building the engine for tiny at 64x48")
+    told(second, "the engine for tiny at 64x48, openvino fp32 is being built already; waiting for it")
     go.touch()
     for process in (first, second):
         out, errors = process.communicate(timeout=120)

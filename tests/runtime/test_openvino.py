@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
-from streamderain.networks.quantise import Calibration, Rounding, convolutions, quantised, with_calibration
+from streamderain.networks import NetworkSpec
+from streamderain.networks.quantise import Calibration, Rounding, convolutions, quantised
 from streamderain.runtime import EagerEngine, Job, backend_of, compare
 from streamderain.runtime.eager import BACKEND as EAGER
 from streamderain.runtime.manifest import digest_of, key_of
@@ -27,16 +27,12 @@ SPEC = NetworkSpec("streaming", {"channels": [8, 16, 16], "encoder_blocks": [1, 
 CPU = torch.device("cpu")
 
 
-def rounded_job(job: Job, folder: Path) -> tuple[Job, Calibration]:
-    """The job with its weights in a file that says how to round all convolutions but the last."""
+def rounded_job(job: Job) -> tuple[Job, Calibration]:
+    """The job with a calibration that says how to round all convolutions but the last."""
     *most, _ = convolutions(job.network)
     spans = {name: Rounding(0.0, 1.0) if name == "stem" else Rounding(-1.0, 1.5) for name in most}
     calibration = Calibration(spans)
-    path = folder / "small.safetensors"
-    save_checkpoint(path, job.network, job.spec, Provenance(), half=False)
-    with_calibration(path, calibration, path)
-    values = {name: getattr(job, name) for name in ("weights", "network", "spec", "height", "width", "device")}
-    return Job(model=str(path), precision="int8", **values), calibration
+    return replace(job, precision="int8", calibration=calibration.to_json()), calibration
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["bytes", "narrow"])
@@ -47,10 +43,8 @@ def int8(
     narrow = request.param
     if not narrow and not has_vnni():
         pytest.skip("without VNNI this CPU cuts off sums of products of bytes")
-    folder = tmp_path_factory.mktemp("int8")
-    job, calibration = rounded_job(make_job(SPEC), folder)
-    place = folder / "engine"
-    place.mkdir()
+    job, calibration = rounded_job(make_job(SPEC))
+    place = tmp_path_factory.mktemp("int8")
     backend = backend_of("openvino")
     assert backend.refuses(job) is None
     with pytest.MonkeyPatch.context() as patch:
@@ -115,16 +109,15 @@ def test_fp32_is_pytorch_to_the_last_digits_though_the_cpu_may_have_bfloat16(mak
 
 
 def test_an_int8_engine_is_of_its_calibration_and_of_what_the_cpu_adds_up(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, (job, calibration) = backend_of("openvino"), rounded_job(make_job(SPEC), tmp_path)
+    backend, (job, calibration) = backend_of("openvino"), rounded_job(make_job(SPEC))
     digests = list[str]()
     for vnni in (False, True):
         monkeypatch.setattr("streamderain.runtime.openvino.has_vnni", lambda vnni=vnni: vnni)
         digests.append(digest_of(key_of(backend, job)))
     spans = {name: Rounding(span.low, span.high + 0.5) for name, span in calibration.roundings.items()}
-    with_calibration(Path(job.model), Calibration(spans), Path(job.model))
-    digests.append(digest_of(key_of(backend, job)))
+    digests.append(digest_of(key_of(backend, replace(job, calibration=Calibration(spans).to_json()))))
     digests.append(digest_of(key_of(backend, replace(job, precision="fp32"))))
     assert len(set(digests)) == 4
 
@@ -176,3 +169,26 @@ def test_ctrl_c_is_handled_when_engines_have_come_and_gone(tmp_path: Path) -> No
     command = [sys.executable, "-c", _TWO_ENGINES, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
+
+
+_AT_ONCE = """
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from streamderain.runtime.openvino import _library
+
+together = Barrier(3)
+
+
+def first(_):
+    together.wait(30)
+    return _library().convert_model
+
+
+with ThreadPoolExecutor(3) as threads:
+    assert len(set(threads.map(first, range(3)))) == 1
+"""
+
+
+def test_threads_that_want_the_library_at_once_all_get_it_whole() -> None:
+    ended = subprocess.run([sys.executable, "-c", _AT_ONCE], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,6 +91,24 @@ def test_it_may_be_off_by_a_small_share_of_what_the_network_changes(
     else:
         with pytest.raises(EngineError, match="gives other pictures"):
             engine_for(Building(share * change + 5e-4), job)
+
+
+def test_threads_build_one_after_the_other(make_job: MakeJob, shelf: EngineCache) -> None:
+    together, most = threading.Barrier(2), 0
+
+    class Slow(Building):
+        def build(self, job: Job, folder: Path, *, progress: Progress) -> None:
+            nonlocal most
+            with suppress(threading.BrokenBarrierError):
+                together.wait(0.5)
+                most += 1
+            super().build(job, folder, progress=progress)
+
+    jobs = [make_job(height=height) for height in (48, 56)]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda job: engine_for(Slow(), job), jobs))
+    assert most == 0
+    assert len(shelf.entries()) == 2
 
 
 def test_want_of_memory_is_told_as_such_and_the_engine_stays(make_job: MakeJob, shelf: EngineCache) -> None:

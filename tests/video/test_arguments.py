@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from streamderain.errors import InputError, OutputOptionError
-from streamderain.frame import Frame
+from streamderain.frame import Frame, VideoInfo
 from streamderain.video import VideoSource, list_stills, open_sink, open_source
 from streamderain.video.live import open_live
 from streamderain.video.sink import check_output
@@ -117,6 +117,16 @@ def test_the_cpu_is_a_device_too(clip: Path, device: str | torch.device) -> None
 def test_an_array_is_no_tensor() -> None:
     with pytest.raises(TypeError, match=r"torch tensor, got <class 'numpy.ndarray'>; torch.from_numpy"):
         Frame(np.zeros((48, 64, 3), np.uint8), 0, Fraction(1, 25))  # type: ignore[arg-type]
+
+
+def test_a_sink_takes_frames_and_nothing_else(tmp_path: Path) -> None:
+    pixels = torch.zeros(48, 64, 3, dtype=torch.uint8)
+    with open_sink(tmp_path / "out.mkv", VideoInfo(64, 48, Fraction(1, 25))) as sink:
+        for none in (pixels, None):
+            with pytest.raises(TypeError, match=r"a frame must be a streamderain\.Frame\(.* got <class"):
+                sink.write(none)  # type: ignore[arg-type]
+        sink.write(Frame(pixels, 0, Fraction(1, 25)))
+    assert len(times(tmp_path / "out.mkv")) == 1
 
 
 def test_a_source_is_read_once_and_not_after_it_was_closed(tmp_path: Path) -> None:

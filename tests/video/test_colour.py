@@ -126,6 +126,41 @@ def test_untagged_stays_untagged_and_unshifted(tmp_path: Path) -> None:
     assert np.abs(planes_of(before)[0].astype(float) - planes_of(after)[0]).mean() <= 0.5
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "matrix", "full", "note"),
+    [
+        ("prores_ks", "mov", "709", True, "prores_ks in mov is read as limited range: written so, instead of full"),
+        ("mpeg2video", "mxf", "709", True, "mpeg2video in mxf is read as limited range: written so, instead of full"),
+        (None, "mpg", "709", True, "mpeg2video in vob is read as limited range: written so, instead of full"),
+        ("huffyuv", "avi", "601", True, "huffyuv in avi is read as limited range: written so, instead of full"),
+        ("ffv1", "mkv", "709", True, None),
+        ("libvpx-vp9", "webm", "709", True, None),
+        ("mjpeg", "mov", "709", False, "mjpeg is always read as BT.601: written so, instead of BT.709"),
+        ("mjpeg", "mov", "601", False, None),
+    ],
+)
+def test_what_readers_take_for_granted_is_what_is_written(
+    tmp_path: Path, codec: str | None, suffix: str, matrix: str, full: bool, note: str | None
+) -> None:
+    write_tagged(tmp_path / "in.mkv", matrix, 8, full=full)
+    with open_source(str(tmp_path / "in.mkv")) as source:
+        want = next(iter(source)).pixels.numpy().astype(float)
+    _, sink = copy_open(tmp_path / "in.mkv", tmp_path / f"out.{suffix}", codec=codec)
+    assert [said for said in sink.notes if "written so" in said] == ([note] if note else [])
+    with open_source(str(tmp_path / f"out.{suffix}")) as source:
+        seen = next(iter(source)).pixels.numpy().astype(float) / (257 if source.info.colour.bit_depth > 8 else 1)
+    assert np.abs(seen - want).mean() < 2.5
+
+
+@pytest.mark.parametrize("codec", ["prores", "prores_aw", "prores_ks"])
+def test_prores_says_bt601_by_a_number_that_it_has(tmp_path: Path, codec: str) -> None:
+    tags = {"color_primaries": 5, "color_trc": 6, "colorspace": 5, "color_range": 1}
+    write_clip(tmp_path / "in.mp4", count=3, tags=tags)
+    _, sink = copy_open(tmp_path / "in.mp4", tmp_path / "out.mov", codec=codec)
+    assert first_frame(tmp_path / "out.mov").colorspace in (5, 6)
+    assert sink.notes == ()
+
+
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
 def test_hdr_is_refused(tmp_path: Path, transfer: int, name: str) -> None:
     tags = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": transfer}

@@ -116,6 +116,9 @@ def test_no_screen_no_window_and_no_such_place(toolkit: Path, monkeypatch: pytes
     (toolkit / "cv2.py").write_text(TOOLKIT.format(named="raise error('The function is not implemented. Rebuild')"))
     with pytest.raises(OutputOptionError, match=r"without windows.*--preview"):
         open_sink("display:", INFO)
+    (toolkit / "cv2.py").write_text("raise ImportError('libxcb.so.1: cannot open shared object file')")
+    with pytest.raises(OutputError, match=r"no window can be opened \(libxcb.so.1: cannot open shared object file\)"):
+        open_sink("display:", INFO)
     (toolkit / "cv2.py").write_text("import os; os.abort()")  # as Qt does
     with pytest.raises(OutputError, match="no window can be opened"):
         open_sink("display:", INFO)

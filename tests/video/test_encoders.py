@@ -41,7 +41,7 @@ def test_a_codecs_common_name_means_all_that_its_encoders_name_means(
     assert capfd.readouterr() == ("", "")  # x265 writes to stderr by itself, unless told not to
 
 
-@pytest.mark.parametrize("name", ["out.avi", "out.wmv", "out.asf", "out.nut"])
+@pytest.mark.parametrize("name", ["out.avi", "out.wmv", "out.asf", "out.nut", "out.mxf"])
 @pytest.mark.parametrize("codec", ["libx264", "h264"])
 def test_pictures_stay_in_order_where_the_container_has_one_time_a_packet(
     tmp_path: Path, name: str, codec: str

@@ -100,6 +100,28 @@ def test_depth_and_chroma_are_kept(tmp_path: Path, pix_fmt: str) -> None:
     assert first_frame(tmp_path / "out.mp4").format.name == pix_fmt
 
 
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "suffix"), [("ffv1", "bgr0", "mkv"), ("qtrle", "rgb24", "mov"), ("ffv1", "gbrp10le", "mkv")]
+)
+def test_masters_in_rgb_keep_their_chroma_and_a_lossless_codec_every_value(
+    tmp_path: Path, codec: str, pix_fmt: str, suffix: str
+) -> None:
+    write_clip(tmp_path / f"in.{suffix}", codec=codec, pix_fmt=pix_fmt, count=3, time_base=Fraction(1, 1000))
+    copy(tmp_path / f"in.{suffix}", tmp_path / "out.mp4")
+    assert first_frame(tmp_path / "out.mp4").format.name == ("yuv444p10le" if "10" in pix_fmt else "yuv444p")
+    copy(tmp_path / f"in.{suffix}", tmp_path / "out.mkv", codec="ffv1")
+    before, after = first_frame(tmp_path / f"in.{suffix}"), first_frame(tmp_path / "out.mkv")
+    assert after.format.is_rgb
+    exact = "gbrp10le" if "10" in pix_fmt else "rgb24"
+    assert (before.to_ndarray(format=exact) == after.to_ndarray(format=exact)).all()
+
+
+def test_pictures_in_rgb_become_what_every_player_shows(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mov", codec="png", pix_fmt="rgb24", count=3)
+    copy(tmp_path / "in.mov", tmp_path / "out.mp4")
+    assert first_frame(tmp_path / "out.mp4").format.name == "yuv420p"
+
+
 def test_ten_bits_are_more_than_eight(tmp_path: Path) -> None:
     """A ramp of 10-bit steps keeps more levels than 8 bits have."""
     luma = np.tile(np.linspace(300, 363, 64).round().astype(np.uint16), (48, 1))

@@ -83,6 +83,33 @@ def test_input_from_a_pipe(tmp_path: Path, container: str) -> None:
     assert times(tmp_path / "out.mp4") == [first + Fraction(i, 25) for i in range(COUNT)]
 
 
+def test_a_start_within_a_program_stream_that_comes_by_a_pipe(tmp_path: Path) -> None:
+    write_clip(tmp_path / "silent.mkv", codec="mpeg2video", count=60, time_base=Fraction(1, 25))
+    with av.open(str(tmp_path / "silent.mkv")) as silent, av.open(str(tmp_path / "in.mpg"), "w") as out:
+        (pictures,) = silent.streams.video
+        video, sound = out.add_stream_from_template(pictures), out.add_stream("mp2", rate=48000)
+        quiet = av.AudioFrame(format="s16", layout="stereo", samples=48000 * 2)
+        quiet.sample_rate = 48000
+        packets = [packet for packet in silent.demux() if packet.size]
+        for packet in packets:
+            packet.stream = video
+        out.mux([*packets, *sound.encode(quiet), *sound.encode(None)])
+    with open_source(tmp_path / "in.mpg", start=1.0) as source:
+        expected = [frame.pixels.numpy().tobytes() for frame in source]
+    assert len(expected) == 35
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write((tmp_path / "in.mpg").read_bytes())
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    with standing_in(0, reading), open_source("-", start=1.0) as source:
+        assert [frame.pixels.numpy().tobytes() for frame in source] == expected
+    feeder.join(10)
+
+
 def test_an_mp4_with_its_index_at_the_end_cannot_come_by_a_pipe(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4", size=(320, 240), count=100)  # more than FFmpeg keeps of what it has read
     data = (tmp_path / "in.mp4").read_bytes()

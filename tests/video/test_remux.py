@@ -58,6 +58,27 @@ def test_language_and_role_of_a_stream_are_kept(tmp_path: Path) -> None:
             assert (lines.language, int(lines.disposition)) == ("deu", int(Disposition.forced)), name
 
 
+@pytest.mark.parametrize("before", ["in.mp4", "in.mkv"])
+@pytest.mark.parametrize("name", ["out.mp4", "out.mov", "out.mkv"])
+def test_title_language_and_role_of_every_stream_are_kept(tmp_path: Path, before: str, name: str) -> None:
+    write_clip(tmp_path / "a.mp4", audio=0.48)
+    with av.open(str(tmp_path / before), "w") as out, av.open(str(tmp_path / "a.mp4")) as given:
+        streams: dict[int, Any] = {one.index: out.add_stream_from_template(one) for one in given.streams}
+        for stream in streams.values():
+            stream.metadata.update({"title": f"the {stream.type}", "language": "deu"})
+            stream.disposition = Disposition.default | Disposition.original
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    copy(tmp_path / before, tmp_path / name)
+    with av.open(str(tmp_path / before)) as had, av.open(str(tmp_path / name)) as media:
+        for old, new in zip(had.streams, media.streams, strict=True):
+            assert new.metadata.get("title", new.metadata.get("name")) == f"the {old.type}"
+            assert new.language == ("ger" if name == "out.mov" else "deu")
+            assert new.disposition == (old.disposition if name == "out.mkv" else Disposition.default)
+
+
 def test_sound_of_a_transport_stream_fits_into_mp4(tmp_path: Path) -> None:
     """AAC in a transport stream carries its configuration in every packet, in MP4 in the header."""
     write_clip(tmp_path / "in.ts", count=50, audio=2.0)
@@ -122,6 +143,25 @@ def test_subtitles_that_are_shown_at_once_keep_their_times(tmp_path: Path, suffi
     wanted = payload(tmp_path / "in.mkv", "subtitle")
     assert len(wanted) == 20 * COUNT
     assert payload(tmp_path / f"out.{suffix}", "subtitle") == wanted
+
+
+def test_chapters_of_hours_reach_mp4(tmp_path: Path) -> None:
+    given = [
+        {"id": 1, "start": 0, "end": 3300, "time_base": Fraction(1), "metadata": {"title": "one"}},
+        {"id": 2, "start": 3300, "end": 9000, "time_base": Fraction(1), "metadata": {"title": "two"}},
+    ]
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        container.set_chapters(given)
+        stream = container.add_stream("libx264", rate=1, width=64, height=48, time_base=Fraction(1, 600_000))
+        for second in range(0, 9060, 60):
+            picture = av.VideoFrame(64, 48, "yuv420p")
+            picture.pts, picture.time_base = 600_000 * second, Fraction(1, 600_000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        chapters = [(c["start"] * c["time_base"], c["end"] * c["time_base"]) for c in out.chapters()]
+    assert chapters == [(0, 3300), (3300, 9000)]
 
 
 def test_chapters_reach_mp4_and_move_with_the_start(tmp_path: Path) -> None:
@@ -227,6 +267,15 @@ def test_what_is_not_copied_is_said(tmp_path: Path) -> None:
                     out.mux(twin)
     with open_source(str(tmp_path / "in.mkv")) as source:
         assert source.notes == ("not copied: stream #1 (a second video)",)
+
+
+def test_the_track_of_mp4s_chapters_is_not_said_to_be_lost(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", chapters=True)
+    source, _ = copy_open(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert source.notes == ()
+    with av.open(str(tmp_path / "in.mp4")) as had, av.open(str(tmp_path / "out.mp4")) as media:
+        assert [stream.type for stream in had.streams] == ["video", "data"]
+        assert len(media.chapters()) == 2
 
 
 def test_packets_do_not_pile_up_without_a_sink(tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
-from streamderain.errors import InputError, OutputError, OutputExistsError
+from streamderain.errors import InputError, OutputError, OutputExistsError, UnsupportedInputError
 from streamderain.frame import Colour, Frame, VideoInfo
 from streamderain.video import icc, list_stills, open_sink, open_source, read_still, write_still
 from streamderain.video.image_parts import parts_of, with_part
 
 from .clips import COUNT, Array, scene, times, write_clip
-from .copying import copy
+from .copying import copy, copy_open
 
 
 def seen_by_opencv(path: Path, *, flags: int = cv2.IMREAD_COLOR) -> Array:
@@ -39,7 +39,7 @@ def frame_of(rgb: Array) -> Frame:
     return Frame(torch.from_numpy(rgb.copy()), 0, Fraction(1, 25))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".tif", ".ppm", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".tif", ".ppm", ".pnm", ".webp"])
 def test_lossless_formats_are_read_and_written_exactly(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"picture{suffix}"
     write_still(path, frame_of(scene(3)))
@@ -64,6 +64,21 @@ def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str) -> None:
     assert (frame.pixels.numpy() == scene(2, deep=True)).all()
     write_still(tmp_path / f"out{suffix}", frame)
     assert (seen_by_opencv(tmp_path / f"out{suffix}", flags=cv2.IMREAD_UNCHANGED) == scene(2, deep=True)).all()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_pgm_stays_grey_and_what_was_not_is_noted(tmp_path: Path, deep: bool) -> None:
+    grey = scene(2, deep=deep)[..., 0]
+    assert cv2.imwrite(str(tmp_path / "in.pgm"), grey)
+    notes: list[str] = []
+    write_still(tmp_path / "out.pgm", read_still(tmp_path / "in.pgm"), like=tmp_path / "in.pgm", note=notes.append)
+    assert (tmp_path / "out.pgm").read_bytes()[:2] == b"P5"
+    back = cv2.imread(str(tmp_path / "out.pgm"), cv2.IMREAD_UNCHANGED)
+    assert back is not None
+    assert (back == grey).all()
+    assert notes == []
+    write_still(tmp_path / "colour.pgm", frame_of(scene(2)), note=notes.append)
+    assert notes == ["colour.pgm: pgm is grey: the colours are left out"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".BMP", ".webp"])
@@ -180,6 +195,15 @@ def test_a_small_png_cannot_fill_the_memory(
     assert (seen_by_opencv(tmp_path / "out.png") == scene(1)).all()
 
 
+def test_a_colour_profile_of_more_pieces_than_a_jpeg_can_count_is_left_out(tmp_path: Path) -> None:
+    most = 255 * (65535 - 16)
+    write_still(tmp_path / "plain.jpg", frame_of(scene(1)))
+    plain = (tmp_path / "plain.jpg").read_bytes()
+    assert icc.profile_in(icc.with_profile(plain, profile(b"RGB ", most))) == profile(b"RGB ", most)
+    with pytest.raises(ValueError, match="no more than 16,707,345 bytes"):
+        icc.with_profile(plain, profile(b"RGB ", most + 1))
+
+
 def test_a_colour_profile_that_is_cut_off_is_none(tmp_path: Path) -> None:
     write_still(tmp_path / "plain.png", frame_of(scene(1)))
     body = b"x\0\0" + zlib.compress(profile(b"RGB ", 600))
@@ -268,11 +292,135 @@ def test_exif_data_of_which_a_png_would_not_open_is_left_out(tmp_path: Path) -> 
     assert read_still(tmp_path / "out.png").pixels.shape == scene(1).shape
 
 
+_WIDE = {  # Display P3, and a gamma of 1.8
+    b"cICP": bytes((12, 13, 0, 1)),
+    b"gAMA": struct.pack(">I", 55556),
+    b"cHRM": struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000),
+}
+_PLAIN = {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 45455)}
+
+
+def with_words(path: Path, words: dict[bytes, bytes]) -> None:
+    write_still(path, frame_of(scene(1)), overwrite=True)
+    for kind, body in words.items():
+        path.write_bytes(with_part(path.read_bytes(), kind, body))
+
+
+@pytest.mark.parametrize("words", [_WIDE, _PLAIN])
+def test_what_a_png_says_of_its_colours_is_kept_in_a_png_and_noted_elsewhere(
+    tmp_path: Path, words: dict[bytes, bytes]
+) -> None:
+    with_words(tmp_path / "in.png", words)
+    notes: list[str] = []
+    for name in ("out.png", "out.jpg"):
+        write_still(tmp_path / name, read_still(tmp_path / "in.png"), like=tmp_path / "in.png", note=notes.append)
+    parts = dict(parts_of((tmp_path / "out.png").read_bytes()))
+    assert {kind: parts[kind] for kind in words} == words
+    assert (seen_by_opencv(tmp_path / "out.png") == scene(1)).all()
+    lost = "out.jpg: the meaning of the colours is left out: cICP and gAMA and cHRM are kept in png only"
+    assert notes == ([lost] if words is _WIDE else [])
+
+
+def test_beside_a_profile_the_other_words_do_not_count(tmp_path: Path) -> None:
+    with_words(tmp_path / "in.png", {b"gAMA": _WIDE[b"gAMA"]})
+    data = icc.with_profile((tmp_path / "in.png").read_bytes(), profile(b"RGB ", 600))
+    (tmp_path / "in.png").write_bytes(data)
+    notes: list[str] = []
+    write_still(tmp_path / "o.jpg", read_still(tmp_path / "in.png"), like=tmp_path / "in.png", note=notes.append)
+    assert (profile_in(tmp_path / "o.jpg"), notes) == (profile(b"RGB ", 600), [])
+
+
+@pytest.mark.parametrize("source", ["in.tif", "in.jpg", "in.png"])
+@pytest.mark.parametrize("out", ["out.tif", "out.jpg", "out.png"])
+def test_the_resolution_is_carried_over(tmp_path: Path, source: str, out: str) -> None:
+    Image.fromarray(scene(1)).save(tmp_path / source, dpi=(300, 300))
+    write_still(tmp_path / out, read_still(tmp_path / source), like=tmp_path / source)
+    with Image.open(tmp_path / out) as picture:
+        assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+@pytest.mark.parametrize("dpi", [(0.001, 0.001), (1e9, 1e9), (0, 300)])
+def test_a_resolution_that_none_has_is_none(tmp_path: Path, dpi: tuple[float, float]) -> None:
+    Image.fromarray(scene(1)).save(tmp_path / "in.tif", dpi=dpi)
+    write_still(tmp_path / "out.png", read_still(tmp_path / "in.tif"), like=tmp_path / "in.tif")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert "dpi" not in picture.info
+
+
+@pytest.mark.parametrize("per_metre", [1, 3_000_000])
+def test_a_resolution_that_tiff_cannot_hold_is_no_reason_to_fail(tmp_path: Path, per_metre: int) -> None:
+    Image.fromarray(scene(1)).save(tmp_path / "in.png", dpi=(per_metre * 0.0254, per_metre * 0.0254))
+    write_still(tmp_path / "out.tif", read_still(tmp_path / "in.png"), like=tmp_path / "in.png")
+    assert (seen_by_opencv(tmp_path / "out.tif") == scene(1)).all()
+
+
+def test_xmp_and_iptc_are_said_to_be_left_out(tmp_path: Path) -> None:
+    picture = Image.fromarray(scene(1))
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    picture.save(tmp_path / "a.jpg", xmp=xmp)
+    picture.save(tmp_path / "a.webp", xmp=xmp)
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    picture.save(tmp_path / "a.png", pnginfo=text)
+    picture.save(tmp_path / "a.tif", tiffinfo={700: xmp})
+    for path in list(tmp_path.iterdir()):
+        notes: list[str] = []
+        write_still(tmp_path / "out.png", read_still(path), like=path, overwrite=True, note=notes.append)
+        assert notes == ["XMP of the pictures is left out"]
+    iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\0"
+    (tmp_path / "b.jpg").write_bytes(with_part((tmp_path / "a.jpg").read_bytes(), b"\xff\xed", iptc))
+    write_still(tmp_path / "o.jpg", read_still(tmp_path / "b.jpg"), like=tmp_path / "b.jpg", note=notes.append)
+    assert notes[1:] == ["XMP and IPTC of the pictures are left out"]
+
+
 def test_lost_transparency_is_noted(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "clear.png"), np.dstack([scene(1), np.full((48, 64), 128, np.uint8)]))
     notes: list[str] = []
     read_still(tmp_path / "clear.png", note=notes.append)
     assert notes == ["clear.png: transparency (rgba) is dropped"]
+
+
+def notes_on_reading(path: Path) -> list[str]:
+    notes: list[str] = []
+    read_still(path, note=notes.append)
+    return notes
+
+
+def test_transparency_is_noted_where_there_is_some(tmp_path: Path) -> None:
+    picture = Image.fromarray(scene(1))
+    for suffix in ("png", "webp", "tif"):
+        picture.convert("RGBA").save(tmp_path / f"opaque.{suffix}", lossless=True)
+    picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    picture.quantize(8).save(tmp_path / "palette.png")
+    for path in tmp_path.iterdir():
+        assert notes_on_reading(path) == []
+    picture.quantize(8).save(tmp_path / "key.png", transparency=3)
+    assert notes_on_reading(tmp_path / "key.png") == ["key.png: transparency (pal8) is dropped"]
+
+
+def test_pictures_beyond_the_first_are_noted(tmp_path: Path) -> None:
+    first, *others = (Image.fromarray(scene(number)) for number in range(3))
+    for suffix in ("tif", "png", "webp"):
+        first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=others)
+    assert notes_on_reading(tmp_path / "a.tif") == ["a.tif: the first of 3 pictures is taken"]
+    assert notes_on_reading(tmp_path / "a.png") == ["a.png: the first of 3 pictures is taken"]
+    with pytest.raises(UnsupportedInputError, match=r"a\.webp is an animated WebP"):
+        read_still(tmp_path / "a.webp")
+    (tmp_path / "loop.tif").write_bytes(looped((tmp_path / "a.tif").read_bytes()))
+    assert notes_on_reading(tmp_path / "loop.tif") == []
+
+
+def looped(data: bytes) -> bytes:
+    """A TIFF whose first directory names itself as the next."""
+    (first,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    at = first + 2 + 12 * count
+    return data[:at] + struct.pack("<I", first) + data[at + 4 :]
+
+
+def test_a_jpeg_without_its_end_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(scene(1))[:-2])
+    assert notes_on_reading(tmp_path / "a.jpg") == ["a.jpg: its end is missing, and the last pixels may be wrong"]
 
 
 def test_a_link_to_a_picture_stays_and_a_named_pipe_is_written_to(tmp_path: Path) -> None:
@@ -361,6 +509,12 @@ def test_which_inputs_are_stills(tmp_path: Path) -> None:
     assert list_stills("-") is None
     assert list_stills("rtsp://camera/1") is None
     (tmp_path / "empty").mkdir()
+    notes: list[str] = []
+    for all_of_them in (tmp_path, tmp_path / "*"):
+        list_stills(str(all_of_them), note=notes.append)
+    assert [note.partition(" are")[0] for note in notes] == ["2 other files", "2 other files"]
+    with pytest.raises(InputError, match=r"a bracket in a name is written \[\[\]"):
+        list_stills(str(tmp_path / "a[1].png"))
     for nothing in ("empty", "*.webp", "*.mp4"):
         with pytest.raises(InputError, match="no pictures"):
             list_stills(str(tmp_path / nothing))
@@ -378,6 +532,22 @@ def test_a_sequence_is_a_video(tmp_path: Path) -> None:
     assert times(tmp_path / "out.mp4") == [Fraction(1001 * i, 30000) for i in range(COUNT)]
 
 
+def test_pictures_of_a_sequence_do_not_lean_on_each_other(tmp_path: Path) -> None:
+    blocks = np.random.default_rng(0).integers(0, 255, (12, 20, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    for number in range(8):
+        Image.fromarray(np.roll(blocks, number, 1)).save(tmp_path / f"f{number}.webp")
+    with open_source(str(tmp_path / "f%d.webp")) as source:
+        for number, frame in enumerate(source):
+            assert (frame.pixels == read_still(tmp_path / f"f{number}.webp").pixels).all()
+
+
+def test_packed_pictures_of_a_sequence_become_a_video_that_players_show(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.fromarray(scene(number)).save(tmp_path / f"f{number}.ppm")
+    with open_source(str(tmp_path / "f%d.ppm")) as source:
+        assert source.info.chroma == "420"
+
+
 def test_a_gap_in_a_sequence_is_an_error_not_an_end(tmp_path: Path) -> None:
     for number in (1, 2, 4):
         cv2.imwrite(str(tmp_path / f"f{number}.png"), scene(number))
@@ -385,6 +555,15 @@ def test_a_gap_in_a_sequence_is_an_error_not_an_end(tmp_path: Path) -> None:
         open_source(str(tmp_path / "f%d.png"))
     with pytest.raises(InputError, match="no picture matches"):
         open_source(str(tmp_path / "g%d.png"))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_empty_picture_in_a_sequence_is_an_error_not_an_end(tmp_path: Path, number: int) -> None:
+    for each in (1, 2, 3):
+        cv2.imwrite(str(tmp_path / f"f{each}.png"), scene(each))
+    (tmp_path / f"f{number}.png").write_bytes(b"")
+    with pytest.raises(InputError, match=rf"f{number}\.png of the sequence .*f%d\.png is empty"):
+        open_source(str(tmp_path / "f%d.png"), on_error="conceal")
 
 
 def test_a_frame_rate_is_for_sequences_only(tmp_path: Path) -> None:
@@ -407,6 +586,19 @@ def test_a_video_becomes_a_sequence(tmp_path: Path, deep: bool) -> None:
     copy(tmp_path / "in.mkv", tmp_path / "o%03d.png", overwrite=True)
 
 
+def test_from_sequence_to_sequence_each_picture_keeps_its_own_profile(tmp_path: Path) -> None:
+    own = {number: profile(b"RGB ", 600 + number) for number in range(7, 12)}
+    for number, each in own.items():
+        Image.fromarray(scene(number)).save(tmp_path / f"f{number}.png", icc_profile=each)
+    copy(tmp_path / "f%d.png", tmp_path / "o%d.jpg")
+    assert [profile_in(tmp_path / f"o{number}.jpg") for number in range(1, 6)] == list(own.values())
+    reading = {"start": 0.08, "frames": 2, "frame_rate": Fraction(25)}
+    copy(tmp_path / "f%d.png", tmp_path / "p%d.png", reading=reading)
+    assert [profile_in(tmp_path / f"p{number}.png") for number in (1, 2)] == [own[9], own[10]]
+    _, sink = copy_open(tmp_path / "f%d.png", tmp_path / "q%d.webp")
+    assert sink.notes == ("the colour profile is left out: it is kept in png and jpg only",)
+
+
 def test_a_sequence_of_nothing_is_an_error(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4")
     with open_source(str(tmp_path / "in.mp4")) as source:
@@ -415,3 +607,135 @@ def test_a_sequence_of_nothing_is_an_error(tmp_path: Path) -> None:
             sink.close()
         with pytest.raises(OutputError, match="not a folder"):
             open_sink(str(tmp_path / "no" / "o%d.jpg"), source.info)
+
+
+def jpeg(pixels: Array) -> bytes:
+    ok, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    assert ok
+    return data.tobytes()
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def compressed_tiff(path: Path, kind: str, *, mode: str = "RGB") -> bytes:
+    Image.fromarray(scene(1)).convert(mode).save(path, compression=kind)
+    return path.read_bytes()
+
+
+def test_a_damaged_picture_is_refused_each_time(tmp_path: Path) -> None:
+    lzw = bytearray(compressed_tiff(tmp_path / "whole.tif", "tiff_lzw"))
+    lzw[1000:1100] = bytes(100)
+    for name, data in (("half.jpg", half(jpeg(scene(1)))), ("a.tif", lzw)):
+        for number in (1, 2):
+            (tmp_path / f"{number}{name}").write_bytes(bytes(data))
+            with pytest.raises(InputError, match=rf"{number}{name} (is damaged|cannot be read)"):
+                read_still(tmp_path / f"{number}{name}")
+    assert (read_still(tmp_path / "whole.tif").pixels.numpy() == scene(1)).all()
+
+
+def run_length_encoded(pixels: Array) -> bytes:
+    """``pixels`` [H, W] uint8, W even, as a grey BMP of absolute runs, one a row."""
+    height, width = pixels.shape
+    rows = b"".join(b"\0" + bytes([width]) + row.tobytes() + b"\0\0" for row in pixels[::-1]) + b"\0\1"
+    palette = b"".join(bytes([level] * 3) + b"\0" for level in range(256))
+    at = 54 + len(palette)
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", at + len(rows), 0, 0, at) + head + palette + rows
+
+
+def test_a_bmp_of_which_the_header_says_too_much_is_read_and_one_that_is_cut_off_is_not(tmp_path: Path) -> None:
+    ok, encoded = cv2.imencode(".bmp", scene(1)[..., ::-1])
+    assert ok
+    for whole in (encoded.tobytes(), run_length_encoded(scene(1)[..., 0])):
+        (tmp_path / "a.bmp").write_bytes(whole)
+        want = read_still(tmp_path / "a.bmp").pixels
+        (tmp_path / "a.bmp").write_bytes(whole[:2] + struct.pack("<I", len(whole) + 4000) + whole[6:])
+        assert (read_still(tmp_path / "a.bmp").pixels == want).all()
+        for cut in (len(whole) // 2, 100):
+            (tmp_path / "a.bmp").write_bytes(whole[:-cut])
+            with pytest.raises(InputError, match=r"a\.bmp (is damaged|cannot be read)"):
+                read_still(tmp_path / "a.bmp")
+
+
+def test_what_a_jpeg_holds_beside_the_picture_may_be_damaged(tmp_path: Path) -> None:
+    whole = jpeg(scene(1))
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    for body in (b"Exif\0\0MM\0*" + bytes(range(40)), b"ICC_PROFILE\0\1\3xxxxxx", b"ab", b"Adobe"):
+        for kind in (b"\xff\xe1", b"\xff\xe2", b"\xff\xee"):
+            (tmp_path / "odd.jpg").write_bytes(with_part(whole, kind, body) + b"\xff\xd8 another")
+            assert (read_still(tmp_path / "odd.jpg").pixels == read_still(tmp_path / "whole.jpg").pixels).all()
+
+
+def test_a_damaged_jpeg_of_a_sequence_is_concealed_and_counted_or_an_error(tmp_path: Path) -> None:
+    for number in range(1, 7):
+        data = jpeg(scene(number))
+        (tmp_path / f"f{number}.jpg").write_bytes(half(data) if number in (1, 4) else data)
+    with pytest.raises(InputError, match="cannot be decoded"), open_source(str(tmp_path / "f%d.jpg")) as source:
+        list(source)
+    with open_source(str(tmp_path / "f%d.jpg"), on_error="conceal") as source:
+        frames = list(source)
+    assert [frame.pts for frame in frames] == [1, 2, 3, 4, 5]
+    assert (frames[2].pixels == frames[1].pixels).all()
+    assert source.concealed == 2
+    assert source.notes == ("1 frame at the beginning left out: damaged, and none before",)
+
+
+def test_damage_before_the_start_of_a_sequence_is_not_met(tmp_path: Path) -> None:
+    for number in range(1, 7):
+        data = jpeg(scene(number))
+        (tmp_path / f"f{number}.jpg").write_bytes(half(data) if number in (1, 3, 5) else data)
+    with open_source(str(tmp_path / "f%d.jpg"), start=0.12, frames=1) as source:
+        (frame,) = source
+    assert (frame.pixels == read_still(tmp_path / "f4.jpg").pixels).all()
+    for start, pts in ((0.12, [0, 1, 2]), (0.16, [0])):
+        with open_source(str(tmp_path / "f%d.jpg"), start=start, on_error="conceal") as source:
+            assert [frame.pts for frame in source] == pts
+            assert source.concealed == 1
+
+
+def test_each_tiff_of_a_sequence_is_looked_at(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        whole = compressed_tiff(tmp_path / f"f{number}.tif", "tiff_lzw")
+    lzw = bytearray(whole)
+    lzw[1000:1100] = bytes(100)
+    (tmp_path / "f3.tif").write_bytes(lzw)
+    with (
+        open_source(str(tmp_path / "f%d.tif")) as source,
+        pytest.raises(InputError, match=r"after 2 frames, at 0\.040 s\): Decoded only .* of"),
+    ):
+        list(source)
+    with open_source(str(tmp_path / "f%d.tif"), on_error="conceal") as source:
+        frames = list(source)
+    assert [frame.pts for frame in frames] == [0, 1, 2, 3]
+    assert all((frame.pixels.numpy() == scene(1)).all() for frame in frames)
+    assert source.concealed == 1
+    compressed_tiff(tmp_path / "f3.tif", "jpeg")
+    with (
+        open_source(str(tmp_path / "f%d.tif")) as source,
+        pytest.raises(UnsupportedInputError, match=r"f%d\.tif at 0\.080 s is a TIFF .* JPEG"),
+    ):
+        list(source)
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "P", "L"])
+def test_a_tiff_is_full_range(tmp_path: Path, mode: str) -> None:
+    picture = Image.fromarray(scene(1)).convert(mode)
+    picture.save(tmp_path / "f1.tif")
+    want = np.asarray(picture.convert("RGB")).astype(int)
+    with open_source(str(tmp_path / "f%d.tif")) as source:
+        for frame in (read_still(tmp_path / "f1.tif"), *source):
+            assert np.abs(frame.pixels.numpy().astype(int) - want).max() <= (2 if mode == "YCbCr" else 0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_tiff_with_jpeg_inside_is_refused(tmp_path: Path, mode: str) -> None:
+    compressed_tiff(tmp_path / "f1.tif", "jpeg", mode=mode)
+    with pytest.raises(UnsupportedInputError, match=r"f1\.tif .* JPEG.*deflate"):
+        read_still(tmp_path / "f1.tif")
+    with pytest.raises(UnsupportedInputError, match=r"f1\.tif .* JPEG.*deflate"):
+        open_source(str(tmp_path / "f%d.tif"))
+    for kind in ("tiff_adobe_deflate", "packbits", "tiff_lzw"):
+        compressed_tiff(tmp_path / "f1.tif", kind)
+        assert (read_still(tmp_path / "f1.tif").pixels.numpy() == scene(1)).all()

@@ -61,6 +61,27 @@ def test_matroska_rounds_to_its_millisecond_and_no_further(tmp_path: Path) -> No
         assert abs(got - want * TICK) <= Fraction(1, 2000)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+def test_a_late_start_and_the_cut_of_sound_are_not_rounded_to_milliseconds(tmp_path: Path, suffix: str) -> None:
+    ntsc, late = Fraction(30000, 1001), [(1 + index) * 1001 for index in range(40)]
+    write_clip(tmp_path / "in.nut", rate=ntsc, time_base=Fraction(1, 30000), pts=late, audio=1.4)
+    copy(tmp_path / "in.nut", tmp_path / f"out.{suffix}")
+    assert times(tmp_path / f"out.{suffix}") == times(tmp_path / "in.nut")
+    copy(tmp_path / "in.nut", tmp_path / f"cut.{suffix}", reading={"start": 1.0})
+    begin = next(time for time in times(tmp_path / "in.nut") if time >= Fraction(1001, 30000) + 1)
+    heard = next(time for time in times(tmp_path / "in.nut", "audio") if time >= begin)
+    assert times(tmp_path / f"cut.{suffix}", "audio")[0] == round((heard - begin) * 48000) / Fraction(48000)
+
+
+def test_a_length_beyond_32_bits_is_kept(tmp_path: Path) -> None:
+    info = VideoInfo(*SIZE, time_base=Fraction(1, 90_000))
+    hours = [3600 + hour * 3600 * 90_000 for hour in range(15)]
+    with open_sink(str(tmp_path / "out.mp4"), info) as sink:
+        for index, pts in enumerate(hours):
+            sink.write(Frame(torch.from_numpy(scene(index)), pts, info.time_base, 3600))
+    assert times(tmp_path / "out.mp4") == [Fraction(pts, 90_000) for pts in hours]
+
+
 def test_last_frame_keeps_its_duration(tmp_path: Path) -> None:
     lengths = [512] * (COUNT - 1) + [6400]
     write_clip(tmp_path / "in.mp4", durations=lengths, options={"crf": "0", "bf": "2"})
@@ -97,6 +118,17 @@ def test_start_finds_the_same_frames_in_every_container(tmp_path: Path, suffix: 
         found = [frame.pixels for frame in source]
     assert len(found) == 3
     assert all((a == b).all() for a, b in zip(found, every[33:36], strict=True))
+
+
+@pytest.mark.parametrize(("start", "count"), [(0.0, 60), (0.3, 52), (1.2, 30)])
+@pytest.mark.parametrize("distance", ["25", "60"])
+def test_a_start_in_a_transport_stream_loses_no_picture(
+    tmp_path: Path, start: float, count: int, distance: str
+) -> None:
+    """FFmpeg looks for the time of the first picture and finds the second key frame, or none."""
+    write_clip(tmp_path / "in.ts", count=60, audio=2.4, options={"crf": "30", "g": distance})
+    with open_source(str(tmp_path / "in.ts"), start=start) as source:
+        assert len(list(source)) == count
 
 
 def test_frames_and_duration_end_the_sound_too(tmp_path: Path) -> None:
@@ -299,6 +331,21 @@ def test_what_is_faster_than_mpeg_2_can_be_is_refused(tmp_path: Path) -> None:
         copy(tmp_path / "in.mp4", tmp_path / "out.mpg")
     assert caught.value.hint == "write an .mp4 or .mkv with --codec libx264"
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_the_clock_of_a_transport_stream_is_nothing_to_wait_for(tmp_path: Path, suffix: str) -> None:
+    ten_hours = 36_000 * 90_000
+    write_clip(
+        tmp_path / "in.ts", time_base=Fraction(1, 90_000), pts=[ten_hours + 3600 * index for index in range(COUNT)],
+        audio=0.48,
+    )  # fmt: skip
+    source, _ = copy_open(tmp_path / "in.ts", tmp_path / f"out.{suffix}")
+    assert source.side.begin is None  # nothing was cut: damage counts, also in a recording whose clock is behind
+    before, after = ((times(path), times(path, "audio")) for path in (tmp_path / "in.ts", tmp_path / f"out.{suffix}"))
+    moved = min(before[0][0], before[1][0]) if suffix != "ts" else 0
+    assert before[0][0] == 36_000
+    assert max(abs(a - (b - moved)) for a, b in zip(after[0] + after[1], before[0] + before[1], strict=True)) < 0.0011
 
 
 def test_short_recordings_on_end_are_told_from_lost_pictures(tmp_path: Path) -> None:

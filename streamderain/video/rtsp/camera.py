@@ -90,6 +90,7 @@ class Camera:
     def info(self, picture: av.VideoFrame, turned: probe.Orientation) -> VideoInfo:
         return probe.picture_info(
             picture,
+            self._decoder.name,
             turned=turned,
             time_base=self._time_base,
             rate=self._rate or self._decoder.framerate or None,

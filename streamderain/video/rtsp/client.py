@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import ssl
 import time
@@ -18,6 +19,7 @@ _REDIRECTS = 5
 _TIMEOUT = 60  # seconds that a session lasts without a word, unless the camera says otherwise
 _TIMEOUTS = 5, 3600
 _EARLY = 4096, 16 << 20  # packets, and bytes of them, that may come before the answer that they are sent
+_GOODBYE = 0.2  # seconds that the last request may take to leave
 _ATTEMPTS = 3  # of one request: without the password, with it, with another nonce
 
 
@@ -93,10 +95,12 @@ class Client:
                 return data.channel == self._channels[1], data.payload
 
     def close(self) -> None:
-        """Never raises."""
+        """Hangs up, with a last request whose answer is not waited for. Never raises."""
         if self._wire is not None:
-            last = f"TEARDOWN {self.track.session} RTSP/1.0" if self._session else ""
-            self._wire.close(last, self._headers("TEARDOWN", self.track.session) if last else None)
+            with contextlib.suppress(OSError, ValueError):
+                if self._session:
+                    self._send("TEARDOWN", self.track.session, time.monotonic() + _GOODBYE)
+            self._wire.close()
         self._wire = None
 
     def _describe(self, url: str, deadline: float) -> None:
@@ -172,10 +176,6 @@ class Client:
 
     def _send(self, method: str, uri: str, deadline: float, more: dict[str, str] | None = None) -> int:
         assert self._wire is not None
-        self._wire.send(f"{method} {uri} RTSP/1.0", self._headers(method, uri) | (more or {}), deadline)
-        return self._number
-
-    def _headers(self, method: str, uri: str) -> dict[str, str]:
         self._number += 1
         headers = {"CSeq": str(self._number), "User-Agent": "streamderain"}
         if self._session:
@@ -183,7 +183,8 @@ class Client:
         authorization = self._login.header(method, uri) if self._login is not None else None
         if authorization is not None:
             headers["Authorization"] = authorization
-        return headers
+        self._wire.send(f"{method} {uri} RTSP/1.0", headers | (more or {}), deadline)
+        return self._number
 
     def _receive(self, deadline: float) -> Data | Message:
         """What comes next; keeps the session alive, and answers what the server asks."""
@@ -235,16 +236,13 @@ def _parts(url: str, first: str) -> tuple[str, str, int, Login | None, str]:
     try:
         parts, known = urlsplit(url), urlsplit(first)
         host, port = parts.hostname, parts.port
-        has = parts if parts.username is not None else known if known.hostname == host else None
     except ValueError as error:
         raise UnknownToUsError("its address makes no sense") from error
     scheme = parts.scheme.lower()
-    if not host or scheme not in _PORTS or (has is known and known.scheme.lower() == "rtsps" and scheme == "rtsp"):
-        has = None
     if not host or scheme not in _PORTS:
         raise UnknownToUsError("its address makes no sense")
-    login = None
-    if has is not None and has.username is not None:
-        login = Login(unquote(has.username), unquote(has.password or ""))
+    less_safe = known.scheme.lower() == "rtsps" and scheme == "rtsp"
+    of = known if parts.username is None and known.hostname == host and not less_safe else parts
+    login = Login(unquote(of.username), unquote(of.password or "")) if of.username is not None else None
     plain = urlunsplit((scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
     return scheme, host, port or _PORTS[scheme], login, plain

@@ -14,7 +14,6 @@ _HEADERS = 100
 _BODY = 256 << 10
 _STRAY = 1 << 20  # bytes that mean nothing, in one go
 _AT_ONCE = 1 << 16
-_GOODBYE = 0.2  # seconds that the last request may take to leave
 
 
 class ExcessError(Exception):
@@ -104,11 +103,8 @@ class Wire:
             return Data(channel, payload)
         return self._message(deadline)
 
-    def close(self, start: str = "", headers: Mapping[str, str] | None = None) -> None:
-        """Hangs up, with a last request where one is given, whose answer is not waited for. Never raises."""
-        with contextlib.suppress(OSError, ValueError):
-            if start:
-                self.send(start, headers or {}, time.monotonic() + _GOODBYE)
+    def close(self) -> None:
+        """Hangs up. Never raises."""
         with contextlib.suppress(OSError):
             self._socket.close()
 
