@@ -223,7 +223,7 @@ def test_a_change_of_size_is_fitted_into_the_first_size(camera: Make, size: str,
         captured = _take(source, 3)[-1]
         assert (captured.frame.width, captured.frame.height) == (64, 48)
         assert int(captured.frame.pixels[border].max()) == 0  # black above or beside it
-        assert int(captured.frame.pixels[24].max()) > 50
+        assert int(captured.frame.pixels[34].max()) > 50  # below the stamp, which may be black
 
 
 @pytest.mark.parametrize("jump", [-5.0, 1000.0])
