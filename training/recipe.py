@@ -72,7 +72,8 @@ class Optimiser:
     begins with ``warm_up`` steps. ``batch`` counts over all processes. ``clip_norm`` and ``ema`` are off at 0, and so
     is ``validate_every``, in steps. What is saved is the weights' moving average of decay ``ema``, which is lower at
     first (see ``loop.average_decay``); at 0, the last weights. "fp16" is for CUDA, where losses are scaled; "bf16" runs
-    on the CPU too.
+    on the CPU too. ``dry_share`` of what is trained on is shown without its rain, or with less of it, so that dry
+    pictures come back as they were.
     """
 
     batch: int
@@ -92,6 +93,7 @@ class Optimiser:
     ema: float = 0.999
     precision: str = "fp32"
     validate_every: int = 0
+    dry_share: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
@@ -104,6 +106,7 @@ class Optimiser:
             weight_decay=self.weight_decay, clip_norm=self.clip_norm, validate_every=self.validate_every,
         )  # fmt: skip
         _decay(ema=self.ema)
+        _share(dry_share=self.dry_share)
         for milestone in self.milestones:
             _positive(milestones=milestone)
         for beta in self.betas:
@@ -189,16 +192,14 @@ class ClipData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipOptimiser(Optimiser):
-    """Besides, how many frames are back-propagated through, how often the state is dropped on the way, and what share
-    of the clips is shown without its rain, or with less of it, so that dry pictures come back as they were."""
+    """Besides, how many frames are back-propagated through, and how often the state is dropped on the way."""
 
     frames: int
     reset_probability: float = 0.1
-    dry_share: float = 0.0
 
     def __post_init__(self) -> None:
         super(ClipOptimiser, self).__post_init__()  # slots make another class, which super() alone does not know
-        _share(reset_probability=self.reset_probability, dry_share=self.dry_share)
+        _share(reset_probability=self.reset_probability)
         _positive(frames=self.frames)
 
 

@@ -119,8 +119,12 @@ class PairTask:
             random.Random(f"{seed} {epoch}").shuffle(order)
             self._order = (epoch, order)
         chosen = self._order[1][place * settings.batch : (place + 1) * settings.batch]
-        cut = [self._patch(i, random.Random(f"{seed} {step} {i}")) for i in chosen[part::parts]]
+        chosen = chosen[part::parts]
+        cut = [self._patch(i, random.Random(f"{seed} {step} {i}")) for i in chosen]
         rainy, clean = (torch.stack(t).float() / 255 for t in zip(*cut, strict=True))
+        if settings.dry_share:
+            left = [_left_of_rain(random.Random(f"{seed} {step} {i} rain"), settings.dry_share) for i in chosen]
+            rainy = clean + torch.tensor(left)[:, None, None, None] * (rainy - clean)
         return rainy, clean
 
     def _patch(self, index: int, rng: random.Random) -> tuple[Tensor, Tensor]:
@@ -153,6 +157,11 @@ class PairTask:
         sides = [min(n, self._recipe.data.validation_crop or n) // self._stride * self._stride for n in image.shape[1:]]
         top, left = ((n - side) // 2 for n, side in zip(image.shape[1:], sides, strict=True))
         return image[:, top : top + sides[0], left : left + sides[1]]
+
+
+def _left_of_rain(rng: random.Random, dry_share: float) -> float:
+    """How much of a patch's rain is shown: of ``dry_share`` half are dry, and the rest have some of it."""
+    return max(0.0, 2 * rng.random() - 1) if rng.random() < dry_share else 1.0
 
 
 def _objective(recipe: PairRecipe, network: nn.Module, weights: Path | None) -> Objective:

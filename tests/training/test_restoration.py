@@ -123,6 +123,24 @@ def test_rainy_and_clean_patches_lie_on_each_other(tmp_path: Path, data: Path) -
     assert 0 < difference.max() <= 50 / 255 + 1e-6
 
 
+def test_of_the_dry_share_half_is_dry_and_half_has_less_rain(tmp_path: Path, data: Path) -> None:
+    recipe = _recipe(tmp_path)
+    task = PairTask(replace(recipe, optimiser=replace(recipe.optimiser, dry_share=0.5)), data)
+    all_rain = PairTask(recipe, data)
+    left = []
+    for step in range(40):
+        thinner, clean = task.batch(step, part=0, parts=1)
+        rainy, same = all_rain.batch(step, part=0, parts=1)
+        assert torch.equal(clean, same)
+        for t, r, c in zip(thinner, rainy, clean, strict=True):
+            if not torch.equal(r, c):  # a place where no rain falls
+                left.append(float((t - c).sum() / (r - c).sum()))
+                assert torch.allclose(t, c + left[-1] * (r - c), atol=1e-6)
+    dry, some = sum(share == 0 for share in left), sum(0 < share < 0.999 for share in left)
+    assert 0.15 < dry / len(left) < 0.35
+    assert 0.15 < some / len(left) < 0.35
+
+
 def test_another_seed_begins_and_goes_on_otherwise(tmp_path: Path, data: Path) -> None:
     recipe = _recipe(tmp_path, patches="grid")
     tasks = [PairTask(replace(recipe, seed=seed), data) for seed in (0, 0, 1)]
@@ -165,7 +183,8 @@ def test_validation_is_in_the_middle_of_held_out_pictures_spread_over_all_as_fil
 
 
 def test_processes_share_the_batch_of_a_step(tmp_path: Path, data: Path) -> None:
-    task = PairTask(_recipe(tmp_path), data)
+    recipe = _recipe(tmp_path)
+    task = PairTask(replace(recipe, optimiser=replace(recipe.optimiser, dry_share=0.5)), data)
     whole, _ = task.batch(3, part=0, parts=1)
     for part in range(2):
         assert torch.equal(task.batch(3, part=part, parts=2)[0], whole[part::2])
