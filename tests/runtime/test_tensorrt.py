@@ -189,6 +189,7 @@ def test_an_engine_is_fed_what_it_asks_for_and_its_state_goes_round(
         TensorRTEngine(library, tmp_path / FILE, job)
 
 
+@pytest.mark.timeout(900)  # paper-a: half a minute of an idle machine, more than the usual limit of a busy one
 @pytest.mark.usefixtures("rtx", "shelf")
 @pytest.mark.parametrize("model", [name for name in model_names() if name != "identity"])
 def test_every_network_that_ships_is_compiled_for_consumer_gpus(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
