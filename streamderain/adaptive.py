@@ -130,7 +130,7 @@ class AdaptiveSession:
 
     def _size_on(self, rung: Rung) -> tuple[int, int]:
         height, width = self._size
-        return max(1, -(-height // rung.scale)), max(1, -(-width // rung.scale))
+        return -(-height // rung.scale), -(-width // rung.scale)
 
     def _judge(self, now: float, cost: float) -> None:
         if self._fresh:  # the first frame of a session may compile and allocate

@@ -34,7 +34,6 @@ def with_lead_in(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | Y
             try:
                 frame = next(source)
                 waiting.append((frame, _glance(frame)))
-                del frame
             except StopIteration:
                 ended = True
             except Exception as error:  # noqa: BLE001 - raised at its place, below
@@ -49,7 +48,6 @@ def with_lead_in(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | Y
         since += 1
         last = look
         yield frame, True
-        del frame
     if failure is not None:
         raise failure
 

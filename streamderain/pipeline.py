@@ -200,8 +200,8 @@ def run(
             frames_in = _decode(source, decoding)
             for frame in islice(frames_in, held):
                 yield frame, True
-                del frame  # not kept while the next one is decoded
-            ordered = _in_order(frames_in) if source.info.live or not derainer.remembers else with_lead_in(frames_in)
+            in_order = source.info.live or not derainer.remembers
+            ordered = ((frame, True) for frame in frames_in) if in_order else with_lead_in(frames_in)
             while True:
                 begin, decoded = time.perf_counter(), decoding.seconds
                 coming = next(ordered, None)
@@ -210,10 +210,9 @@ def run(
                 frame, wanted = coming
                 ready = steps.prepare(frame)
                 preparing.seconds += time.perf_counter() - begin - (decoding.seconds - decoded)
-                del frame, coming
                 yield ready, wanted
-                del ready
 
+    # The source is closed before the sink: its last packets of sound are there by then.
     with behind, RunAhead(_Begun(read()), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
         while True:
             while not stopped.is_set() and not ahead.ready(_LOOK_EVERY):
@@ -234,7 +233,6 @@ def run(
                 continue
             clean = steps.step(rainy)
             shown = clean if view is None or not wanted else view(rgb_frame(rainy.frame), rgb_frame(clean))
-            del coming, rainy  # not kept while the next one is waited for
             deraining.seconds += time.perf_counter() - begin
             if not wanted:
                 continue
@@ -242,8 +240,6 @@ def run(
             frames += 1
             if on_frame is not None:
                 on_frame(clean)
-        # The source is closed before the sink: its last packets of sound are there by then.
-        ahead.close(within=_PATIENCE if interrupted else None)
         if frames == 0 and interrupted:
             behind.abort()
     return RunStats(
@@ -281,12 +277,6 @@ def check_derainer(derainer: object) -> None:
         raise TypeError(f"derainer must be a streamderain.Derainer, got {derainer!r:.80}")
 
 
-def _in_order(frames: Iterable[Frame | YuvFrame]) -> Iterator[tuple[Frame | YuvFrame, bool]]:
-    for frame in frames:
-        yield frame, True
-        del frame  # not kept while the next one is decoded
-
-
 def _decode(source: PlaneSource, stage: _Stage) -> Iterator[Frame | YuvFrame]:
     """The source's frames, its own time measured."""
     iterator = iter(source)
@@ -300,7 +290,6 @@ def _decode(source: PlaneSource, stage: _Stage) -> Iterator[Frame | YuvFrame]:
             stage.seconds += time.perf_counter() - begin
         check_frame(frame)
         yield frame
-        del frame  # not kept while the next one is decoded
 
 
 def comparison(kind: Literal["side", "wipe"], info: VideoInfo) -> tuple[View, VideoInfo]:
@@ -331,5 +320,5 @@ def wipe(rainy: Frame, clean: Frame) -> Frame:
     middle, half_line = clean.width // 2, max(clean.width // 800, 1)
     pixels = clean.pixels.clone()
     pixels[:, :middle] = rainy.pixels[:, :middle]
-    pixels[:, max(middle - half_line, 0) : middle + half_line] = torch.iinfo(pixels.dtype).max
+    pixels[:, middle - half_line : middle + half_line] = torch.iinfo(pixels.dtype).max
     return replace(clean, pixels=pixels)

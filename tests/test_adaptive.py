@@ -98,6 +98,32 @@ def test_too_slow_for_two_seconds_takes_the_next_rung_and_says_so(caplog: pytest
     ]
 
 
+def test_the_first_frame_of_each_rung_may_take_its_time() -> None:
+    class Loading(Costly):
+        """A session's first frame takes a hundred seconds more."""
+
+        def session(self, height: int, width: int) -> Session:
+            self.loaded = self.clock.now
+            return super().session(height, width)
+
+        @property
+        def cost(self) -> float:
+            return self.usual + 100 * (self.clock.now == self.loaded)
+
+        @cost.setter
+        def cost(self, cost: float) -> None:
+            self.usual = cost
+
+    clock = Clock()
+    best, cheaper = Loading(clock, 0.5), Loading(clock, 0.5)
+    session = AdaptiveSession([Rung(best), Rung(cheaper), Rung(cheaper, 2)], 48, 64, interval=lambda: 1.0, clock=clock)
+    _run(session, clock, 150, interval=1.0)
+    assert session.rung == 0
+    best.cost = 2.0
+    _run(session, clock, 150, interval=1.0)
+    assert session.rung == 1
+
+
 def test_the_last_rung_is_kept_however_slow() -> None:
     clock = Clock()
     session = AdaptiveSession(ladder(Costly(clock, 100.0)), 48, 64, interval=lambda: 0.04, clock=clock)

@@ -66,9 +66,12 @@ def test_a_flash_at_a_cut_leaves_the_scene_after_it_its_lead_in() -> None:
     assert [pts for pts, wanted in got if not wanted] == [2, 1, 13, 12]
 
 
-def test_another_size_is_no_scene_to_lead_into() -> None:
+@pytest.mark.parametrize("before", [1, 9])
+def test_another_size_is_no_scene_to_lead_into(before: int) -> None:
     small = Frame(torch.zeros(8, 8, 3, dtype=torch.uint8), 9, BASE)
-    assert order([*clip(*[1] * 9), small, replace(small, pts=10)])[-2:] == [(9, True), (10, True)]
+    got = order([*clip(*[1] * before), small, replace(small, pts=10)])
+    assert [pts for pts, wanted in got if not wanted] == [2, 1][: before - 1]
+    assert got[-2:] == [(9, True), (10, True)]
 
 
 def test_a_camera_that_pans_fast_makes_no_cut() -> None:

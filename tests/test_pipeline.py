@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,10 @@ import torch
 from streamderain.errors import InputError, OutputError, UnsupportedInputError
 from streamderain.frame import Frame, VideoInfo
 from streamderain.overlap import _Ahead
-from streamderain.pipeline import comparison, derain, run
+from streamderain.pipeline import comparison, derain, run, side_by_side
 from streamderain.session import Derainer, Prepared
+from streamderain.turns import FifoLock, SharedDerainer
+from streamderain.yuv import Delivery, YuvFormat, YuvFrame
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -158,6 +161,7 @@ def test_what_is_no_frame_source_sink_or_derainer_is_told_by_name() -> None:
     for wrong, said in (
         (("in.mp4", sink, Darker()), r"streamderain\.open_source .*'in\.mp4'"),
         ((source, "out.mp4", Darker()), r"streamderain\.open_sink .*'out\.mp4'"),
+        ((source, io.BytesIO(), Darker()), r"streamderain\.open_sink .*BytesIO"),  # it can write, too
         ((source, sink, "fast"), r"streamderain\.Derainer, got 'fast'"),
     ):
         with pytest.raises(TypeError, match=said):
@@ -205,6 +209,11 @@ def test_derain_with_the_identity_model_changes_nothing() -> None:
             assert after.pts == before.pts
             assert after.pixels.dtype == dtype
             assert torch.equal(after.pixels.int(), before.pixels.int())
+
+
+def test_derain_without_a_model_takes_the_default_one() -> None:
+    (clean,), (expected,) = derain([picture(0)]), derain([picture(0)], Derainer("balanced"))
+    assert torch.equal(clean.pixels, expected.pixels)
 
 
 def test_change_of_size_is_an_error_that_names_time_and_sizes() -> None:
@@ -465,6 +474,39 @@ def test_no_more_pictures_alive_than_the_queues_hold() -> None:
 
     run(Counting(400), Null(), Copy(), depth=4)
     assert most <= 4 + 2  # depth, the one in the making included; the one in the network; the one the loop lets go of
+
+
+def test_frames_that_the_sink_has_of_an_earlier_run_pass_the_network_by() -> None:
+    class Resumed(Sink):
+        held = 5
+
+    darker, sink, seen = Darker(), Resumed(), list[int]()
+    stats = run(Source(12), sink, darker, on_frame=lambda frame: seen.append(frame.pts))
+    assert (darker.steps, stats.frames, stats.taken_over) == (7, 7, 5)
+    assert seen == [frame.pts for frame in sink.frames] == [picture(index).pts for index in range(12)]
+    for index, frame in enumerate(sink.frames):
+        assert torch.equal(frame.pixels, picture(index).pixels // (1 if index < 5 else 2))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_planes_go_to_the_sink_that_takes_them_and_pixels_to_a_view(shared: bool) -> None:
+    meant = YuvFormat("yuv420p", matrix=1)
+
+    class InPlanes(Source):
+        def __iter__(self) -> Iterator[YuvFrame]:
+            for frame in super().__iter__():
+                planes = [torch.full(shape, 128, dtype=torch.uint8) for shape in meant.layout.shapes(HEIGHT, WIDTH)]
+                yield YuvFrame(tuple(planes), meant, frame.pts, frame.time_base)
+
+    class TakesPlanes(Sink):
+        delivery = Delivery(meant, torch.device("cpu"))
+
+    derainer = Derainer("identity", device="cpu")
+    for view, kind in ((None, YuvFrame), (side_by_side, Frame)):
+        sink, seen = TakesPlanes(), list[object]()
+        model = SharedDerainer(derainer, FifoLock()) if shared else derainer
+        run(InPlanes(3), sink, model, view=view, on_frame=seen.append)
+        assert [type(frame) for frame in (*sink.frames, *seen)] == [kind] * 6
 
 
 # ---------------------------------------------------------------- comparisons

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from fractions import Fraction
@@ -24,8 +24,8 @@ from streamderain.errors import DeviceError, EngineError
 from streamderain.frame import Frame
 from streamderain.networks import NetworkSpec, Provenance, save_checkpoint
 from streamderain.networks.quantise import Calibration, Rounding, with_calibration
-from streamderain.runtime import Backend, EagerEngine, EngineCache, backend_of, ran_out
-from streamderain.session import Derainer
+from streamderain.runtime import Backend, EagerEngine, Engine, EngineCache, backend_of, ran_out
+from streamderain.session import Derainer, job_for
 
 _BASE = Fraction(1, 25)
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
@@ -140,6 +140,17 @@ def test_a_derainer_is_loaded_anew_where_a_pickle_of_it_comes_to(tiny: Path) -> 
     assert torch.equal(there.session(48, 64).step(_frame(48, 64)).pixels, expected)
 
 
+class _Asked(Derainer):
+    def __init__(self, model: Path, **words: object) -> None:
+        self.words = words
+        super().__init__(model, **words)  # type: ignore[arg-type]
+
+
+def test_a_pickle_asks_for_all_that_was_asked_for(tiny: Path) -> None:
+    words = {"device": "cuda:99", "precision": "fp16", "backend": "eager", "build": "never", "allow_fallback": True}
+    assert pickle.loads(pickle.dumps(_Asked(tiny, **words))).words == words
+
+
 def test_a_copy_shares_the_model_and_no_engine(tiny: Path) -> None:
     derainer = Derainer(tiny, device="cpu")
     derainer.prepare(48, 64)
@@ -200,6 +211,30 @@ def test_an_engine_prepared_for_another_size_is_not_taken() -> None:
     assert torch.equal(derainer.session(64, 48).step(frame).pixels, frame.pixels)
 
 
+def test_two_threads_do_not_take_one_prepared_engine() -> None:
+    together = threading.Barrier(2)
+
+    class Slow(Derainer):
+        """Both threads look at once, where they can."""
+
+        @property
+        def _prepared(self) -> Engine | None:
+            found = self.kept
+            with suppress(threading.BrokenBarrierError):
+                together.wait(0.1)
+            return found
+
+        @_prepared.setter
+        def _prepared(self, engine: Engine | None) -> None:
+            self.kept = engine
+
+    derainer = Slow("identity", device="cpu")
+    derainer.prepare(48, 64)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda _: derainer.session(48, 64), range(2))
+    assert one._engine is not other._engine
+
+
 def test_another_size_is_refused(tiny: Path) -> None:
     session = Derainer(tiny).session(48, 64)
     other = Derainer(tiny).session(64, 48)
@@ -217,10 +252,21 @@ def test_what_is_no_frame_and_what_is_no_model_is_told_as_such() -> None:
     for take in (session.step, session.prepare):
         with pytest.raises(TypeError, match=r"streamderain\.Frame\(.* got <class 'torch\.Tensor'>"):
             take(_frame(48, 64).pixels)
+    for height, width in ((0, 5), (5, 0)):
+        with pytest.raises(ValueError, match=f"at least 1x1, got {width}x{height}"):
+            Derainer("identity").session(height, width)
     with pytest.raises(TypeError, match="name or a path, got None"):
         Derainer(None)
     with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:N, got None"):
         Derainer("identity", device=None)
+
+
+def test_engines_are_told_apart_by_the_weights_alone(tiny: Path, tmp_path: Path) -> None:
+    spec = NetworkSpec("streaming", {"channels": [4, 8, 8]})
+    same, other = tmp_path / "same.safetensors", tmp_path / "other.safetensors"
+    same.write_bytes(tiny.read_bytes())
+    save_checkpoint(other, spec.build(), spec, Provenance(), half=False)
+    assert job_for(same).weights == job_for(tiny).weights != job_for(other).weights
 
 
 def test_what_cannot_be_had_is_an_error_unless_fallback_is_allowed(caplog: pytest.LogCaptureFixture) -> None:

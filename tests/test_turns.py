@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from types import FrameType
 
@@ -20,6 +22,7 @@ from streamderain.runtime.batches import Batcher
 from streamderain.runtime.eager import EagerEngine
 from streamderain.session import Derainer, SessionLike
 from streamderain.turns import FifoLock, SharedDerainer
+from tests.waiting import wait_until
 
 
 class PressedError(BaseException):
@@ -91,10 +94,34 @@ def test_whatever_a_session_does_waits_for_its_turn(work: Callable[[SessionLike]
     assert done.is_set()
 
 
+def test_a_session_that_takes_turns_has_a_size_and_forgets_as_any_other_does() -> None:
+    session = SharedDerainer(Derainer("classic", device="cpu"), FifoLock()).session(48, 64)
+    assert (session.height, session.width) == (48, 64)
+    dark = torch.randint(128, (48, 64, 3), generator=torch.Generator().manual_seed(1)).byte()
+    session.step(replace(_FRAME, pixels=dark))
+    session.reset()
+    assert torch.equal(session.step(replace(_FRAME, pixels=dark + 100)).pixels, dark + 100), "to the past it were rain"
+
+
 @pytest.mark.parametrize("streams", [0, 1.5])
 def test_there_is_at_least_one_stream(streams: int) -> None:
     with pytest.raises(ValueError, match=f"streams must be .*, got {streams}"):
         SharedDerainer(Derainer("identity", device="cpu"), FifoLock(), streams=streams)
+
+
+@pytest.mark.parametrize("deadline", [-0.1, math.inf, math.nan])
+def test_a_deadline_is_a_time_that_comes(deadline: float) -> None:
+    with pytest.raises(ValueError, match=f"deadline must be 0 s or more, got {deadline}"):
+        SharedDerainer(Derainer("identity", device="cpu"), FifoLock(), deadline=deadline)
+
+
+@pytest.mark.parametrize(("deadline", "told"), [(None, ""), (0.5, ", in batches of up to 8")])
+def test_a_batch_has_room_for_eight_and_the_cpu_has_none_unless_asked(deadline: float | None, told: str) -> None:
+    derainer = Derainer("identity", device="cpu")
+    shared = SharedDerainer(derainer, FifoLock(), streams=9, deadline=deadline)
+    for _ in range(2):
+        shared.session(16, 16)
+    assert shared.description == derainer.description + told
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -110,6 +137,22 @@ def test_who_is_interrupted_while_waiting_for_a_turn_keeps_it_from_nobody(given:
     if not given:
         release()
     assert free(lock)
+
+
+def test_who_is_interrupted_while_waiting_lets_nobody_in_before_the_time() -> None:
+    lock, got = FifoLock(), threading.Event()
+
+    def other() -> None:
+        with lock:
+            got.set()
+
+    with lock:
+        threading.Thread(target=other).start()
+        wait_until(lambda: lock._waiting)
+        with interrupted(lambda: len(lock._waiting) == 2), lock:
+            pass
+        assert not got.wait(0.1)
+    assert got.wait(2)
 
 
 @pytest.mark.parametrize("leads", [False, True])

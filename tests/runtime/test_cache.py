@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from streamderain import locks
 from streamderain.errors import EngineError
 from streamderain.networks import NetworkSpec
 from streamderain.runtime import Backend, Engine, EngineCache, Job, backend_of, compile_command, engine_for
@@ -530,6 +532,86 @@ def test_who_may_not_read_an_engine_is_told_who_can_change_that(
         f"the engine in {folder} may not be read by this user: manifest.json: "
         f"its owner can change that: chmod -R a+rX {folder}"
     )
+
+
+def _whole(folder: Path) -> dict[str, float]:
+    (folder / "engine").write_text("whole")
+    return {}
+
+
+def test_who_waits_for_an_engine_is_told_so_once_and_loaders_do_not_wait_for_each_other(
+    shelf: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_LOOK_EVERY", 0.01)
+    key, told = {"torch": "any"}, list[str]()
+
+    def waits() -> None:
+        raise AssertionError
+
+    def load() -> bool:
+        with (
+            shelf.reading(key, waiting=lambda: told.append("waits")) as one,
+            shelf.reading(key, waiting=waits) as other,
+        ):
+            return one == other == shelf.path(key)
+
+    def make(folder: Path) -> dict[str, float]:
+        loads.append(threads.submit(load))
+        time.sleep(0.2)
+        return _whole(folder)
+
+    loads: list[Future[bool]] = []
+    with ThreadPoolExecutor(1) as threads:
+        assert shelf.build(key, make, model="any", waiting=lambda: None, instead_of=None)
+        assert loads[0].result(10)
+    assert told == ["waits"]
+
+
+def test_a_process_that_was_forked_meanwhile_locks_nothing(shelf: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    take, key, forked = locks.take, {"torch": "any"}, list[subprocess.Popen[bytes]]()
+    shelf.build(key, _whole, model="any", waiting=lambda: None, instead_of=None)
+
+    def fork(descriptor: int, *, shared: bool = False) -> bool:
+        forked.append(subprocess.Popen(["sleep", "60"], pass_fds=[descriptor]))
+        return take(descriptor, shared=shared)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "take", fork)
+        with shelf.reading(key, waiting=lambda: None):
+            pass
+    assert len(shelf.prune(-1)) == 1
+    (process,) = forked
+    process.kill()
+    process.wait()
+
+
+def test_a_shelf_that_cannot_be_written_is_read_all_the_same(shelf: EngineCache) -> None:
+    key = {"torch": "any"}
+    shelf.build(key, _whole, model="any", waiting=lambda: None, instead_of=None)
+    lock = shelf.path(key).with_name(f"{shelf.path(key).name}.lock")
+    lock.unlink()
+    lock.mkdir()  # which cannot be opened, as no file can on such a shelf
+    with shelf.reading(key, waiting=lambda: None) as folder:
+        assert folder == shelf.path(key)
+
+
+def test_what_fails_to_be_built_leaves_nothing(shelf: EngineCache) -> None:
+    def make(folder: Path) -> dict[str, float]:
+        (folder / "engine").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shelf.build({"torch": "any"}, make, model="any", waiting=lambda: None, instead_of=None)
+    assert [path.suffix for path in shelf.folder.iterdir()] == [".lock"]
+
+
+def test_engines_are_where_other_programs_keep_their_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STREAMDERAIN_CACHE")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path("/home/somebody/.cache/streamderain")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/streamderain")
 
 
 def test_a_tilde_is_a_home(monkeypatch: pytest.MonkeyPatch) -> None:

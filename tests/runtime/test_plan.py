@@ -278,7 +278,10 @@ def test_a_prepared_engine_is_for_one_session(there: Callable[..., None]) -> Non
     there()
     derainer = Derainer("fast")
     derainer.prepare(48, 64)
-    assert derainer.session(48, 64)._engine is not derainer.session(48, 64)._engine
+    prepared = derainer._prepared
+    first, second = derainer.session(48, 64), derainer.session(48, 64)
+    assert first._engine is prepared
+    assert second._engine is not prepared
 
 
 def test_a_word_for_building_that_means_nothing_is_printed() -> None:
