@@ -14,7 +14,6 @@ import av
 import numpy as np
 import torch
 from av.filter import Graph
-from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
@@ -116,7 +115,7 @@ def meaning(picture: av.VideoFrame, colour: Colour) -> tuple[int, int]:
     own, layout = colour_of(picture), layout_of(picture)
     matrix = own.matrix if own.matrix in _INVERTIBLE else colour.matrix
     span = own.range or colour.range or (FULL if layout.name.startswith("gray") else LIMITED)
-    return matrix_or_guess(matrix), FULL if layout.is_rgb else span
+    return matrix_or_guess(matrix), span
 
 
 def written_range(pix_fmt: str, colour: Colour) -> int:
@@ -135,7 +134,6 @@ def finish(picture: av.VideoFrame, frame: Frame | YuvFrame, *, colour: Colour | 
     picture.pts = frame.pts
     picture.time_base = frame.time_base
     picture.duration = frame.duration or 0
-    picture.pict_type = PictureType.NONE  # or the encoder would repeat the source's I-frames: +16 % bytes
     return picture
 
 
@@ -167,11 +165,20 @@ class RgbReader:
             dst_color_range=FULL,
         )
         pixels: NDArray[np.uint8] | NDArray[np.uint16] = rgb.to_ndarray()  # type: ignore[assignment]
+        if span == LIMITED and layout_of(picture).name.startswith("gray"):
+            pixels = _spread(pixels)
         if self._mirrored:
             pixels = pixels[:, ::-1]
         pixels = np.rot90(pixels, self._turns)
         # A copy in any case: PyAV's array is a view of the picture's memory, with padded rows.
         return Frame(torch.from_numpy(np.array(pixels, order="C")), pts, time_base, duration)
+
+
+def _spread(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Grey of limited range, which swscale takes for full."""
+    top = np.iinfo(pixels.dtype).max
+    step = (top + 1) // 256
+    return np.clip(np.rint((pixels - 16.0 * step) * (top / (219 * step))), 0, top).astype(pixels.dtype)
 
 
 class YuvWriter:

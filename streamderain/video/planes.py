@@ -74,9 +74,7 @@ def chroma_is_left(picture: av.VideoFrame) -> bool | None:
     down = small.format.name == "yuv420p"
     if down and row[2 * y] != row[2 * y + 1]:
         return None  # not between the two rows
-    if column[2 * x] == column[2 * x + 1]:
-        return False
-    return True if column[2 * x - 1] == column[2 * x + 1] else None
+    return bool(column[2 * x] != column[2 * x + 1])
 
 
 def planes_of(picture: av.VideoFrame) -> tuple[Tensor, ...]:

@@ -92,7 +92,7 @@ def exif_orientation(data: bytes) -> Orientation:
 
 def notes_on(picture: av.VideoFrame, metadata: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """What is lost, to be said aloud. ``metadata``: of the stream."""
-    if any(part.is_alpha for part in picture.format.components) and not picture.format.has_palette:
+    if any(part.is_alpha for part in picture.format.components):
         return [f"transparency ({picture.format.name}) is dropped"]
     # Of VP8 and VP9: pictures of their own, which FFmpeg's decoders leave alone.
     if any(key.lower() == "alpha_mode" and value == "1" for key, value in metadata.items()):
@@ -156,8 +156,6 @@ def picture_info(
     sideways = turned.turn in (90, 270)
     width, height = (picture.height, picture.width) if sideways else (picture.width, picture.height)
     sar = aspect or Fraction(1)
-    if sar <= 0:
-        sar = Fraction(1)
     return VideoInfo(
         width=width,
         height=height,

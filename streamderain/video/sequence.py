@@ -181,7 +181,6 @@ class SequenceSink(Finishing):
         old = self._left_over() if self.replaces else []
         for number in old:
             named(self._pattern, number).unlink(missing_ok=True)
-        self.replaces = False
         if old:
             spans = ([number for number in old if not number], [number for number in old if number])
             gone = (dict.fromkeys(named(self._pattern, span[end]).name for end in (0, -1)) for span in spans if span)

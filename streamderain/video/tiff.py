@@ -39,9 +39,7 @@ def number_of(tag: int, data: bytes) -> int | None:
 def ratio_of(tag: int, data: bytes) -> float | None:
     """The same where it is a rational number; None also for one without a meaning."""
     value = value_of(tag, data) or b""
-    if len(value) != 8:
-        return None
-    above, below = (int.from_bytes(half, byte_order(data)) for half in (value[:4], value[4:]))
+    above, below = (int.from_bytes(half, byte_order(data)) for half in (value[:4], value[4:8]))
     return above / below if below else None
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from streamderain.errors import UnsupportedInputError
-from streamderain.frame import Colour
+from streamderain.frame import Colour, Frame, VideoInfo
 from streamderain.video import colour_names, open_source
+from streamderain.video.colour import YuvWriter
 
 from .clips import SIZE, Array, first_frame, scene, write_clip
 from .copying import copy, copy_open
@@ -118,6 +120,14 @@ def test_round_trip_at_crf_0(tmp_path: Path, matrix: str, bits: int, full: bool,
         assert np.abs(rgb[0] - rgb[1]).mean() * 255 <= 1.0
 
 
+def test_samples_of_full_range_are_rounded() -> None:
+    """swscale truncates chroma there: half a step of green."""
+    info = VideoInfo(*SIZE, Fraction(1, 25), colour=Colour(1, 1, 1, 2))
+    made = YuvWriter(info, pix_fmt="yuv444p").picture(Frame(torch.from_numpy(scene(0)), 0, Fraction(1, 25)))
+    for plane, exact in zip(planes_of(made), to_yuv(scene(0) / 255, "709", 8, full=True), strict=True):
+        assert abs(plane.mean() - exact.mean()) < 0.2
+
+
 def test_untagged_stays_untagged_and_unshifted(tmp_path: Path) -> None:
     write_tagged(tmp_path / "in.mp4", "601", 8, full=False, tagged=False)
     copy(tmp_path / "in.mp4", tmp_path / "out.mp4", options={"qp": "0"}, crf=None)
@@ -129,6 +139,7 @@ def test_untagged_stays_untagged_and_unshifted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("codec", "suffix", "matrix", "full", "note"),
     [
+        ("prores", "mov", "709", False, None),
         ("prores_ks", "mov", "709", True, "prores_ks in mov is read as limited range: written so, instead of full"),
         ("mpeg2video", "mxf", "709", True, "mpeg2video in mxf is read as limited range: written so, instead of full"),
         (None, "mpg", "709", True, "mpeg2video in vob is read as limited range: written so, instead of full"),
@@ -177,17 +188,25 @@ def test_a_matrix_without_an_inverse_here_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "pix_fmt", "suffix"),
-    [("gif", "rgb8", "gif"), ("libx264rgb", "rgb24", "mkv"), ("ffv1", "gbrp10le", "mkv"), ("libx264", "gray", "mkv")],
+    ("codec", "pix_fmt", "suffix", "written"),
+    [
+        ("gif", "rgb8", "gif", "yuv420p"),
+        ("libx264rgb", "rgb24", "mkv", "yuv444p"),
+        ("ffv1", "gbrp10le", "mkv", "yuv444p10le"),
+        ("libx264", "gray", "mkv", "yuvj420p"),
+        ("rawvideo", "gray", "avi", "yuv420p"),
+    ],
 )
-def test_rgb_and_grey_sources_come_out_right(tmp_path: Path, codec: str, pix_fmt: str, suffix: str) -> None:
+def test_rgb_and_grey_sources_come_out_right(
+    tmp_path: Path, codec: str, pix_fmt: str, suffix: str, written: str
+) -> None:
     options = {"qp": "0"} if codec.startswith("libx264") else {}
     planes = None
     if pix_fmt == "gray":
         planes = [[scene(index)[..., 1]] for index in range(3)]
     if pix_fmt == "gbrp10le":
         planes = [[scene(index, deep=True)[..., c] >> 6 for c in (1, 2, 0)] for index in range(3)]
-    tags = {"color_range": 2} if pix_fmt == "gray" else None
+    tags = {"color_range": 2} if (codec, pix_fmt) == ("libx264", "gray") else None
     write_clip(
         tmp_path / f"in.{suffix}", count=3, codec=codec, pix_fmt=pix_fmt, options=options, planes=planes, tags=tags,
         time_base=Fraction(1, 100 if codec == "gif" else 1000),
@@ -201,9 +220,23 @@ def test_rgb_and_grey_sources_come_out_right(tmp_path: Path, codec: str, pix_fmt
     copy(tmp_path / f"in.{suffix}", tmp_path / "out.mp4", crf=0)
     out = first_frame(tmp_path / "out.mp4")
     # R'G'B' is written as BT.709 limited and says so; grey has no matrix to speak of.
-    assert (out.colorspace, out.color_range) == ((2, 2) if pix_fmt == "gray" else (1, 1))
+    assert (out.colorspace, out.color_range) == ((1, 1) if pix_fmt != "gray" else (2, 2 if tags else 0))
+    assert out.format.name == written
     shown = out.reformat(format="rgb24", src_colorspace=1, dst_color_range=2).to_ndarray().astype(float)
     assert np.abs(blocks(shown) - blocks(seen)).mean() < 2.5
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray", "gray10le"])
+def test_grey_of_limited_range_is_spread(tmp_path: Path, pix_fmt: str) -> None:
+    """swscale takes all grey for full range."""
+    ramp = np.tile(np.linspace(16, 235, 64).round(), (48, 1)).astype(np.uint8)
+    planes = [[ramp if pix_fmt == "gray" else ramp.astype(np.uint16) << 2]] * 2
+    tags = {"color_range": 1}
+    write_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt=pix_fmt, count=2, planes=planes, tags=tags)
+    with open_source(str(tmp_path / "in.mkv")) as source:
+        shown = next(iter(source)).pixels[..., 0].numpy().astype(float)
+    want = (ramp - 16.0) / 219
+    assert np.abs(shown / (255 if pix_fmt == "gray" else 65535) - want).max() < 0.003
 
 
 def test_tags_have_the_same_names_wherever_they_are_told(tmp_path: Path) -> None:

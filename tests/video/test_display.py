@@ -50,15 +50,16 @@ def toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def red(pts: int = 0) -> Frame:
-    pixels = torch.zeros((48, 64, 3), dtype=torch.uint8)
-    pixels[:, :, 0] = 200
+def red(pts: int = 0, *, deep: bool = False) -> Frame:
+    pixels = torch.zeros((48, 64, 3), dtype=torch.uint16 if deep else torch.uint8)
+    pixels[:, :, 0] = 200 * 257 if deep else 200
     return Frame(pixels, pts, Fraction(1, 25))
 
 
-def test_frames_are_shown_as_the_toolkit_wants_them(toolkit: Path) -> None:
+@pytest.mark.parametrize("deep", [False, True])
+def test_frames_are_shown_as_the_toolkit_wants_them(toolkit: Path, deep: bool) -> None:
     with open_sink("display:", INFO) as sink:
-        sink.write(red())
+        sink.write(red(deep=deep))
         until = time.monotonic() + 10
         while not np.array_equal(np.load(toolkit / "shown.npy")[0, 0], [0, 0, 200]):  # B, G, R
             assert time.monotonic() < until

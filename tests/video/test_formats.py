@@ -44,6 +44,14 @@ def test_rotation_is_applied_for_the_network_and_kept_in_the_file(tmp_path: Path
     assert np.abs(got.astype(int) - want).mean() < 2
 
 
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("libx264", "yuv420p"), ("png", "rgb24")])
+def test_a_rotation_by_no_right_angle_is_ignored(tmp_path: Path, codec: str, pix_fmt: str) -> None:
+    write_clip(tmp_path / "in.mov", codec=codec, pix_fmt=pix_fmt, rotation=45)
+    with open_source(str(tmp_path / "in.mov")) as source:
+        assert (source.info.width, source.info.height, source.info.rotation) == (*SIZE, 0)
+        assert source.notes == (("rotation by 45 degrees is ignored: no multiple of 90",) if codec == "libx264" else ())
+
+
 @pytest.mark.parametrize("name", ["out.ts", "out.y4m"])
 def test_where_rotation_cannot_be_said_the_picture_is_upright(tmp_path: Path, name: str) -> None:
     write_clip(tmp_path / "in.mp4", rotation=90)
@@ -55,12 +63,18 @@ def test_where_rotation_cannot_be_said_the_picture_is_upright(tmp_path: Path, na
     assert np.abs(got.astype(int) - want).mean() < 2
 
 
-def test_a_mirrored_picture_is_shown_and_written_the_right_way(tmp_path: Path) -> None:
-    write_clip(tmp_path / "plain.mp4")
-    write_clip(tmp_path / "in.mp4", mirrored=True)
+@pytest.mark.parametrize("rotation", [None, 90])
+def test_a_mirrored_picture_is_shown_and_written_the_right_way(tmp_path: Path, rotation: int | None) -> None:
+    write_clip(tmp_path / "plain.mp4", rotation=rotation)
+    write_clip(tmp_path / "in.mp4", mirrored=True, rotation=rotation)
     with open_source(str(tmp_path / "in.mp4")) as source, open_source(str(tmp_path / "plain.mp4")) as plain:
-        assert torch.equal(next(iter(source)).pixels, next(iter(plain)).pixels.flip(1))
+        shown = next(iter(source)).pixels
+        assert torch.equal(shown, next(iter(plain)).pixels.flip(1))
         assert any("mirrored" in note for note in source.notes)
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", crf=1)
+    angle, got = upright(tmp_path / "out.mp4")
+    assert angle == 0
+    assert np.abs(got.astype(int) - shown.numpy()).mean() < 3
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -98,6 +112,15 @@ def test_depth_and_chroma_are_kept(tmp_path: Path, pix_fmt: str) -> None:
         assert next(iter(source)).pixels.dtype == (torch.uint16 if "10" in pix_fmt else torch.uint8)
     copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
     assert first_frame(tmp_path / "out.mp4").format.name == pix_fmt
+    copy(tmp_path / "in.mp4", tmp_path / "out.y4m")
+    assert first_frame(tmp_path / "out.y4m").format.name == pix_fmt
+
+
+@pytest.mark.parametrize(("codec", "kept"), [("libx265", 12), ("ffv1", 12), ("libx264", 10)])
+def test_twelve_bits_stay_twelve_where_the_codec_has_them(tmp_path: Path, codec: str, kept: int) -> None:
+    write_clip(tmp_path / "in.mkv", codec="ffv1", pix_fmt="yuv422p12le", count=2)
+    copy(tmp_path / "in.mkv", tmp_path / "out.mkv", codec=codec)
+    assert first_frame(tmp_path / "out.mkv").format.name == f"yuv422p{kept}le"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +132,10 @@ def test_masters_in_rgb_keep_their_chroma_and_a_lossless_codec_every_value(
     write_clip(tmp_path / f"in.{suffix}", codec=codec, pix_fmt=pix_fmt, count=3, time_base=Fraction(1, 1000))
     copy(tmp_path / f"in.{suffix}", tmp_path / "out.mp4")
     assert first_frame(tmp_path / "out.mp4").format.name == ("yuv444p10le" if "10" in pix_fmt else "yuv444p")
+    copy(tmp_path / f"in.{suffix}", tmp_path / "out.mov", codec="libx265")
+    assert first_frame(tmp_path / "out.mov").format.name == ("yuv444p10le" if "10" in pix_fmt else "yuv444p")
+    _, sink = copy_open(tmp_path / f"in.{suffix}", tmp_path / "out.y4m")
+    assert any("is written as Y'CbCr" in note for note in sink.notes)
     copy(tmp_path / f"in.{suffix}", tmp_path / "out.mkv", codec="ffv1")
     before, after = first_frame(tmp_path / f"in.{suffix}"), first_frame(tmp_path / "out.mkv")
     assert after.format.is_rgb
@@ -116,8 +143,9 @@ def test_masters_in_rgb_keep_their_chroma_and_a_lossless_codec_every_value(
     assert (before.to_ndarray(format=exact) == after.to_ndarray(format=exact)).all()
 
 
-def test_pictures_in_rgb_become_what_every_player_shows(tmp_path: Path) -> None:
-    write_clip(tmp_path / "in.mov", codec="png", pix_fmt="rgb24", count=3)
+@pytest.mark.parametrize("codec", ["png", "cinepak"])
+def test_pictures_in_rgb_become_what_every_player_shows(tmp_path: Path, codec: str) -> None:
+    write_clip(tmp_path / "in.mov", codec=codec, pix_fmt="rgb24", count=3)
     copy(tmp_path / "in.mov", tmp_path / "out.mp4")
     assert first_frame(tmp_path / "out.mp4").format.name == "yuv420p"
 

@@ -170,6 +170,7 @@ def test_the_input_is_never_the_output(clip: Path, name: str) -> None:
         ("out.mp4", {"crf": 99}, "crf from 0 to 51, not 99"),
         ("out.mp4", {"crf": -2}, "crf from 0 to 51, not -2"),
         ("out.mp4", {"preset": "warp"}, "no preset 'warp'"),
+        ("out.mp4", {"codec": "libx265", "preset": "warp"}, "no preset 'warp'"),
         ("out.mkv", {"codec": "ffv1", "preset": "fast"}, "ffv1 has no presets"),
         ("out.mp4", {"options": {"colour": "blue"}}, "no option 'colour'"),
         ("out.mp4", {"options": {"refs": "many"}}, "refs to value many"),

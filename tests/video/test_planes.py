@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from streamderain.pipeline import comparison, run
 from streamderain.preprocess.colour import rgb_frame
 from streamderain.session import Derainer
 from streamderain.video import ContainerSink, cuda, open_sink, open_source
-from streamderain.video.planes import chroma_is_left, format_of
+from streamderain.video.planes import PlaneWriter, chroma_is_left, format_of
 from streamderain.yuv import LAYOUTS, Delivery, YuvFormat, YuvFrame
 
 from .clips import COUNT, SIZE, Array, durations, times, write_clip
@@ -120,9 +121,10 @@ def test_tags_are_no_obstacle(matrix: int, span: int) -> None:
 def test_what_has_no_planes_for_a_gpu_comes_in_r_g_b(tmp_path: Path) -> None:
     write_clip(tmp_path / "turned.mp4", rotation=90)
     write_clip(tmp_path / "odd.mkv", size=(63, 48), codec="ffv1")
+    write_clip(tmp_path / "high.mkv", size=(64, 49), codec="ffv1")
     write_clip(tmp_path / "rgb.mkv", codec="libx264rgb", pix_fmt="rgb24", options={"qp": "0"})
     write_clip(tmp_path / "deep.mkv", codec="ffv1", pix_fmt="yuv420p12le", options={})
-    for name in ("turned.mp4", "odd.mkv", "rgb.mkv", "deep.mkv"):
+    for name in ("turned.mp4", "odd.mkv", "high.mkv", "rgb.mkv", "deep.mkv"):
         with open_source(str(tmp_path / name)) as source:
             assert source.in_planes() is source, name
             assert isinstance(next(iter(source)), Frame)
@@ -149,6 +151,13 @@ def test_a_video_survives_the_way_through_planes(tmp_path: Path, pix_fmt: str, c
             assert np.abs(a - b).mean() / step < (0.6 if codec == "mjpeg" else 0.05)
     if suffix == "mp4":
         assert times(out, "audio") == times(clip, "audio")
+
+
+def test_planes_of_an_rgb_source_are_not_said_to_be_rgb(tmp_path: Path) -> None:
+    writer = PlaneWriter(VideoInfo(*SIZE, Fraction(1, 25), colour=Colour(matrix=0, range=2)))
+    planes = tuple(torch.zeros(shape, dtype=torch.uint8) for shape in LAYOUTS["yuv420p"].shapes(SIZE[1], SIZE[0]))
+    made = writer.picture(YuvFrame(planes, YuvFormat("yuv420p", 1, full=False, left=True), 0, Fraction(1, 25), 1))
+    assert (made.colorspace, made.color_range) == (1, 1)
 
 
 def test_planes_are_written_as_they_are(tmp_path: Path) -> None:
@@ -239,3 +248,5 @@ def test_nothing_is_written_in_planes_too(deep: bool) -> None:
     delivery = sink.delivery  # type: ignore[attr-defined]
     assert delivery.format.pix_fmt == ("yuv420p10le" if deep else "yuv420p")
     assert open_sink("null:", info).delivery is None  # type: ignore[attr-defined]
+    for odd in (replace(info, width=63), replace(info, height=49)):
+        assert open_sink("null:", odd, device=CPU).delivery is None  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from streamderain.video import open_sink, open_source
 from streamderain.video.remux import kept
 from streamderain.video.timecode import advanced
 
-from .clips import COUNT, from_planes, scene, times, write_clip
+from .clips import COUNT, SIZE, from_planes, scene, times, write_clip
 from .copying import copy, copy_open
 
 
@@ -47,6 +47,15 @@ def test_sound_is_copied_bit_by_bit_in_sync(tmp_path: Path, suffix: str, first: 
         assert [digest for _, digest in got] == [digest for _, digest in want]
         assert all(abs(a - b) <= exact for (a, _), (b, _) in zip(got, want, strict=True))
     assert abs(times(tmp_path / f"out.{suffix}")[0] - Fraction(first, 12800)) <= exact
+
+
+def test_the_last_packet_of_sound_lasts_as_long_as_before(tmp_path: Path) -> None:
+    """Its duration is all that tells: there is no packet after it."""
+    write_clip(tmp_path / "in.mkv", audio=0.48)
+    copy(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as out:
+        last = [packet for packet in out.demux(audio=0) if packet.size][-1]
+        assert float(last.duration * last.time_base) == pytest.approx(1024 / 48000, abs=0.001)
 
 
 def test_language_and_role_of_a_stream_are_kept(tmp_path: Path) -> None:
@@ -267,6 +276,18 @@ def test_what_is_not_copied_is_said(tmp_path: Path) -> None:
                     out.mux(twin)
     with open_source(str(tmp_path / "in.mkv")) as source:
         assert source.notes == ("not copied: stream #1 (a second video)",)
+
+
+def test_of_two_videos_the_default_is_taken(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+        streams: list[Any] = [out.add_stream("mpeg4", rate=25, width=w, height=h) for w, h in ((32, 24), SIZE)]
+        streams[0].disposition, streams[1].disposition = Disposition(0), Disposition.default
+        for stream in streams:
+            picture = av.VideoFrame.from_ndarray(scene(0, (stream.width, stream.height)), format="rgb24")
+            out.mux([*stream.encode(picture.reformat(format="yuv420p")), *stream.encode(None)])
+    with open_source(str(tmp_path / "in.mkv")) as source:
+        assert (source.info.width, source.info.height) == SIZE
+        assert source.notes == ("not copied: stream #0 (a second video)",)
 
 
 def test_the_track_of_mp4s_chapters_is_not_said_to_be_lost(tmp_path: Path) -> None:

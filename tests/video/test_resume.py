@@ -101,8 +101,15 @@ def test_an_interrupted_run_is_gone_on_with_under_its_own_name(clip: Path, suffi
     assert sorted(clip.parent.iterdir()) == [clip, out]
 
 
+def test_what_is_to_be_overwritten_is_not_gone_on_with(clip: Path) -> None:
+    out = clip.with_name("out.mp4")
+    _begin(clip, out, 51, **_ORIGIN).close()
+    copy(clip, out, resume=True, overwrite=True, **_ORIGIN)
+    assert not any(_black(out))
+
+
 def test_what_is_too_short_to_go_on_from_goes_in_the_end(clip: Path) -> None:
-    out, writing = clip.with_name("out.mkv"), _writing("libx264")
+    out, writing = clip.with_name("out [1].mkv"), _writing("libx264")
     for count in (10, 15):
         _begin(clip, out, count, **writing).abort()
     _, sink = copy_open(clip, out, resume=True, **writing)
@@ -246,6 +253,8 @@ def test_what_cannot_be_resumed_is_refused(clip: Path, name: str) -> None:
     target = name if ":" in name or name == "-" else str(clip.with_name(name))
     with pytest.raises(OutputOptionError, match="cannot be resumed"):
         copy(clip, target, resume=True, **_ORIGIN)
+    with pytest.raises(OutputOptionError, match="--resume cannot be had: mpeg2video has a constant rate"):
+        copy(clip, clip.with_name("out.mkv"), resume=True, codec="mpeg2video", **_ORIGIN)
     assert list(clip.parent.iterdir()) == [clip]
 
 

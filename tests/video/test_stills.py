@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import socket
 import struct
@@ -18,9 +19,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
-from streamderain.errors import InputError, OutputError, OutputExistsError, UnsupportedInputError
+from streamderain.errors import InputError, OutputError, OutputExistsError, OutputOptionError, UnsupportedInputError
 from streamderain.frame import Colour, Frame, VideoInfo
 from streamderain.video import icc, list_stills, open_sink, open_source, read_still, write_still
 from streamderain.video.image_parts import parts_of, with_part
@@ -55,7 +56,7 @@ def test_jpeg_is_as_good_as_its_finest_quantiser(tmp_path: Path, size: tuple[int
     assert np.abs(read_still(tmp_path / "picture.jpg").pixels.numpy().astype(int) - scene(3, size)).mean() < 1.0
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".tif", ".ppm", ".pnm"])
 def test_16_bits_stay_16_bits(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"deep{suffix}"
     assert cv2.imwrite(str(path), scene(2, deep=True)[..., ::-1])
@@ -79,6 +80,8 @@ def test_a_pgm_stays_grey_and_what_was_not_is_noted(tmp_path: Path, deep: bool) 
     assert notes == []
     write_still(tmp_path / "colour.pgm", frame_of(scene(2)), note=notes.append)
     assert notes == ["colour.pgm: pgm is grey: the colours are left out"]
+    luma = cv2.cvtColor(scene(2), cv2.COLOR_RGB2GRAY).astype(int)
+    assert np.abs(seen_by_opencv(tmp_path / "colour.pgm")[..., 0] - luma).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".BMP", ".webp"])
@@ -297,7 +300,7 @@ _WIDE = {  # Display P3, and a gamma of 1.8
     b"gAMA": struct.pack(">I", 55556),
     b"cHRM": struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000),
 }
-_PLAIN = {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 45455)}
+_PLAIN = {b"sRGB": b"\3", b"gAMA": struct.pack(">I", 45455)}
 
 
 def with_words(path: Path, words: dict[bytes, bytes]) -> None:
@@ -321,6 +324,12 @@ def test_what_a_png_says_of_its_colours_is_kept_in_a_png_and_noted_elsewhere(
     assert notes == ([lost] if words is _WIDE else [])
 
 
+def test_an_hdr_picture_is_refused(tmp_path: Path) -> None:
+    with_words(tmp_path / "in.png", {b"cICP": bytes((9, 16, 0, 1))})
+    with pytest.raises(UnsupportedInputError, match=r"in\.png is HDR \(PQ"):
+        read_still(tmp_path / "in.png")
+
+
 def test_beside_a_profile_the_other_words_do_not_count(tmp_path: Path) -> None:
     with_words(tmp_path / "in.png", {b"gAMA": _WIDE[b"gAMA"]})
     data = icc.with_profile((tmp_path / "in.png").read_bytes(), profile(b"RGB ", 600))
@@ -333,9 +342,19 @@ def test_beside_a_profile_the_other_words_do_not_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["in.tif", "in.jpg", "in.png"])
 @pytest.mark.parametrize("out", ["out.tif", "out.jpg", "out.png"])
 def test_the_resolution_is_carried_over(tmp_path: Path, source: str, out: str) -> None:
-    Image.fromarray(scene(1)).save(tmp_path / source, dpi=(300, 300))
+    Image.fromarray(scene(1)).save(tmp_path / source, dpi=(300, 150))
     write_still(tmp_path / out, read_still(tmp_path / source), like=tmp_path / source)
     with Image.open(tmp_path / out) as picture:
+        across, down = picture.info["dpi"]
+    assert across == pytest.approx(300, abs=0.1)
+    assert down == pytest.approx(300 if out == "out.tif" else 150, abs=0.1)  # FFmpeg's TIFF has one number for both
+
+
+@pytest.mark.parametrize("stated", [(300, 1), (300, 1, 2), (11811, 100, 3)])
+def test_a_tiff_counts_by_the_inch_unless_it_says_by_the_centimetre(tmp_path: Path, stated: tuple[int, ...]) -> None:
+    (tmp_path / "in.tif").write_bytes(tiff_of_ratio(*stated))
+    write_still(tmp_path / "o.png", frame_of(scene(1)), like=tmp_path / "in.tif")
+    with Image.open(tmp_path / "o.png") as picture:
         assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
@@ -345,6 +364,42 @@ def test_a_resolution_that_none_has_is_none(tmp_path: Path, dpi: tuple[float, fl
     write_still(tmp_path / "out.png", read_still(tmp_path / "in.tif"), like=tmp_path / "in.tif")
     with Image.open(tmp_path / "out.png") as picture:
         assert "dpi" not in picture.info
+
+
+def jpeg(pixels: Array) -> bytes:
+    ok, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    assert ok
+    return data.tobytes()
+
+
+def tiff_of_ratio(above: int, below: int, unit: int | None = None) -> bytes:
+    ratio, made = TiffImagePlugin.IFDRational(above, below), io.BytesIO()
+    stated = {282: ratio, 283: ratio, 296: unit}
+    Image.fromarray(scene(1)).save(made, "tiff", tiffinfo={tag: value for tag, value in stated.items() if value})
+    return made.getvalue()
+
+
+def png_of_density(x: int, y: int, unit: int) -> bytes:
+    made = io.BytesIO()
+    Image.fromarray(scene(1)).save(made, "png")
+    return with_part(made.getvalue(), b"pHYs", struct.pack(">IIB", x, y, unit))
+
+
+def jpeg_of_density(x: int, y: int, unit: int) -> bytes:
+    head = b"JFIF\0" + struct.pack(">HBHHH", 0x0101, unit, x, y, 0)
+    return with_part(jpeg(scene(1)), b"\xff\xe0", head)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [tiff_of_ratio(300, 0), png_of_density(0, 0, 1), png_of_density(3, 4, 0), jpeg_of_density(0, 0, 1)],
+    ids=["a ratio by zero", "zero", "a shape", "zero in jpeg"],
+)
+def test_what_is_stated_and_no_resolution_is_none(tmp_path: Path, source: bytes) -> None:
+    (tmp_path / "in").write_bytes(source)
+    write_still(tmp_path / "o.jpg", frame_of(scene(1)), like=tmp_path / "in")
+    write_still(tmp_path / "plain.jpg", frame_of(scene(1)))
+    assert (tmp_path / "o.jpg").read_bytes() == (tmp_path / "plain.jpg").read_bytes()
 
 
 @pytest.mark.parametrize("per_metre", [1, 3_000_000])
@@ -406,16 +461,23 @@ def test_pictures_beyond_the_first_are_noted(tmp_path: Path) -> None:
     assert notes_on_reading(tmp_path / "a.png") == ["a.png: the first of 3 pictures is taken"]
     with pytest.raises(UnsupportedInputError, match=r"a\.webp is an animated WebP"):
         read_still(tmp_path / "a.webp")
-    (tmp_path / "loop.tif").write_bytes(looped((tmp_path / "a.tif").read_bytes()))
-    assert notes_on_reading(tmp_path / "loop.tif") == []
+    whole = (tmp_path / "a.tif").read_bytes()
+    for following in (first_directory(whole), len(whole) + 1):  # itself, and one that is not there
+        (tmp_path / "b.tif").write_bytes(followed(whole, following))
+        assert notes_on_reading(tmp_path / "b.tif") == []
 
 
-def looped(data: bytes) -> bytes:
-    """A TIFF whose first directory names itself as the next."""
-    (first,) = struct.unpack_from("<I", data, 4)
+def first_directory(data: bytes) -> int:
+    (at,) = struct.unpack_from("<I", data, 4)
+    return int(at)
+
+
+def followed(data: bytes, by: int) -> bytes:
+    """A TIFF whose first directory names the one at ``by`` as the next."""
+    first = first_directory(data)
     (count,) = struct.unpack_from("<H", data, first)
     at = first + 2 + 12 * count
-    return data[:at] + struct.pack("<I", first) + data[at + 4 :]
+    return data[:at] + struct.pack("<I", by) + data[at + 4 :]
 
 
 def test_a_jpeg_without_its_end_is_noted(tmp_path: Path) -> None:
@@ -443,6 +505,17 @@ def test_a_png_called_jpg_is_read_all_the_same(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), scene(1)[..., ::-1])
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert (read_still(tmp_path / "a.jpg").pixels.numpy() == scene(1)).all()
+
+
+def test_all_seven_kinds_of_pnm_are_read(tmp_path: Path) -> None:
+    for kind, pixels in (("pbm", scene(1)[..., 0]), ("pgm", scene(1)[..., 0]), ("ppm", scene(1)[..., ::-1])):
+        for binary in (0, 1):
+            cv2.imwrite(str(tmp_path / f"{binary}.{kind}"), pixels, [cv2.IMWRITE_PXM_BINARY, binary])
+    for path in list(tmp_path.iterdir()):
+        assert (read_still(path).pixels.numpy() == seen_by_opencv(path)).all()
+    header = b"P7\nWIDTH 64\nHEIGHT 48\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n"
+    (tmp_path / "a.pam").write_bytes(header + scene(1).tobytes())
+    assert (read_still(tmp_path / "a.pam").pixels.numpy() == scene(1)).all()
 
 
 _SDP = "v=0\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
@@ -483,6 +556,9 @@ def test_writing_never_destroys(tmp_path: Path) -> None:
         write_still(tmp_path / "a.xyz", frame_of(scene(0)))
     with pytest.raises(OutputError, match="cannot be written"):
         write_still(tmp_path / "nowhere" / "a.png", frame_of(scene(0)))
+    (tmp_path / "b.png").mkdir()
+    with pytest.raises(OutputOptionError, match=r"b\.png is a folder"):
+        write_still(tmp_path / "b.png", frame_of(scene(0)), overwrite=True)
 
 
 def test_writing_takes_no_name_that_somebody_may_have(tmp_path: Path) -> None:
@@ -500,10 +576,12 @@ def test_writing_takes_no_name_that_somebody_may_have(tmp_path: Path) -> None:
 def test_which_inputs_are_stills(tmp_path: Path) -> None:
     for name in ("f10.png", "f2.JPG", "f1.png", "f²1.png", "._f1.png", "notes.txt", "clip.mp4"):
         (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
     named = [tmp_path / name for name in ("f1.png", "f2.JPG", "f10.png", "f²1.png")]
     assert list_stills(str(tmp_path)) == named
     assert list_stills(str(tmp_path / "*.png")) == [named[0], named[2], named[3]]
     assert list_stills(str(tmp_path / "f1.png")) == [named[0]]
+    assert list_stills(str(tmp_path / "f2.JPG")) == [named[1]]
     for video in ("clip.mp4", "f%d.png", "missing.mp4"):
         assert list_stills(str(tmp_path / video)) is None
     assert list_stills("-") is None
@@ -541,16 +619,17 @@ def test_pictures_of_a_sequence_do_not_lean_on_each_other(tmp_path: Path) -> Non
             assert (frame.pixels == read_still(tmp_path / f"f{number}.webp").pixels).all()
 
 
-def test_packed_pictures_of_a_sequence_become_a_video_that_players_show(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["ppm", "png", "bmp", "tif", "webp"])
+def test_packed_pictures_of_a_sequence_become_a_video_that_players_show(tmp_path: Path, suffix: str) -> None:
     for number in range(3):
-        Image.fromarray(scene(number)).save(tmp_path / f"f{number}.ppm")
-    with open_source(str(tmp_path / "f%d.ppm")) as source:
+        Image.fromarray(scene(number)).save(tmp_path / f"f{number}.{suffix}", lossless=True)
+    with open_source(str(tmp_path / f"f%d.{suffix}")) as source:
         assert source.info.chroma == "420"
 
 
 def test_a_gap_in_a_sequence_is_an_error_not_an_end(tmp_path: Path) -> None:
-    for number in (1, 2, 4):
-        cv2.imwrite(str(tmp_path / f"f{number}.png"), scene(number))
+    for number in ("1", "2", "03", "4"):
+        cv2.imwrite(str(tmp_path / f"f{number}.png"), scene(1))
     with pytest.raises(InputError, match=r"f3\.png is missing"):
         open_source(str(tmp_path / "f%d.png"))
     with pytest.raises(InputError, match="no picture matches"):
@@ -605,14 +684,9 @@ def test_a_sequence_of_nothing_is_an_error(tmp_path: Path) -> None:
         sink = open_sink(str(tmp_path / "o%d.jpg"), source.info)
         with pytest.raises(OutputError, match="no frame came"):
             sink.close()
+        assert not list(tmp_path.glob("o*"))
         with pytest.raises(OutputError, match="not a folder"):
             open_sink(str(tmp_path / "no" / "o%d.jpg"), source.info)
-
-
-def jpeg(pixels: Array) -> bytes:
-    ok, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-    assert ok
-    return data.tobytes()
 
 
 def half(data: bytes) -> bytes:

@@ -336,6 +336,7 @@ def test_an_interrupted_sequence_keeps_what_is_beyond_it(tmp_path: Path) -> None
         assert sink.replaces
         sink.write(next(iter(source)))
         sink.close_as_part()
+        sink.close()  # harmless
     assert len(list((tmp_path / "out").iterdir())) == 5
 
 

@@ -309,10 +309,11 @@ def test_a_program_stream_gets_mpeg_2_at_the_rate_of_the_source(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["out.mkv", "out.ts"])
-def test_mpeg_2_knows_no_times_between_those_of_its_rate(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("measured", [Fraction(2999, 100), Fraction(300_003, 10_000)])
+def test_mpeg_2_knows_no_times_between_those_of_its_rate(tmp_path: Path, name: str, measured: Fraction) -> None:
     write_clip(tmp_path / "in.mkv", pts=[0, 33, 68, 100, 233, 268, 300], time_base=Fraction(1, 1000), rate=Fraction(30))
     with open_source(str(tmp_path / "in.mkv")) as source:
-        info = replace(source.info, frame_rate=Fraction(2999, 100))  # as it may be measured
+        info = replace(source.info, frame_rate=measured)
         with open_sink(str(tmp_path / name), info, side=source.side, codec="mpeg2video") as sink:
             for frame in source:
                 sink.write(frame)
