@@ -155,7 +155,7 @@ def picture_info(
     """The same of what has no container. ``aspect``: of a stored pixel, as its codec says."""
     sideways = turned.turn in (90, 270)
     width, height = (picture.height, picture.width) if sideways else (picture.width, picture.height)
-    sar = aspect or Fraction(1)
+    sar = aspect if aspect is not None and aspect > 0 else Fraction(1)
     return VideoInfo(
         width=width,
         height=height,
