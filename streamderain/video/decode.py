@@ -47,6 +47,7 @@ class Decoder:
         *,
         name: str,
         rate: Fraction | None,
+        cut_off: bool,
     ) -> None:
         self.concealed = 0
         self.patched = 0
@@ -57,6 +58,7 @@ class Decoder:
         self._video = video
         self._side = side
         self._name = name
+        self._cut_off = cut_off
         self._tick: Fraction = video.time_base
         self._origin: int = video.start_time or 0
         self._step = max(1, round(1 / (rate * self._tick))) if rate else 1
@@ -118,6 +120,8 @@ class Decoder:
                 packet.stream = self._video
                 yield packet
                 return
+            if packet.is_corrupt and self._cut_off and not self._side.conceal:
+                continue  # the file ends within it
             if packet.stream.index == self._video.index:
                 yield packet
             else:

@@ -90,9 +90,17 @@ def exif_orientation(data: bytes) -> Orientation:
     return Orientation(*_EXIF_TURNS.get(tiff.number_of(tiff.ORIENTATION, written) or 1, (0, False)))
 
 
-def notes_on(picture: av.VideoFrame, metadata: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+def is_opaque(picture: av.VideoFrame) -> bool:
+    """Whether none of its pixels is transparent, whatever its format could hold."""
+    if not (picture.format.has_palette or any(part.is_alpha for part in picture.format.components)):
+        return True
+    return bool(picture.to_ndarray(format="rgba")[..., 3].min() == 255)
+
+
+def notes_on(picture: av.VideoFrame, codec: str, metadata: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """What is lost, to be said aloud. ``metadata``: of the stream."""
-    if any(part.is_alpha for part in picture.format.components):
+    # Of GIFs, whose format is always one with alpha, the first picture says whether it is used.
+    if any(part.is_alpha for part in picture.format.components) and not (codec == "gif" and is_opaque(picture)):
         return [f"transparency ({picture.format.name}) is dropped"]
     # Of VP8 and VP9: pictures of their own, which FFmpeg's decoders leave alone.
     if any(key.lower() == "alpha_mode" and value == "1" for key, value in metadata.items()):

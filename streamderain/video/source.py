@@ -249,7 +249,8 @@ def _start(
     rate = probe.rate_of(video)
     tick: Fraction = video.time_base
     origin: int = video.start_time or 0
-    make = partial(Decoder, container, video, side, name=name, rate=rate)
+    missing = missing_bytes(uri) if os.path.isfile(uri) else 0
+    make = partial(Decoder, container, video, side, name=name, rate=rate, cut_off=missing > 0)
     with ffmpeg.listening() as lines:
         try:
             if start is None:
@@ -276,7 +277,7 @@ def _start(
         raise InputError(f"{name} holds no picture that can be decoded", hint="is the file whole?")
     colour.check_supported(colour.colour_of(first.frame), name=name)
     turned, note = probe.orientation(first.frame, video.codec_context.name)
-    notes += [*([note] if note else []), *probe.notes_on(first.frame, video.metadata)]
+    notes += [*([note] if note else []), *probe.notes_on(first.frame, video.codec_context.name, video.metadata)]
     if gpu is not None:
         context = video.codec_context
         nvdec.check_first(
@@ -292,7 +293,6 @@ def _start(
     info = probe.video_info(first.frame, video, container, turned=turned, before=before, span=min(spans, default=None))
     if start is not None:
         notes += side.advance_timecode(before, rate)
-    missing = missing_bytes(uri) if os.path.isfile(uri) else 0
     if missing:
         notes.append(f"cut off: {missing:,} bytes are missing at the end of the file")
     side.begin = begin if start is not None else None

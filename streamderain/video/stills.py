@@ -131,7 +131,9 @@ def read_still(path: Path | str, *, note: Callable[[str], object] | None = None)
     tags = colour.colour_of(picture)
     colour.check_supported(tags, name=str(path))
     if note is not None:
-        for what in (*lost, *_transparency(picture)):
+        if not probe.is_opaque(picture):
+            lost.append(f"transparency ({picture.format.name}) is dropped")
+        for what in lost:
             note(f"{Path(path).name}: {what}")
     reader = colour.RgbReader(tags, rotation=turned.turn, mirrored=turned.mirrored)
     return reader.read(picture, 0, _TICK, None)
@@ -231,14 +233,6 @@ def _pictures_in(data: bytes) -> int:
         counts = [body[:4] for kind, body in image_parts.parts_of(data) if kind == b"acTL"]
         return int.from_bytes(counts[0]) if counts else 1
     return 1
-
-
-def _transparency(picture: av.VideoFrame) -> list[str]:
-    """What is lost of it, to be said: nothing where it is opaque."""
-    if not (picture.format.has_palette or any(part.is_alpha for part in picture.format.components)):
-        return []
-    opaque = picture.to_ndarray(format="rgba")[..., 3].min() == 255
-    return [] if opaque else [f"transparency ({picture.format.name}) is dropped"]
 
 
 def _damage(lines: list[tuple[int, str, str]]) -> str:

@@ -9,14 +9,15 @@ from io import RawIOBase
 _HOLD_PICTURES = (b"moov", b"moof", b"mdat")  # of ISO BMFF's boxes
 _BOXES = (*_HOLD_PICTURES, b"ftyp", b"styp", b"sidx", b"free", b"skip", b"wide", b"pnot", b"uuid", b"meta", b"prft")
 _EBML, _SEGMENT, _VOID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec"
+_FLV_TAGS = (8, 9, 18)  # sound, pictures, words
 _STREAMED = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # sizes in RIFF of what was never finished
 
 
 def missing_bytes(path: str) -> int:
-    """How much longer the file says it is than it is: MP4 and MOV, AVI, Matroska and WebM. 0 where nothing is known.
+    """How much longer the file says it is than it is: MP4, MOV, AVI, Matroska, WebM and FLV. 0 where nothing is known.
 
     Nothing is, too, of a recording that was never finished: its sizes are not written yet. Of a file in fragments
-    that ends within one, it is the rest of that one.
+    that ends within one, it is the rest of that one; of an FLV, the rest of its last tag.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -33,6 +34,8 @@ def _ends(file: RawIOBase) -> Iterator[int]:
         return _riff(file)
     if head[:4] == _EBML:
         return _matroska(file)
+    if head[:3] == b"FLV":
+        return _flv(file)
     return _boxes(file) if head[4:8] in _BOXES else iter(())
 
 
@@ -73,6 +76,14 @@ def _matroska(file: RawIOBase) -> Iterator[int]:
         start += len(name) + width + size
         if name == _SEGMENT:
             yield start
+
+
+def _flv(file: RawIOBase) -> Iterator[int]:
+    start = int.from_bytes(_at(file, 5)[:4], "big") + 4
+    while len(head := _at(file, start)) >= 4 and head[0] in _FLV_TAGS:
+        start += 11 + int.from_bytes(head[1:4], "big")
+        yield start
+        start += 4
 
 
 def _at(file: RawIOBase, start: int) -> bytes:

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from streamderain.errors import UnsupportedInputError
 from streamderain.frame import Colour, Frame, VideoInfo
@@ -257,6 +258,14 @@ def test_transparency_is_dropped_aloud(tmp_path: Path) -> None:
     with open_source(str(tmp_path / "in.mov")) as source:
         assert any("transparency" in note for note in source.notes)
         assert next(iter(source)).pixels.shape == (SIZE[1], SIZE[0], 3)
+
+
+def test_only_gifs_that_are_transparent_lose_transparency(tmp_path: Path) -> None:
+    for name, key in (("opaque.gif", None), ("clear.gif", 0)):
+        steps = [Image.fromarray(np.full((48, 64), shade, np.uint8)) for shade in (0, 90, 180)]
+        steps[0].save(tmp_path / name, save_all=True, append_images=steps[1:], transparency=key)
+        with open_source(tmp_path / name) as source:
+            assert any("transparency" in note for note in source.notes) == (key is not None), name
 
 
 def test_the_transparency_of_vp9_is_dropped_aloud(tmp_path: Path) -> None:

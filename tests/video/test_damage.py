@@ -168,9 +168,27 @@ def test_a_file_that_is_cut_off_says_so_where_its_end_is_reached(
         assert f"cut off: {missing:,} bytes are missing at the end of the file" in source.notes
         assert 10 < sum(1 for _ in source) < 40
         assert source.missing_bytes == missing
+    with open_source(cut) as source:
+        assert 10 < sum(1 for _ in source) < 40, "the picture that it ends within is no failure"
+        assert (source.missing_bytes, source.concealed) == (missing, 0)
     with open_source(cut, frames=10) as source:
         assert sum(1 for _ in source) == 10
         assert source.missing_bytes == 0, "what was wanted is whole"
+
+
+def test_an_flv_lacks_the_rest_of_what_it_ends_within(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.flv", count=40)
+    assert missing_bytes(str(tmp_path / "in.flv")) == 0
+    data = (tmp_path / "in.flv").read_bytes()
+    (tmp_path / "cut.flv").write_bytes(data[: len(data) // 2])
+    with open_source(tmp_path / "cut.flv") as source:
+        shown = sum(1 for _ in source)
+        assert 10 < shown < 40
+        assert 0 < source.missing_bytes < len(data) // 2
+    (tmp_path / "cut.flv").write_bytes(data[: len(data) // 2 + source.missing_bytes])
+    with open_source(tmp_path / "cut.flv") as source:
+        assert sum(1 for _ in source) == shown + 1
+        assert source.missing_bytes == 0
 
 
 def _box(kind: bytes, content: bytes, *, long: bool = False) -> bytes:
@@ -205,6 +223,8 @@ _SEGMENT = b"\x18\x53\x80\x67"
         (_EBML + _SEGMENT + b"\x01\xff\xff\xff\xff\xff\xff\xff" + b"s" * 50, 0),  # not finished
         (_EBML + _SEGMENT + b"\xff" + b"s" * 50, 0),
         (_EBML + _SEGMENT + b"\0" + b"s" * 50, 0),
+        (b"FLV\1\5\0\0\0\x09\0\0\0\0" + b"\x09\0\0\x32" + b"t" * 57 + b"\0\0\0\x3d", 5),  # its size, again, leads back
+        (b"FLV\1\5\0\0\0\x09\0\0\0\0" + b"no tag" * 9, 0),
         (b"\0" * 50, 0),
     ],
 )
