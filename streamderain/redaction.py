@@ -23,9 +23,9 @@ _USER = re.compile(
 )
 _URL = re.compile(r"://\S+")
 _VALUES = re.compile(
-    r"(?<=[?&;,/_])"
+    r"(?<=[?&;,/_~-])"
     r"((?:user|username|usr|login|loginuse|loginpas|pass|passwd|password|passphrase|pwd|psw|secret|token|access_token"
-    r"|auth|apikey|api_key|key|sig|signature)=)"
+    r"|auth|authtoken|apikey|api_key|key|sig|signature|credential|jwt|hmac|hdnts|hdnea|streamid)=)"
     r"[^\s&;,/'\"]*?(?=[\s&;,/'\"]|_[a-z]+=|$)",
     re.IGNORECASE,
 )

@@ -33,6 +33,7 @@ from streamderain.runtime import (
     memory_told,
     one_thread,
 )
+from streamderain.runtime.order import follow, mark
 from streamderain.runtime.transfer import download, upload
 from streamderain.yuv import Delivery, YuvFrame
 
@@ -242,6 +243,7 @@ class Prepared:
     frame: Frame | YuvFrame
     rainy: Tensor
     past: Past | None
+    queued: torch.cuda.Event | None = None  # on CUDA the end of its making, which may have a stream of its own
 
 
 class Session:
@@ -274,7 +276,7 @@ class Session:
             rainy = self._upload(frame)
             past = None if self._prepared is None else self._engine.look_back(rainy, *self._prepared)
         self._prepared = rainy, rainy if past is None else past.previous
-        return Prepared(frame, rainy, past)
+        return Prepared(frame, rainy, past, mark(rainy))
 
     @overload
     def step(self, frame: Frame | YuvFrame | Prepared, *, delivery: None = None) -> Frame: ...
@@ -297,6 +299,7 @@ class Session:
                 ready = frame if isinstance(frame, Prepared) else Prepared(frame, self._upload(frame), None)
                 frame = ready.frame
                 self._check(frame)
+                follow(ready.queued, (ready.rainy, *(ready.past or ())))
                 clean, self._state = self._engine.step(ready.rainy, self._state, ready.past)
             # Ordinary tensors, which callers may write into.
             return download(clean[..., : self.height, : self.width], frame, delivery)

@@ -51,6 +51,39 @@ def test_another_process_keeps_out_whom_it_must(
     assert locks.take(descriptor)  # it has gone, and its lock with it
 
 
+_FORKED = """
+import os, sys
+from pathlib import Path
+from streamderain.errors import OutputError
+from streamderain.video.writer_lock import WriterLock
+path = Path(sys.argv[1])
+mine = WriterLock(path, name="out")
+(wait, wake), (listen, tell) = os.pipe(), os.pipe()
+if os.fork() == 0:
+    os.close(wake)
+    kept = os.dup(mine._descriptor)
+    mine.release()
+    os.write(tell, b"released")
+    os.read(wait, 1)
+    os._exit(0)
+os.read(listen, 8)
+try:
+    WriterLock(path, name="out")
+except OutputError:
+    print("still mine")
+mine.release()
+WriterLock(path, name="out").remove()
+print("free")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process is not to be forked like this")
+def test_a_child_that_was_forked_meanwhile_neither_frees_nor_keeps_a_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FORKED, str(tmp_path / "out.part")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.stdout.split("\n"), told.stderr) == (["still mine", "free", ""], "")
+
+
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_without_locks_everybody_goes_on(
     code: int, descriptor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

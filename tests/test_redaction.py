@@ -38,7 +38,8 @@ def test_secrets_go(text: str, safe: str) -> None:
     [
         "user username usr login loginuse loginpas",
         "pass passwd password passphrase pwd psw Password",
-        "secret token access_token auth apikey api_key key sig signature TOKEN",
+        "secret token access_token auth authToken apikey api_key key sig signature TOKEN",
+        "X-Amz-Signature X-Amz-Credential X-Amz-Security-Token X-Goog-Signature jwt hmac hdnts streamid",
     ],
 )
 def test_what_secrets_are_called(names: str) -> None:

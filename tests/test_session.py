@@ -292,6 +292,17 @@ def test_fp16_on_a_gpu_is_the_cpu_to_a_level(tiny: Path, deep: bool) -> None:
         assert difference.abs().max() <= (512 if deep else 2)
 
 
+@pytest.mark.needs_cuda
+def test_a_frame_may_be_prepared_on_one_cuda_stream_and_stepped_on_another(tiny: Path) -> None:
+    derainer, aside = Derainer(tiny, device="cuda"), torch.cuda.Stream()
+    plain, ahead = derainer.session(48, 64), derainer.session(48, 64)
+    for frame in _panned(4):
+        with torch.cuda.stream(aside):
+            torch.cuda._sleep(50_000_000)  # tens of milliseconds, in which a step that did not wait would be done
+            ready = ahead.prepare(frame)
+        assert torch.equal(ahead.step(ready).pixels, plain.step(frame).pixels)
+
+
 @pytest.mark.parametrize("backend", ["eager", pytest.param("openvino", marks=needs_openvino)])
 def test_frames_prepared_ahead_come_out_as_others_do(
     tiny: Path, backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

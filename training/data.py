@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Split:
 def split(data: ClipData, root: Path) -> dict[str, Split]:
     """``train``, ``validation`` and ``test``, disjoint by scene: drawn once by ``split_seed`` from the sorted files.
 
-    A clip that two patterns name is there twice to train on, and so drawn twice as often; held out, it is there once.
+    A file that two patterns name is there twice to train on, and so drawn twice as often; held out, it is there once.
     A pattern that nothing is named by is said on stderr.
 
     Raises:
@@ -60,17 +61,22 @@ def split(data: ClipData, root: Path) -> dict[str, Split]:
     missing = {*data.validation_clips, *data.test_clips} - {p.name for p in clips}
     if missing:
         raise InputError(f"held-out clips {sorted(missing)} are not under {root}")
-    random.Random(data.split_seed).shuffle(stills)
-    count = int(len(stills) * data.held_out_stills)
+    drawn = list(dict.fromkeys(stills))
+    random.Random(data.split_seed).shuffle(drawn)
+    count = int(len(drawn) * data.held_out_stills)
+    again = Counter(stills)
     held_out = {*data.validation_clips, *data.test_clips}
     return {
         "validation": Split(
-            tuple(stills[:count]), tuple(p for p in dict.fromkeys(clips) if p.name in data.validation_clips)
+            tuple(drawn[:count]), tuple(p for p in dict.fromkeys(clips) if p.name in data.validation_clips)
         ),
         "test": Split(
-            tuple(stills[count : 2 * count]), tuple(p for p in dict.fromkeys(clips) if p.name in data.test_clips)
+            tuple(drawn[count : 2 * count]), tuple(p for p in dict.fromkeys(clips) if p.name in data.test_clips)
         ),
-        "train": Split(tuple(stills[2 * count :]), tuple(p for p in clips if p.name not in held_out)),
+        "train": Split(
+            tuple(p for p in drawn[2 * count :] for _ in range(again[p])),
+            tuple(p for p in clips if p.name not in held_out),
+        ),
     }
 
 

@@ -111,18 +111,24 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, NetworkSpec]:
     with torch.device("meta"):  # which takes no memory, whatever a damaged header asks for, and no random numbers
         module = _built(spec, path)
     expected = module.state_dict()
-    missing = sorted(expected.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - expected.keys())
-    shapes = [
-        f"{k}: {tuple(tensors[k].shape)} for {tuple(expected[k].shape)}"
-        for k in sorted(expected.keys() & tensors.keys())
-        if tensors[k].shape != expected[k].shape
-    ]
-    if missing or unexpected or shapes:
-        raise ModelError(
-            f"{path} does not fit its network {spec.architecture!r} "
-            f"(missing: {_listed(missing)}; unexpected: {_listed(unexpected)}; other shapes: {_listed(shapes)})"
-        )
+    both = sorted(expected.keys() & tensors.keys())
+    wrong = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "other shapes": [
+            f"{k}: {tuple(tensors[k].shape)} for {tuple(expected[k].shape)}"
+            for k in both
+            if tensors[k].shape != expected[k].shape
+        ],
+        "other types": [
+            f"{k}: {tensors[k].dtype} for {expected[k].dtype}"
+            for k in both
+            if tensors[k].is_floating_point() != expected[k].is_floating_point()
+        ],
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{what}: {_listed(names)}" for what, names in wrong.items())
+        raise ModelError(f"{path} does not fit its network {spec.architecture!r} ({told})")
     broken = [k for k, t in tensors.items() if not bool(torch.isfinite(t.float()).all())]
     if broken:
         raise ModelError(f"{path} holds values that are not finite in {_listed(broken)}", hint="get the file again")

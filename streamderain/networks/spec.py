@@ -34,7 +34,8 @@ _ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
-_MOST = 4096  # channels, blocks, passes or px: what no network of ours needs comes of a damaged file
+# What no network of ours needs comes of a damaged file.
+_MOST_CHANNELS, _MOST = 4096, 256  # the latter: blocks, passes or px
 _SHOWN = 300  # characters of options in an error
 
 
@@ -85,21 +86,22 @@ class NetworkSpec:
 def _check(factory: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
     """Raises ValueError: for an option of another kind than its default, or that no network would have."""
     for name, parameter in inspect.signature(factory).parameters.items():
-        if name in options and not _alike(options[name], parameter.default, least=1 if name == "channels" else 0):
+        within = (1, _MOST_CHANNELS) if name == "channels" else (0, _MOST)
+        if name in options and not _alike(options[name], parameter.default, within):
             raise ValueError(f"{name} cannot be {_cut(repr(options[name]))}")
 
 
-def _alike(value: Any, default: Any, *, least: int) -> bool:
+def _alike(value: Any, default: Any, within: tuple[int, int]) -> bool:
     if isinstance(default, tuple):
         same = isinstance(value, list | tuple) and len(value) == len(default)
-        return same and all(_alike(*pair, least=least) for pair in zip(value, default, strict=True))
+        return same and all(_alike(*pair, within) for pair in zip(value, default, strict=True))
     if isinstance(default, bool | str):
         return isinstance(value, type(default))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if isinstance(default, float):
         return math.isfinite(value)
-    return isinstance(value, int) and least <= value <= _MOST
+    return isinstance(value, int) and within[0] <= value <= within[1]
 
 
 def _cut(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from streamderain.networks import State
 from streamderain.preprocess import Past
 from streamderain.runtime import Engine
+from streamderain.runtime.order import follow, mark
 
 _AWAKE = 1.0  # seconds without a frame after which nobody waits for a stream any longer
 _STEPS = 4  # of each engine, to find out what a batch costs
@@ -48,6 +49,7 @@ class Batcher:
         self._streams = 0
         self._at_work, self._free_since = False, 0.0
         self.counts: dict[int, int] = {}
+        self._last: torch.cuda.Event | None = None  # the end of the step before, by whichever thread
 
     def unite(self, batch: Engine) -> None:
         """Have frames go through ``batch``, as many at a time as it takes. Called with the turn, or before any step."""
@@ -116,6 +118,7 @@ class Batcher:
     def _run(self, places: Sequence[_Place]) -> None:
         for place in places:
             place.take_over()
+        follow(self._last, [places[0].rainy])  # engines have buffers of their own
         if len(places) == 1:
             one = places[0]
             clean, state = self._single.step(one.rainy, one.state, one.past)
@@ -133,6 +136,7 @@ class Batcher:
             # Copied: an engine may write the next state over this one, and a stream may be long away.
             place.clean, place.state = clean[row], tuple(part[row].clone() for part in state)
             place.hand_back()
+        self._last = mark(places[0].rainy)
         self.counts[len(places)] = self.counts.get(len(places), 0) + 1
 
     def _end(self, places: Sequence[_Place], error: BaseException | None) -> None:
@@ -168,40 +172,23 @@ class _Place:
         self.done = False
         self.clean: Tensor | None = None
         self.error: BaseException | None = None
-        self._queued = _mark(rainy)
+        self._queued = mark(rainy)
 
     def result(self) -> tuple[Tensor, State]:
         """The clean frame and the state, for the stream's own thread. Raises the engine's error."""
         if self.error is not None:
             raise self.error
         assert self.clean is not None
-        _follow(self._queued, (self.clean, *self.state))
+        follow(self._queued, (self.clean, *self.state))
         return self.clean, self.state
 
     def take_over(self) -> None:
         """On the thread that runs the batch, before."""
-        _follow(self._queued, (self.rainy, *self.state, *(self.past or ())))
+        follow(self._queued, (self.rainy, *self.state, *(self.past or ())))
 
     def hand_back(self) -> None:
         """On the same, after."""
-        self._queued = _mark(self.rainy)
-
-
-# Threads may queue their work on CUDA streams of their own. What one goes on with that another has queued is waited for
-# on the device, not here, and its memory is not given to others before.
-
-
-def _mark(like: Tensor) -> torch.cuda.Event | None:
-    return torch.cuda.current_stream(like.device).record_event() if like.is_cuda else None
-
-
-def _follow(queued: torch.cuda.Event | None, tensors: Iterable[Tensor]) -> None:
-    if queued is None:
-        return
-    for tensor in tensors:
-        current = torch.cuda.current_stream(tensor.device)
-        current.wait_event(queued)
-        tensor.record_stream(current)
+        self._queued = mark(self.rainy)
 
 
 def _joined(rows: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

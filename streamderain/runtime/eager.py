@@ -62,8 +62,7 @@ class EagerEngine:
 class VideoEngine:
     """On CUDA, where launching takes longer than the work: what follows a first frame is a CUDA graph, recorded then.
 
-    Pictures are first frames all of them, also to networks without a state, and run as they come: a recording costs
-    several steps, and memory.
+    Pictures are first frames all of them, and run as they come: a recording costs several steps, and memory.
     """
 
     def __init__(self, engine: EagerEngine) -> None:
@@ -71,24 +70,25 @@ class VideoEngine:
         self.device, self.dtype = engine.device, engine.dtype
         self._plain = engine
         self._recorded: GraphedEngine | EagerEngine | None = None
-        self._start: State | None = None
+        self._first = False
 
     def zero_state(self) -> State:
-        self._start = self._plain.zero_state()
-        return self._start
+        self._first = True
+        return self._plain.zero_state()
 
     def look_back(self, rainy: Tensor, previous: Tensor, before: Tensor) -> None:
         """`step` finds it."""
 
     def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
-        return self._for(state).step(rainy, state)
+        return self._now().step(rainy, state)
 
     def infer(self, rainy: Tensor, state: State) -> tuple[Tensor, State]:
-        return self._for(state).infer(rainy, state)
+        return self._now().infer(rainy, state)
 
-    def _for(self, state: State) -> GraphedEngine | EagerEngine:
+    def _now(self) -> GraphedEngine | EagerEngine:
+        first, self._first = self._first, False
         if self._recorded is None:
-            if state is self._start:
+            if first:
                 return self._plain
             self._recorded = graphed(self._plain)
         return self._recorded

@@ -27,7 +27,7 @@ class RuntimeCache(Protocol):
     """What is used of TensorRT-RTX's own object: its kernels out of some bytes, and as bytes."""
 
     def deserialize(self, blob: bytes, /) -> bool: ...
-    def serialize(self) -> memoryview: ...
+    def serialize(self) -> memoryview | None: ...
 
 
 def kernels_file(device: torch.device, version: str) -> Path:
@@ -54,7 +54,10 @@ def read_kernels(path: Path, cache: RuntimeCache) -> None:
 
 def write_kernels(path: Path, cache: RuntimeCache) -> None:
     """Keep what ``cache`` holds in ``path``, whole or not at all; a folder that cannot be written keeps nothing."""
-    blob = bytes(cache.serialize())
+    serialised = cache.serialize()
+    if serialised is None:
+        return
+    blob = bytes(serialised)
     content = hashlib.sha256(blob).digest() + blob
     try:
         if len(content) > _MOST_BYTES:

@@ -103,8 +103,9 @@ class TensorRTEngine:
         self._turns.reverse()
         for name, tensor in (*zip(self._inputs, inputs, strict=True), *outputs.items()):
             self._context.set_tensor_address(name, tensor.data_ptr())
-        if not self._context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
-            raise RuntimeError("TensorRT could not run the engine")
+        with torch.cuda.device(self.device):  # whose default stream has no handle of its own
+            if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+                raise RuntimeError("TensorRT could not run the engine")
         clean, *rest = self._distinct.complete(inputs, tuple(outputs.values()))
         return clean.clone(), tuple(rest)
 

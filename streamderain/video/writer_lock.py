@@ -28,6 +28,7 @@ class WriterLock:
     def __init__(self, path: Path, *, name: str) -> None:
         self._path = path
         self._descriptor: int | None = None
+        self._process = os.getpid()
         while self._descriptor is None:
             if os.path.islink(path):  # whoever put it here chose what is to be written over
                 raise OutputError(f"{path} is in the way: it is a link", hint="remove it, or write to another name")
@@ -36,7 +37,7 @@ class WriterLock:
             except OSError as error:
                 raise OutputError(f"{path} cannot be written: {error.strerror}") from error
             try:
-                _take(descriptor, path, name)
+                self._locked = _take(descriptor, path, name)
                 mine = os.fstat(descriptor)
                 # Another run may have given it another name, or removed it, just before the lock was had.
                 current = path.exists() and os.path.samestat(mine, path.lstat())
@@ -58,6 +59,8 @@ class WriterLock:
     def release(self) -> None:
         """Lets others have it; the file stays."""
         if self._descriptor is not None:
+            if self._locked and self._process == os.getpid():  # a child that was forked meanwhile has it open, too
+                locks.release(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -66,9 +69,9 @@ class WriterLock:
             self.release()
 
 
-def _take(descriptor: int, path: Path, name: str) -> None:
+def _take(descriptor: int, path: Path, name: str) -> bool:
     try:
-        locks.take(descriptor)
+        return locks.take(descriptor)
     except BlockingIOError as error:
         raise OutputError(
             f"{name} is being written by another run, as {path}", hint="wait for it, or write to another name"

@@ -149,6 +149,14 @@ def test_weights_that_are_not_finite_are_refused(weights: Path) -> None:
         load_model(weights)
 
 
+def test_weights_of_another_kind_are_refused(weights: Path) -> None:
+    tensors = load_file(weights)
+    for kind in (torch.int8, torch.complex64):
+        save_file({**tensors, "stem.bias": tensors["stem.bias"].to(kind)}, weights, metadata={"spec": _SPEC.to_json()})
+        with pytest.raises(ModelError, match=rf"other types: \['stem\.bias: {kind} for torch\.float32'\]"):
+            load_model(weights)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -166,6 +174,7 @@ def test_weights_that_are_not_finite_are_refused(weights: Path) -> None:
         '{"architecture": "streaming", "options": {"channels": [4096, 4096, 4096]}}',
         '{"architecture": "streaming", "options": {"channels": [4, 8, 1000000000000000000]}}',
         '{"architecture": "streaming", "options": {"channels": [4, 8, 8], "encoder_blocks": [1, 1, 1000000000]}}',
+        '{"architecture": "streaming", "options": {"channels": [4, 8, 8], "encoder_blocks": [4096, 4096, 4096]}}',
         '{"architecture": "prenet", "options": {"shared": "yes"}}',
         '{"architecture": "detail-resnet", "options": {"sigma_color": []}}',
         '{"architecture": "ecnet", "options": {"skips": 1}}',

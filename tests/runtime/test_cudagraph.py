@@ -207,6 +207,23 @@ def test_pytorch_as_it_is_records_what_follows_a_first_frame(device: torch.devic
     assert (clean - plain.step(frames[0], plain.zero_state())[0]).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("device", ["cpu", CUDA], indirect=True)
+def test_networks_without_a_state_are_recorded_from_the_second_frame_on(
+    device: torch.device, make_job: MakeJob
+) -> None:
+    job = make_job(NetworkSpec("detail-resnet", {"channels": 4, "blocks": 1}))
+    engine = VideoEngine(reference(replace(job, device=device)))
+    frames = [frame.to(device) for frame in moving_texture(48, 64, 3)]
+    with torch.inference_mode():
+        for frame in frames:  # pictures
+            engine.step(frame, engine.zero_state())
+        assert engine._recorded is None
+        state = engine.zero_state()
+        for index, frame in enumerate(frames):
+            _, state = engine.step(frame, state)
+            assert isinstance(engine._recorded, GraphedEngine) == (index > 0)
+
+
 @pytest.mark.needs_cuda
 def test_on_a_gpu_the_backend_gives_that(make_job: MakeJob, tmp_path: Path) -> None:
     job = replace(make_job(SPEC), device=torch.device("cuda:0"))

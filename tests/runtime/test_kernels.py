@@ -27,7 +27,7 @@ class Cache:
         self.content = blob
         return True
 
-    def serialize(self) -> memoryview:
+    def serialize(self) -> memoryview | None:
         return memoryview(self.content)
 
 
@@ -82,6 +82,16 @@ def test_a_place_that_cannot_be_used_costs_nothing_but_time(tmp_path: Path, capl
         assert _read(path) == b""
         write_kernels(path, Cache(b"compiled"))
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_a_cache_that_gives_nothing_leaves_the_file(tmp_path: Path) -> None:
+    class Nothing(Cache):
+        def serialize(self) -> memoryview | None:
+            return None
+
+    write_kernels(tmp_path / "some.kernels", Cache(b"compiled"))
+    write_kernels(tmp_path / "some.kernels", Nothing())
+    assert _read(tmp_path / "some.kernels") == b"compiled"
 
 
 def test_the_file_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def test_an_engine_is_fed_what_it_asks_for_and_its_state_goes_round(
     spec: NetworkSpec | None, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
     job = make_job(spec)
     library: Any = Library(job)
     (tmp_path / FILE).write_bytes(b"engine")

@@ -385,6 +385,10 @@ def test_parts_share_no_scene(tmp_path: Path) -> None:
     names = [set(p.stills) for p in parts.values()]
     assert [len(parts[k].stills) for k in ("validation", "test", "train")] == [2, 2, 16]
     assert len(set.union(*names)) == 20
+    twice = split(ClipData(stills=("*.png", "1*.png"), clips=()), tmp_path)
+    assert [twice[k] for k in ("validation", "test")] == [parts[k] for k in ("validation", "test")]
+    assert list(dict.fromkeys(twice["train"].stills)) == list(parts["train"].stills)
+    assert all(twice["train"].stills.count(p) == 1 + p.name.startswith("1") for p in parts["train"].stills)
     with pytest.raises(InputError, match=r"gone\.mp4"):
         split(ClipData(stills=("*.png",), clips=(), test_clips=("gone.mp4",)), tmp_path)
 
