@@ -135,7 +135,8 @@ class VideoInfo:
 class PlaneSource(Protocol):
     """Yields frames in presentation order, those in planes that can be. A context manager.
 
-    Opened, iterated and closed by one thread at a time: the pipeline hands it to its decode thread whole.
+    Opened, iterated and closed by one thread at a time: the pipeline hands it to its decode thread whole. One that has
+    a method ``end_with`` is told the last frame that is shown, where that is not its own last one, before it is closed.
     """
 
     @property

@@ -160,8 +160,9 @@ def run(
         view: what is written instead of the clean frame; see `comparison`. The sink must be of its size.
         on_frame: called in this thread with each clean frame handed on, a `YuvFrame` where the sink takes planes; and
             with each frame that the sink has from an earlier run, as it came.
-        stop: when it gets set, the input ends there, even while it is waited for; what was handed on is written and
-            the file is finished. Stopped before the first frame, the sink is aborted: no file holds no frames.
+        stop: when it gets set, the input ends there, even while it is waited for; what was handed on is written, with
+            the sound beside it, and the file is finished. Stopped before the first frame, the sink is aborted: no file
+            holds no frames.
         close_interrupted: called instead of ``sink.close`` when ``stop`` ended the input.
 
     Raises:
@@ -183,7 +184,9 @@ def run(
     steps = _Steps(derainer, getattr(sink, "delivery", None) if view is None else None)
     write: Callable[[Any], None] = sink.write  # its planes are given only to who asked for them
     held: int = getattr(sink, "held", 0)
+    end_with: Callable[[Frame | YuvFrame], object] | None = getattr(source, "end_with", None)
     frames = taken_over = 0
+    last: Frame | YuvFrame | None = None  # that was handed on
     interrupted = False
 
     def finish() -> None:
@@ -198,19 +201,24 @@ def run(
         with source:  # closed on this thread, whatever raises
             yield None
             frames_in = _decode(source, decoding)
-            for frame in islice(frames_in, held):
-                yield frame, True
-            in_order = source.info.live or not derainer.remembers
-            ordered = ((frame, True) for frame in frames_in) if in_order else with_lead_in(frames_in)
-            while True:
-                begin, decoded = time.perf_counter(), decoding.seconds
-                coming = next(ordered, None)
-                if coming is None:
-                    return
-                frame, wanted = coming
-                ready = steps.prepare(frame)
-                preparing.seconds += time.perf_counter() - begin - (decoding.seconds - decoded)
-                yield ready, wanted
+            try:
+                for frame in islice(frames_in, held):
+                    yield frame, True
+                in_order = source.info.live or not derainer.remembers
+                ordered = ((frame, True) for frame in frames_in) if in_order else with_lead_in(frames_in)
+                while True:
+                    begin, decoded = time.perf_counter(), decoding.seconds
+                    coming = next(ordered, None)
+                    if coming is None:
+                        return
+                    frame, wanted = coming
+                    ready = steps.prepare(frame)
+                    preparing.seconds += time.perf_counter() - begin - (decoding.seconds - decoded)
+                    yield ready, wanted
+            except GeneratorExit:
+                if interrupted and last is not None and end_with is not None:
+                    end_with(last)
+                raise
 
     # The source is closed before the sink: its last packets of sound are there by then.
     with behind, RunAhead(_Begun(read()), depth, name="streamderain-decode", patience=_PATIENCE) as ahead:
@@ -227,6 +235,7 @@ def run(
             rainy, wanted = coming
             if not isinstance(rainy, Prepared):
                 behind.write(rainy)
+                last = rainy
                 taken_over += 1
                 if on_frame is not None:
                     on_frame(rainy)
@@ -237,6 +246,7 @@ def run(
             if not wanted:
                 continue
             behind.write(shown)
+            last = shown
             frames += 1
             if on_frame is not None:
                 on_frame(clean)

@@ -20,7 +20,8 @@ from streamderain.video.remux import SideStreams
 # Codecs in which every packet is one picture, so that a picture that never came out can be told.
 # Not VP8 (its hidden reference frames are packets) nor MPEG-2 and MPEG-4 (fields, packed B-frames).
 _ONE_PICTURE_A_PACKET = {"h264", "hevc", "vp9", "libdav1d", "av1", "mjpeg", "png", "ffv1"}
-_INTERLEAVED = Fraction(1)  # seconds that a container may hold a stream back behind another
+# Seconds that a container may hold a stream back behind another; of sound, which never pauses, it is seen.
+_INTERLEAVED, _SOUND_BEHIND = Fraction(1), Fraction(10)
 
 
 class Picture(NamedTuple):
@@ -91,6 +92,11 @@ class Decoder:
         yield from self._fill(self._awaited.rest())
         self.ended = True
 
+    @property
+    def interval(self) -> Fraction:
+        """Seconds from one picture to the next, as far as the stream tells."""
+        return self._step * self._tick
+
     def skim(self, end: Fraction) -> None:
         """Reads on, without decoding, for what belongs to the side streams before ``end`` seconds."""
         if not self._side.copied:
@@ -99,7 +105,8 @@ class Decoder:
             if packet.pts is not None and packet.size:
                 moved = self._concatenation.moved[self._concatenation.video(packet)]
                 self._put(self._concatenation.waiting())
-                if (packet.dts if packet.dts is not None else packet.pts) + moved > (end + _INTERLEAVED) / self._tick:
+                beyond = ((packet.dts if packet.dts is not None else packet.pts) + moved) * self._tick - end
+                if beyond > (_SOUND_BEHIND if self._side.sound_to_come(end) else _INTERLEAVED):
                     return
 
     def _demux(self) -> Iterator[Any]:

@@ -105,6 +105,7 @@ class SideStreams:
         self.damaged = 0
         self._wanted: frozenset[int] | None = None
         self._timeless = frozenset(stream.index for stream in streams if stream.kind == "cover")
+        self._sound_until = {stream.index: Fraction(0) for stream in streams if stream.kind == "audio"}
         self._queue: deque[tuple[int, Any]] = deque()
         self._lock = threading.Lock()
         self._closed = False
@@ -113,6 +114,10 @@ class SideStreams:
     def copied(self) -> bool:
         """Whether a sink copies any stream."""
         return bool(self._wanted)
+
+    def sound_to_come(self, end: Fraction) -> bool:
+        """Whether a sink copies sound that has not come as far as ``end`` seconds of the source."""
+        return any(index in (self._wanted or ()) and until < end for index, until in self._sound_until.items())
 
     def put(self, packet: Any, *, moved: Fraction = Fraction(0)) -> None:
         """Queues one packet of a side stream; ``moved`` seconds are added to its time stamps."""
@@ -125,6 +130,8 @@ class SideStreams:
         with self._lock:
             if self._wanted is not None and index not in self._wanted:
                 return
+            if time is not None and index in self._sound_until:
+                self._sound_until[index] = time
             if time is not None and self.begin is not None and time < self.begin:
                 return
             self._queue.append((index, packet))

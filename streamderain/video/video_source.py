@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Self
 
 import av
 from av.container import InputContainer
 
-from streamderain.errors import UnsupportedInputError
+from streamderain.errors import InputError, UnsupportedInputError
 from streamderain.frame import Frame, PlaneSource, VideoInfo
 from streamderain.video import colour, probe
 from streamderain.video.decode import Decoder, Picture
@@ -89,6 +90,18 @@ class VideoSource:
         format = None if self._upright is None else format_of(self._upright, self.info.colour)
         return self if format is None else _InPlanes(self, format)
 
+    def end_with(self, frame: Frame | YuvFrame) -> None:
+        """``frame``, one of its own, is the last that is shown: what sound and subtitles there are beside it are read,
+        and none of what comes after is wanted. A file that ends or is damaged before that ends there.
+        """
+        tick = self.info.time_base
+        end = (frame.pts + self._offset) * tick + (frame.duration * tick if frame.duration else self._decoder.interval)
+        side = self.side
+        side.end, side.hold = end if side.end is None else min(end, side.end), None
+        if not self._closed:
+            with contextlib.suppress(InputError):
+                self._decoder.skim(side.end)
+
     def close(self) -> None:
         """Closes the container; harmless when it is closed already. Its frames stay."""
         self._closed = True
@@ -152,6 +165,9 @@ class _InPlanes:
 
     def __exit__(self, *_: object) -> None:
         self._source.close()
+
+    def end_with(self, frame: Frame | YuvFrame) -> None:
+        self._source.end_with(frame)
 
     def _planes(self, picture: Picture) -> Frame | YuvFrame:
         source, frame, first = self._source, picture.frame, self._format
