@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -101,11 +102,20 @@ class Hud:
         self._clock = clock
         self._mask: Tensor | None = None
         self._made = 0.0
-        self._height = 0
+        self._size = (0, 0)
 
     def __call__(self, frame: Frame) -> Frame:
         now = self._clock()
-        if self._mask is None or now - self._made >= _EVERY or frame.height != self._height:
-            self._made, self._height = now, frame.height
-            self._mask = text_mask(words(self._observer.snapshot()), dot=max(1, round(frame.height / 300)))
+        size = frame.height, frame.width
+        if self._mask is None or now - self._made >= _EVERY or size != self._size:
+            self._made, self._size = now, size
+            self._mask = _fitted(words(self._observer.snapshot()), *size)
         return burn(frame, self._mask)
+
+
+def _fitted(lines: Sequence[str], height: int, width: int) -> Tensor:
+    """The mask for a picture of this size: a dot to 300 rows, less where the picture is narrow; then in more lines."""
+    longest = 2 * _MARGIN + max(map(len, lines)) * (_COLUMNS + 1)  # dots
+    dot = max(1, min(round(height / 300), width // longest))
+    letters = max(1, (width // dot - 2 * _MARGIN) // (_COLUMNS + 1))
+    return text_mask([part for line in lines for part in textwrap.wrap(line, letters)], dot=dot)

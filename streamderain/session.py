@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from streamderain.errors import EngineError
+from streamderain.exact import whole
 from streamderain.frame import Frame, check_frame
 from streamderain.networks import load_model
 from streamderain.networks.quantise import calibration_text
@@ -151,6 +152,7 @@ class Derainer:
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The height and width of the engine for frames of this size. Raises: ValueError."""
+        height, width = whole("height", height), whole("width", width)
         if height < 1 or width < 1:
             raise ValueError(f"frames must be at least 1x1, got {width}x{height}")
         return padded_size(self._job, height, width)

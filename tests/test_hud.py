@@ -79,5 +79,14 @@ def test_words_change_four_times_a_second() -> None:
     assert torch.equal(hud(frame()).pixels, first)
     now = 0.3
     assert not torch.equal(hud(frame()).pixels, first)
-    letters = [int((hud(frame(height)).pixels == 255).sum()) for height in (240, 600)]
+    letters = [int((hud(frame(height, 480)).pixels == 255).sum()) for height in (240, 600)]
     assert letters[1] == 4 * letters[0]  # at once in a picture of another size: dots of two pixels, not of one
+
+
+def test_words_fit_into_narrow_pictures() -> None:
+    observer = Observer(about={"model": "balanced", "device": "cpu", "backend": "openvino", "precision": "int8"})
+    observer.camera_frame()
+    hud = Hud(observer, clock=lambda: 0.0)
+    whole = int((hud(frame(240, 480)).pixels == 255).sum())
+    for height, width, dot in ((900, 1000, 3), (900, 480, 2), (900, 240, 1), (320, 192, 1), (320, 96, 1)):
+        assert int((hud(frame(height, width)).pixels == 255).sum()) == whole * dot * dot, (height, width)

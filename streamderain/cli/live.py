@@ -197,15 +197,17 @@ class _ToldLive(Told):
         self._newest = options.latency != "all"
         cheapest = _BY_COST[-1]
         self._cheapest = f" or -m {cheapest}" if options.model in _BY_COST[:-1] else ""
-        self._began: tuple[float, int, int] | None = None  # when, and what had come and been skipped by then
+        self._began = 0.0, 0, 0  # when, and what had come and been skipped by then
+        self._reconnects = -1
 
     def frame(self, shown: object) -> None:
         super().frame(shown)
         now = time.monotonic()
-        if self._began is None:  # engines warm up with the first frame
+        if self._reconnects != self._live.reconnects:  # engines warm up with the first frame, and outages do not count
+            self._reconnects = self._live.reconnects
             self._began = now, self._live.camera_frames, self._live.skipped
         began, came, skipped = self._began
-        if self._judge and now - began > _JUDGED_AFTER:
+        if self._judge and now - began > _JUDGED_AFTER and self._observer.snapshot().state == "up":
             self._judge = False
             came, skipped = self._live.camera_frames - came, self._live.skipped - skipped
             seen = self._observer.snapshot()

@@ -52,7 +52,7 @@ Exit codes:
   0  every frame done                  4  the input cannot be read, or has no video
   1  failed                            5  the device, engine or model is unavailable
   2  wrong usage                       6  the stream was lost
-  3  done, but frames were concealed, sound was left out, the input is cut off, or some failed
+  3  done, but frames were concealed, damaged sound was left out, the input is cut off, or some failed
   129, 130, 143  interrupted; the file is finished and plays (a second Ctrl-C stops at once)"""
 
 
@@ -131,7 +131,9 @@ Exit codes:
         help="Copy the subtitles from file to file, or leave them out.",
     ),
     option(
-        "--format", "container", help="Container format if OUTPUT is '-': nut, mpegts, y4m or matroska.  [default: nut]"
+        "--format",
+        "container",
+        help="Container format, where OUTPUT's name does not tell: of '-' nut (the default), mpegts, y4m or matroska.",
     ),
     option("--overwrite", only_for=None, is_flag=True, help="Replace OUTPUT if it exists."),
     option(

@@ -47,13 +47,14 @@ class Earlier:
         whole: it was finished, so that nothing of it is left out.
 
     Attributes:
+        read: it is a video.
         fits: it is of the origin, and packets of the stream may follow.
         frames: how many of its pictures can be taken over.
     """
 
     def __init__(self, path: Path, origin: str, stream: Any, *, whole: bool) -> None:
         self.path = path
-        self.fits = False
+        self.read = self.fits = False
         self.frames = 0
         self._stream = stream
         self._sent = 0
@@ -63,6 +64,7 @@ class Earlier:
         keyframe = 0
         with contextlib.suppress(InputError, *ffmpeg.ERRORS), _opened(path) as (container, video):
             self._tick: Fraction = video.time_base
+            self.read = True
             self.fits = origin in container.metadata.values() and _fits(video.codec_context, stream.codec_context)
             if not self.fits:
                 return

@@ -300,14 +300,17 @@ def _earlier(target: Target, origin: str, stream: Any) -> list[Earlier]:
                 hint="choose another name, or pass --overwrite",
             )
         else:
-            target.notes += (f"{path} is left as it is: it cannot be read, or is of another input or options",)
+            why = "is of another input or other options" if found.read else "holds no picture yet, or cannot be read"
+            target.notes += (f"{path} is left as it is: it {why}",)
         if complete:
             target.supersede()
     fitting.sort(key=lambda found: found.frames, reverse=True)
     if fitting:
         longest = fitting[0]
         enough = f"{ffmpeg.frames(longest.frames)} of {longest.path} are taken over"
-        target.notes += (enough if longest.frames else f"{longest.path} is too short to go on from",)
+        target.notes += (
+            enough if longest.frames else f"{longest.path} is too short to go on from: it has no second key frame",
+        )
     return fitting
 
 
