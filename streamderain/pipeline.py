@@ -22,7 +22,7 @@ from streamderain.session import Derainer, DerainerLike, Prepared, SessionLike
 from streamderain.yuv import Delivery, YuvFrame
 
 _LOOK_EVERY = 0.1  # seconds between two looks at ``stop`` while no frame comes
-_PATIENCE = 0.5  # seconds that a source which was told to end may take, before the file is finished without it
+_PATIENCE = 2.0  # seconds that a source which was told to end may take, before the file is finished without it
 
 T = TypeVar("T")
 

@@ -375,7 +375,7 @@ def test_stop_finishes_the_file_though_the_source_is_stuck() -> None:
     threading.Timer(0.3, stop.set).start()
     begin = time.monotonic()
     stats = run(source, sink, Darker(), stop=stop)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
     assert_darker(sink.frames, 3)
     assert sink.calls == ["close"]
     assert (stats.frames, stats.interrupted) == (3, True)
@@ -390,7 +390,7 @@ def test_error_is_told_though_the_source_is_stuck(where: str) -> None:
     begin = time.monotonic()
     with pytest.raises(OutputError if where == "sink" else RuntimeError, match="at 2"):
         run(source, sink, Darker(fail_at=2 if where == "network" else None))
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
     assert sink.calls == ["abort"]
     source.let_go()
 
