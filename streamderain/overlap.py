@@ -69,7 +69,7 @@ class _Ahead(Generic[T]):
     def room(self) -> bool:
         """Wait until one more item may be produced; False when the consumer has left."""
         with self.changed:
-            while len(self.items) >= self.depth and not self.left and not self.newest:
+            while len(self.items) >= self.depth and not self.newest:  # leave() empties it
                 self.changed.wait()
             return not self.left
 
@@ -266,7 +266,7 @@ class WriteBehind(Generic[T]):
             BaseException: what an earlier write raised.
         """
         with self._changed:
-            while len(self._items) >= self._depth and self._error is None and not self._aborting:
+            while len(self._items) >= self._depth:  # an error and abort() empty it
                 self._changed.wait()
             if self._error is None:
                 if self._closing or self._aborting:
@@ -280,11 +280,8 @@ class WriteBehind(Generic[T]):
 
     def check(self) -> None:
         """Raise what an earlier write raised, if one did, without a next write to raise it at."""
-        with self._changed:
-            failed = self._error is not None and not self._closing and not self._aborting
-        if failed:
+        if self._error is not None:
             _join(self._thread, self._changed, lambda: self._finished)
-            assert self._error is not None
             raise self._error
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -106,6 +108,46 @@ def test_source_that_cannot_be_iterated_tells_so() -> None:
 
     with RunAhead(NotReally(), 2) as ahead, pytest.raises(BrokenError, match="iter"):
         next(ahead)
+
+
+def test_two_errors_of_a_source_are_told_as_one() -> None:
+    class Broken:
+        def __iter__(self) -> Broken:
+            return self
+
+        def __next__(self) -> int:
+            raise BrokenError("item")
+
+        def close(self) -> None:
+            raise BrokenError("finalise")
+
+    with RunAhead(Broken(), 2) as ahead, pytest.raises(BrokenError, match="item") as caught:
+        next(ahead)
+    assert any("finalise" in note for note in caught.value.__notes__)
+
+
+def test_what_ends_a_thread_silently_is_told_as_well() -> None:
+    """A source, or a sink, of somebody who calls ``sys.exit``."""
+
+    def exits_while_finalised() -> Iterator[int]:
+        try:
+            yield 0
+        finally:
+            sys.exit(3)
+
+    ahead = RunAhead((sys.exit(3) for _ in range(1)), 2)
+    assert ahead.ready(5)
+    with pytest.raises(SystemExit):
+        next(ahead)
+    ahead = RunAhead(exits_while_finalised(), 1)
+    next(ahead)
+    with pytest.raises(SystemExit):
+        ahead.close(within=5)
+    behind = WriteBehind(sys.exit, print, lambda: sys.exit("aborting"), 1)
+    behind.write(3)
+    with pytest.raises(SystemExit, match="3") as caught:
+        behind.close()
+    assert any("aborting" in note for note in caught.value.__notes__)
 
 
 def test_source_runs_and_is_finalised_on_one_other_thread() -> None:
@@ -208,6 +250,56 @@ def test_error_beyond_what_was_taken_is_dropped_when_left() -> None:
     assert list(ahead) == []
 
 
+class Picture:
+    """What takes so much memory that nobody may hold it for nothing."""
+
+
+def test_a_picture_that_was_taken_is_held_by_nobody() -> None:
+    pictures: list[weakref.ref[Picture]] = []
+    gone: list[bool] = []
+
+    def picture() -> Picture:
+        gone.append(until(lambda: all(each() is None for each in pictures), 1))
+        new = Picture()
+        pictures.append(weakref.ref(new))
+        return new
+
+    with RunAhead((picture() for _ in range(3)), 1) as ahead:
+        for _ in range(3):
+            next(ahead)
+    assert gone == [True, True, True]
+
+
+@pytest.mark.parametrize("where", ["item", "finalising"])
+def test_an_error_that_was_told_holds_no_picture(where: str) -> None:
+    """It refers to frames, and they to pictures: in a cycle those would lie there until the garbage is collected."""
+    pictures: list[weakref.ref[Picture]] = []
+
+    def source() -> Iterator[int]:
+        picture = Picture()
+        pictures.append(weakref.ref(picture))
+        try:
+            yield 0
+            if where == "item":
+                raise BrokenError
+            yield 1
+        finally:
+            if where == "finalising":
+                raise BrokenError
+
+    gc.disable()
+    try:
+        ahead = RunAhead(source(), 1)
+        next(ahead)
+        with contextlib.suppress(BrokenError):
+            if where == "item":
+                next(ahead)
+            ahead.close()
+        assert pictures[0]() is None
+    finally:
+        gc.enable()
+
+
 def test_forgotten_iterator_ends_its_worker() -> None:
     ahead = RunAhead(itertools.count(), 2)
     thread = ahead._thread
@@ -216,6 +308,30 @@ def test_forgotten_iterator_ends_its_worker() -> None:
     gc.collect()
     thread.join(5)
     assert not thread.is_alive()
+
+
+class Lingering:
+    """Lies in a thread and makes its end take a moment."""
+
+    def __del__(self) -> None:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_the_thread_is_gone_when_the_end_is_told(early: bool) -> None:
+    within = threading.local()
+
+    def source() -> Iterator[int]:
+        within.lingering = Lingering()
+        yield 0
+
+    ahead = RunAhead(source(), 1)
+    assert next(ahead) == 0
+    if early:
+        ahead.close()
+    else:
+        assert list(ahead) == []
+    assert not ahead._thread.is_alive()
 
 
 @pytest.mark.parametrize("depth", [0, -1])
@@ -326,6 +442,52 @@ def test_error_wakes_a_producer_that_waits_for_room() -> None:
     behind.abort()  # and the fixture above looks that no worker is left
 
 
+@pytest.mark.parametrize("told_by", ["write", "check"])
+def test_an_error_is_told_when_the_sink_has_aborted(told_by: str) -> None:
+    failed, aborted = threading.Event(), threading.Event()
+
+    def fail(item: int) -> None:
+        failed.set()
+        raise BrokenError(f"write {item}")
+
+    def abort() -> None:
+        time.sleep(0.05)
+        aborted.set()
+
+    behind = WriteBehind(fail, print, abort, 1)
+    behind.write(0)
+    assert failed.wait(5)
+    with pytest.raises(BrokenError, match="write 0"):  # noqa: PT012
+        if told_by == "write":
+            behind.write(1)
+        else:
+            while True:
+                behind.check()
+    assert aborted.is_set()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_pictures_that_are_not_written_are_held_by_nobody(fails: bool) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def write(picture: Picture) -> None:
+        begun.set()
+        gate.wait(20)
+        if fails:
+            raise BrokenError
+
+    behind = WriteBehind(write, print, list, 3)
+    behind.write(Picture())
+    assert begun.wait(5)
+    picture = Picture()
+    last = weakref.ref(picture)
+    behind.write(picture)
+    del picture
+    threading.Timer(0.05, gate.set).start()
+    behind.abort()
+    assert last() is None
+
+
 def test_failing_close_is_raised() -> None:
     sink = Sink(fail_close=True)
     with pytest.raises(BrokenError, match="close"), sink.behind() as behind:
@@ -361,6 +523,7 @@ def test_failing_abort_does_not_hide_the_first_error() -> None:
     third = Sink(fail_abort=True).behind()
     with pytest.raises(BrokenError, match="abort"):
         third.abort()
+    third.abort()  # told once
 
 
 def test_never_more_than_depth_unfinished() -> None:
@@ -386,9 +549,10 @@ def test_never_more_than_depth_unfinished() -> None:
     assert sink.written == list(range(10))
 
 
-def test_write_after_close_is_refused() -> None:
+@pytest.mark.parametrize("leave", [WriteBehind.close, WriteBehind.abort])
+def test_write_after_leaving_is_refused(leave: Callable[[WriteBehind[int]], None]) -> None:
     behind = Sink().behind()
-    behind.close()
+    leave(behind)
     with pytest.raises(ValueError, match="closed"):
         behind.write(1)
 
@@ -487,20 +651,36 @@ def test_close_within_a_limit_leaves_a_stuck_worker_which_finalises_when_it_can(
     assert not ahead.close(within=0.1)
     assert time.monotonic() - begin < 2
     assert not finalised.is_set()
+    assert ahead.ready(0)
+    assert list(ahead) == []  # it waits for nothing any more …
     gate.set()
     assert ahead.close(within=5)
     assert finalised.is_set()
+    assert list(ahead) == []  # … and what still came is nobody's
 
 
-def test_an_error_does_not_wait_for_a_stuck_worker_beyond_its_patience() -> None:
+@pytest.mark.parametrize("error", [BrokenError, None])
+def test_leaving_does_not_wait_for_a_stuck_worker_beyond_its_patience(error: type[Exception] | None) -> None:
     gate = threading.Event()
     begin = time.monotonic()
-    with pytest.raises(BrokenError), RunAhead(stuck(gate), 2, patience=0.1) as ahead:  # noqa: PT012
+    with contextlib.suppress(BrokenError), RunAhead(stuck(gate), 2, patience=0.1) as ahead:
         next(ahead)
-        raise BrokenError
+        if error is not None:
+            raise error
     assert time.monotonic() - begin < 2
     gate.set()
     ahead.close()
+
+
+def test_workers_that_wait_for_ever_do_not_keep_the_process_alive() -> None:
+    script = """
+import threading
+from streamderain.overlap import RunAhead, WriteBehind
+stuck = RunAhead(iter(threading.Event().wait, None), 1)
+idle = WriteBehind(print, print, print, 1)
+stuck.close(within=0.1)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=10)
 
 
 def test_check_tells_a_failed_write_without_a_next_one() -> None:
@@ -512,3 +692,4 @@ def test_check_tells_a_failed_write_without_a_next_one() -> None:
     with pytest.raises(BrokenError, match="write 0"):
         behind.check()
     behind.abort()
+    behind.close()  # to no effect

@@ -94,8 +94,10 @@ def test_whatever_a_session_does_waits_for_its_turn(work: Callable[[SessionLike]
     assert done.is_set()
 
 
-def test_a_session_that_takes_turns_has_a_size_and_forgets_as_any_other_does() -> None:
-    session = SharedDerainer(Derainer("classic", device="cpu"), FifoLock()).session(48, 64)
+@pytest.mark.parametrize("deadline", [0.0, 0.01])
+def test_a_session_among_others_has_a_size_and_forgets_as_any_other_does(deadline: float) -> None:
+    derainer = Derainer("classic", device="cpu")
+    session = SharedDerainer(derainer, FifoLock(), streams=2, deadline=deadline).session(48, 64)
     assert (session.height, session.width) == (48, 64)
     dark = torch.randint(128, (48, 64, 3), generator=torch.Generator().manual_seed(1)).byte()
     session.step(replace(_FRAME, pixels=dark))
@@ -174,18 +176,22 @@ def test_who_is_interrupted_while_waiting_in_a_batch_holds_up_nobody(leads: bool
         batcher.step(1, frame, (), None)
         done.set()
 
+    def behind() -> None:
+        wait_until(lambda: lock._waiting)
+        other()
+
     if leads:
         lock.__enter__()
+        threading.Thread(target=behind, daemon=True).start()
     else:
         threading.Thread(target=other, daemon=True).start()
         assert at_work.wait(10)
-    with interrupted(lambda: lock._waiting if leads else batcher._waiting):
+    with interrupted(lambda: len(batcher._waiting) == 1 + leads):
         batcher.step(2, frame, (), None)
     go_on.set()
     if leads:
         lock.__exit__(None, None, None)
-    else:
-        assert done.wait(2)
-        done.clear()
+    assert done.wait(2)
+    done.clear()
     threading.Thread(target=other, daemon=True).start()
     assert done.wait(2)

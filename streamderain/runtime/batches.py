@@ -104,10 +104,9 @@ class Batcher:
             self._at_work = True
         together = len(places) > 1 and len(places) >= self._worth
         try:
-            with torch.inference_mode():
-                for some in [places] if together else [[place] for place in places]:
-                    self._run(some)
-                    self._end(some, None)
+            for some in [places] if together else [[place] for place in places]:
+                self._run(some)
+                self._end(some, None)
         except BaseException as error:  # noqa: BLE001 - raised by each whose frame it was
             self._end([place for place in places if not place.done], error)
         finally:

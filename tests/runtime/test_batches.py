@@ -149,7 +149,7 @@ def test_every_network_goes_in_batches(spec: NetworkSpec, make_job: MakeJob) -> 
 
 def test_a_past_that_was_found_ahead_goes_along(make_job: MakeJob) -> None:
     """As files do it: the decoding thread looks back, and a stream that has no past yet comes into the same batch."""
-    single, batch = (engine_for(backend_of("eager"), replace(make_job(SPEC), batch=size)) for size in (1, 2))
+    single, batch = (Slow(replace(make_job(SPEC), batch=size)) for size in (1, 2))
     batcher, (one, other) = gathered(single, batch, deadline=FOREVER), clips(3)[1:]
     results: dict[int, list[Tensor]] = {0: [], 1: []}
 
@@ -171,8 +171,12 @@ def test_a_past_that_was_found_ahead_goes_along(make_job: MakeJob) -> None:
     for thread in threads:
         thread.join(60)
     assert batcher.counts == {2: 4}
+    assert batch.with_past == [False, False, True, True]
     assert same(results[0], alone(single, one))
     assert same(results[1][:2], alone(single, other)[:2])
+    single.with_past.clear()
+    engines[0].step(one[1], single.zero_state(), single.look_back(one[1], one[0], one[0]))
+    assert single.with_past == [True]
 
 
 def test_what_was_found_ahead_for_a_batch_is_not_looked_for_again(make_job: MakeJob) -> None:
@@ -232,16 +236,19 @@ class Slow(EagerEngine):
 
     cost = 0.0
     fail_at: int | None = None
+    error: BaseException = RuntimeError("the engine is broken")
     steps = 0
 
     def __init__(self, job: Job) -> None:
+        self.with_past: list[bool] = []
         super().__init__(job.network, job.height, job.width, job.device, job.dtype, batch=job.batch)
 
     def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
         self.steps += 1
+        self.with_past.append(past is not None)
         time.sleep(self.cost)
         if self.fail_at is not None and self.steps >= self.fail_at:
-            raise RuntimeError("the engine is broken")
+            raise self.error
         return super().step(rainy, state, past)
 
 
@@ -274,6 +281,102 @@ def test_who_was_silent_for_a_second_is_not_waited_for(slow: Callable[[int], Slo
     assert streams.waited[0][1] < 1.0
 
 
+def test_a_leader_goes_as_soon_as_the_last_one_comes(
+    slow: Callable[[int], Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamderain.runtime.batches._AWAKE", FOREVER)
+    streams = Streams(gathered(slow(1), slow(2), deadline=FOREVER))
+    streams.add(frames(1))
+    streams.add(frames(1), before=lambda index: time.sleep(0.05))
+    assert streams.run().waited[0][0] < 2.0
+
+
+def test_who_falls_asleep_meanwhile_is_waited_for_no_longer(
+    slow: Callable[[int], Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamderain.runtime.batches._AWAKE", 0.2)
+    batcher = gathered(slow(1), slow(2), deadline=5.0)
+    streams = Streams(batcher)
+    streams.add(frames(2))
+    streams.add(frames(1))
+    assert streams.run().waited[0][1] < 2.0
+    assert batcher.counts == {2: 1, 1: 1}
+
+
+def test_a_frame_may_take_longer_than_a_stream_stays_awake(
+    slow: Callable[[int], Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamderain.runtime.batches._AWAKE", 0.2)
+    single, batch = slow(1), slow(2)
+    batch.cost = 0.3
+    batcher = gathered(single, batch, deadline=FOREVER)
+    streams = Streams(batcher)
+    streams.add(frames(2))
+    streams.add(frames(2), before=lambda index: time.sleep(0.05))
+    streams.run()
+    assert batcher.counts == {2: 2}
+
+
+def test_a_full_batch_waits_for_nobody(slow: Callable[[int], Slow], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamderain.runtime.batches._AWAKE", FOREVER)
+    gone = threading.Event()
+    streams = Streams(gathered(slow(1), slow(2), deadline=FOREVER))
+    streams.add(frames(2), before=lambda index: gone.set() if index else None)
+    streams.add(frames(1))
+    streams.add(frames(1), before=lambda index: gone.wait(5))
+    assert streams.run().waited[0][0] < 2.0
+
+
+def test_on_the_cpu_a_batch_that_is_not_full_goes_one_by_one(slow: Callable[[int], Slow]) -> None:
+    single, batch = slow(1), slow(3)
+    streams = Streams(gathered(single, batch, deadline=0.2))
+    for _ in range(2):
+        streams.add(frames(2))
+    streams.run()
+    assert (single.steps, batch.steps) == (4, 0)
+
+
+def test_one_by_one_each_is_told_as_soon_as_it_is_done(make_job: MakeJob, slow: Callable[[int], Slow]) -> None:
+    told, in_time = threading.Event(), list[bool]()
+
+    class Waiting(Slow):
+        def step(self, rainy: Tensor, state: State, past: Past | None = None) -> tuple[Tensor, State]:
+            if self.steps == 2:
+                in_time.append(told.wait(2))
+            return super().step(rainy, state, past)
+
+    streams = Streams(gathered(Waiting(make_job()), slow(4), deadline=0.2))
+    for _ in range(3):
+        streams.add(frames(2), before=lambda index: told.set() if index else None)
+    streams.run()
+    assert in_time == [True]
+
+
+def test_a_batch_that_is_not_full_gives_the_same_pictures(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where that is faster than one by one."""
+    monkeypatch.setattr("streamderain.runtime.batches._worth", lambda single, batch: 2)
+    single, batch = (engine_for(backend_of("eager"), replace(make_job(SPEC), batch=size)) for size in (1, 3))
+    batcher = gathered(single, batch, deadline=FOREVER)
+    streams = Streams(batcher)
+    for clip in clips(2):
+        streams.add(clip)
+    streams.run()
+    assert batcher.counts == {2: 4}
+    for name, clip in enumerate(clips(2)):
+        assert same(streams.got[name], alone(single, clip))
+
+
+def test_a_frame_that_breaks_the_engine_spoils_none_before_it(slow: Callable[[int], Slow]) -> None:
+    single = slow(1)
+    single.fail_at = 2
+    streams = Streams(gathered(single, slow(3), deadline=0.2))
+    for _ in range(2):
+        streams.add(frames(1))
+    streams.run()
+    assert sorted(len(got) for got in streams.got.values()) == [0, 1]
+    assert len(streams.raised) == 1
+
+
 def test_one_stream_by_itself_waits_for_nobody(slow: Callable[[int], Slow]) -> None:
     batcher = gathered(slow(1), slow(4), deadline=FOREVER)
     streams = Streams(batcher)
@@ -293,15 +396,17 @@ def test_a_machine_that_is_late_has_full_batches(slow: Callable[[int], Slow]) ->
     assert batcher.counts.get(4, 0) >= 7
 
 
-def test_an_engine_that_breaks_ends_all_of_its_streams(slow: Callable[[int], Slow]) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("the engine is broken"), KeyboardInterrupt("pressed")])
+def test_an_engine_that_breaks_ends_all_of_its_streams(slow: Callable[[int], Slow], error: BaseException) -> None:
     single, batch = slow(1), slow(2)
+    single.error = batch.error = error
     single.fail_at, batch.fail_at = 1, 2
     streams = Streams(gathered(single, batch, deadline=0.5))
     streams.add(frames(3))
     streams.add(frames(3))
     streams.run()
     assert [len(got) for got in streams.got.values()] == [1, 1]
-    assert [str(error) for error in streams.raised.values()] == ["the engine is broken"] * 2
+    assert list(streams.raised.values()) == [error] * 2
 
 
 def test_more_streams_than_a_batch_holds_are_done_in_the_order_of_coming(slow: Callable[[int], Slow]) -> None:
